@@ -1,0 +1,57 @@
+"""Deep mutual learning (Zhang, Xiang, Hospedales, Lu, CVPR 2018, arXiv 1706.00384).
+
+Each peer learns from the labels and from the predictions that the others make at the same moment.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from metamixer.losses.functional import (
+    check_positive,
+    check_targets,
+    mutual_divergence,
+    ramp_up,
+    soft_cross_entropy,
+)
+from metamixer.records import Outputs, Terms
+
+
+class DML(nn.Module):
+    """``L_i = CE(z_i, y) + weight * mean over j != i of T^2 KL(p_j || p_i)``, teachers detached (Eq. 8, 9).
+
+    All peers are updated at once from one forward pass. With three peers or more each learns from the mean of the
+    divergences, not from the divergence to the mean, which the paper finds too peaked.
+
+    Args:
+        temperature: T of both softmaxes. The paper has 1, later work 3 or 4.
+        weight: of the distillation.
+        ramp_up: the share of training over which the weight rises to its full value (80 of 300 epochs in later
+            work); 0: full from the start, as in the paper.
+
+    >>> import torch
+    >>> same = torch.zeros(2, 4, 10)
+    >>> DML()(Outputs(same), torch.full((4, 10), 0.1))["distill"]
+    tensor([0., 0.])
+    """
+
+    def __init__(self, temperature: float = 1.0, weight: float = 1.0, ramp_up: float = 0.0) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        if weight < 0 or not 0 <= ramp_up <= 1:
+            raise ValueError(f"weight={weight} has to be at least 0 and ramp_up={ramp_up} a share in [0, 1]")
+        self.temperature = temperature
+        self.weight = weight
+        self.ramp_up = ramp_up
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
+
+        ``progress`` is the share of training that is done; None: the weight is at its full value.
+        """
+        check_targets(outputs.logits, targets)
+        weight = self.weight * ramp_up(progress, self.ramp_up)
+        return {
+            "task": soft_cross_entropy(outputs.logits, targets),
+            "distill": weight * mutual_divergence(outputs.logits, self.temperature),
+        }

@@ -1,0 +1,64 @@
+"""What the losses share: cross-entropy with soft targets and divergences between peers, one number a peer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """``(P, B, C), (B, C) -> (P,)``: -sum_c t_c log p_c in nats, the mean over the batch."""
+    return -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
+
+
+def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """``(..., B, C), (..., B, C) -> (...)``: T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats.
+
+    The sum over the classes, the mean over the batch. A mean over the classes as well, which
+    ``reduction="mean"`` of ``KLDivLoss`` takes, is too weak by the number of classes. T^2 keeps the size of the
+    gradient when T changes (Hinton, Vinyals, Dean, arXiv 1503.02531).
+
+    No gradient flows into the teacher.
+    """
+    log_teacher = (teacher.detach() / temperature).log_softmax(-1)
+    log_student = (student / temperature).log_softmax(-1)
+    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean(-1)
+
+
+def mutual_divergence(logits: Tensor, temperature: float) -> Tensor:
+    """``(P, B, C) -> (P,)``: for each peer the mean of the divergences from each of the others; 0 for a single one."""
+    peers = len(logits)
+    if peers == 1:
+        return logits.new_zeros(1)
+    pairs = divergence(logits[None], logits[:, None], temperature)  # [student, teacher]
+    return (pairs.sum(1) - pairs.diagonal()) / (peers - 1)
+
+
+def ramp_up(progress: float | None, length: float) -> float:
+    """The weight of distillation while peers still know little: exp(-5 (1 - min(progress / length, 1))^2).
+
+    The sigmoid-shaped ramp of ONE, OKDDip and FFL (80 of 300 epochs there). 1 without a length or a progress.
+
+    >>> ramp_up(None, 0.25), ramp_up(0.1, 0.0), ramp_up(0.25, 0.25), round(ramp_up(0.0, 0.25), 4)
+    (1.0, 1.0, 1.0, 0.0067)
+    """
+    if progress is None or length == 0:
+        return 1.0
+    return math.exp(-5 * (1 - min(progress / length, 1.0)) ** 2)
+
+
+def check_positive(**settings: float) -> None:
+    """Raise ValueError for the settings that are not above 0."""
+    if wrong := [f"{name}={value}" for name, value in settings.items() if not value > 0]:
+        raise ValueError(f"{', '.join(wrong)}: has to be above 0")
+
+
+def check_targets(logits: Tensor, targets: Tensor) -> None:
+    """Raise ValueError unless the targets are soft, ``(B, C)``: a batch of class indices would broadcast."""
+    if targets.shape != logits.shape[1:] or not torch.is_floating_point(targets):
+        raise ValueError(
+            f"targets are {tuple(targets.shape)} {targets.dtype}, expected soft ones of {tuple(logits.shape[1:])}: "
+            "plan.targets(labels, num_classes) makes them"
+        )

@@ -1,0 +1,17 @@
+"""Peers that do not teach each other: cross-entropy alone, the baseline."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from metamixer.losses.functional import check_targets, soft_cross_entropy
+from metamixer.records import Outputs, Terms
+
+
+class Independent(nn.Module):
+    """Cross-entropy of each peer with the soft targets, in nats: plain training of P networks side by side."""
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,)}``."""
+        check_targets(outputs.logits, targets)
+        return {"task": soft_cross_entropy(outputs.logits, targets)}

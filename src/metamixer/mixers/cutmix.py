@@ -1,0 +1,131 @@
+"""CutMix (Yun et al., ICCV 2019, arXiv 1905.04899), between any two images and between two images of one class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metamixer.mixers.functional import (
+    Per,
+    boxes,
+    check,
+    check_window,
+    happens,
+    permutation,
+    same_class_partners,
+    strength,
+)
+from metamixer.plan import MixPlan, Paste
+
+Partners = Literal["same_class", "any"]
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Pastes a box of a random other image; the labels mix by the pasted area.
+
+    The box has as many sides as the input has spatial axes: a window of a signal, a rectangle, a block of a volume.
+
+    Args:
+        alpha: of Beta(alpha, alpha), the share of the box. 1 as in the paper: every area is equally likely.
+        probability: that a batch is mixed. The paper has 0.5 on CIFAR and 1 on ImageNet.
+        box: one box for the ``batch`` (the authors' code, and the fast one) or one for each ``sample``.
+        until: the share of training after which mixing stops.
+        ramp: the share of training before ``until`` over which the probability falls to 0.
+    """
+
+    alpha: float = 1.0
+    probability: float = 0.5
+    box: Per = "batch"
+    until: float = 1.0
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.alpha, self.box, self.probability, self.until, self.ramp)
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        companions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float | None = None,
+    ) -> MixPlan:
+        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
+        if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
+            return MixPlan()
+        size, low, high = _box(images, self.alpha, self.box, generator)
+        partner = permutation(len(labels), generator).to(images.device)
+        return MixPlan((Paste(low, high, size, partner=partner),))
+
+
+@dataclass(frozen=True)
+class SameClassCutMix:
+    """Pastes a box of another image of the same class, so that the label stays what it is.
+
+    The local half of MetaMixer: the network has to find the object in two places at once, with no doubt about what
+    it is. Each image's partner is its companion where the batch has them (another training image of its class),
+    otherwise another one of its class in the batch, and itself where it is alone.
+
+    Args:
+        alpha: of Beta(alpha, alpha), the share of the box.
+        probability: that a batch is mixed.
+        box: one box for the ``batch`` or one for each ``sample``.
+        partners: ``same_class``, or ``any``: then it is plain CutMix and the labels mix by the pasted area.
+        until: the share of training after which mixing stops.
+        ramp: the share of training before ``until`` over which the probability falls to 0.
+    """
+
+    alpha: float = 1.0
+    probability: float = 1.0
+    box: Per = "batch"
+    partners: Partners = "same_class"
+    until: float = 1.0
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.alpha, self.box, self.probability, self.until, self.ramp)
+        check(partners=(self.partners, self.partners in ("same_class", "any"), "'same_class' or 'any'"))
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        companions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float | None = None,
+    ) -> MixPlan:
+        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
+        if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
+            return MixPlan()
+        size, low, high = _box(images, self.alpha, self.box, generator)
+        if self.partners == "any":
+            partner = permutation(len(labels), generator).to(images.device)
+        elif companions is not None:
+            return MixPlan((Paste(low, high, size, source=companions),))
+        else:
+            partner = same_class_partners(labels, generator)
+        return MixPlan((Paste(low, high, size, partner=partner),))
+
+
+def _check(alpha: float, box: str, probability: float, until: float, ramp: float) -> None:
+    check_window(probability, until, ramp)
+    check(
+        alpha=(alpha, alpha > 0, "Beta's parameter is above 0"),
+        box=(box, box in ("batch", "sample"), "'batch' or 'sample'"),
+    )
+
+
+def _box(
+    images: Tensor, alpha: float, per: Per, generator: torch.Generator | None
+) -> tuple[tuple[int, ...], Tensor, Tensor]:
+    size = tuple(images.shape[2:])
+    if not size:
+        raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(images.shape)}")
+    low, high = boxes(alpha, size, None if per == "batch" else len(images), generator)
+    return size, low, high

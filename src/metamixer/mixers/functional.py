@@ -1,0 +1,94 @@
+"""What mixers draw: strength, lambda, partners, boxes. On the CPU, so that a seed means one plan everywhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Per = Literal["batch", "sample"]
+
+
+def strength(probability: float, until: float, ramp: float, progress: float | None) -> float:
+    """The probability of mixing at ``progress``: full, then falling linearly to 0 over the ``ramp`` before ``until``.
+
+    >>> [strength(0.5, 0.8, 0.4, at) for at in (0.0, 0.6, 0.8)]
+    [0.5, 0.25, 0.0]
+    """
+    if progress is None:
+        return probability
+    if progress >= until and until < 1:
+        return 0.0
+    return probability * min(1.0, (until - progress) / ramp) if ramp else probability
+
+
+def happens(probability: float, generator: torch.Generator | None) -> bool:
+    """One draw for the batch. It is drawn even where the answer is sure, so that later draws do not shift."""
+    return bool(torch.rand((), generator=generator, dtype=torch.float64) < probability)
+
+
+def beta(alpha: float, count: int | None, generator: torch.Generator | None) -> Tensor:
+    """Beta(alpha, alpha): 0-d (``count`` None) or ``(count,)`` float64 in [0, 1], on the CPU."""
+    # torch.distributions.Beta takes no generator; this is the sampler behind it.
+    concentration = torch.full((count or 1, 2), alpha, dtype=torch.float64)
+    share = torch._sample_dirichlet(concentration, generator=generator)[:, 0]
+    return share[0] if count is None else share
+
+
+def permutation(count: int, generator: torch.Generator | None) -> Tensor:
+    """``(count,)`` int64: a random order of the batch, on the CPU."""
+    return torch.randperm(count, generator=generator)
+
+
+def same_class_partners(labels: Tensor, generator: torch.Generator | None) -> Tensor:
+    """``(B,)`` int64 -> ``(B,)``: for every sample another one of its class, itself where it is alone.
+
+    The samples of a class, in random order, each take the next one, the last the first. So the partners are a
+    permutation, each other sample of the class is equally likely, and nothing depends on the values of the labels on
+    the host: no loop over classes and no synchronisation.
+    """
+    shuffle = permutation(len(labels), generator).to(labels.device)
+    shuffled = labels[shuffle]
+    order = torch.argsort(shuffled, stable=True)
+    by_class = shuffled[order].contiguous()
+    position = torch.arange(len(labels), device=labels.device)
+    first = torch.searchsorted(by_class, by_class)
+    last = torch.searchsorted(by_class, by_class, right=True) - 1
+    following = torch.where(position == last, first, position + 1)
+    samples = shuffle[order]
+    partner = torch.empty_like(samples)
+    partner[samples] = samples[following]
+    return partner
+
+
+def boxes(
+    alpha: float, size: tuple[int, ...], count: int | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """CutMix's box in any number of dimensions: bounds ``(S,)`` or ``(count, S)`` int64, on the CPU.
+
+    lambda ~ Beta(alpha, alpha); the sides are ``size * (1 - lambda) ** (1 / S)``, the centre is uniform, and what
+    lies outside is cut off (Yun et al., arXiv 1905.04899: S = 2 and the square root).
+    """
+    extent = torch.tensor(size)
+    share = (1 - beta(alpha, count, generator)).pow(1 / len(size)).unsqueeze(-1)
+    half = (extent * share / 2).long()
+    shape = (len(size),) if count is None else (count, len(size))
+    centre = (torch.rand(shape, generator=generator, dtype=torch.float64) * extent).long()
+    return (centre - half).clamp(min=0), torch.minimum(centre + half, extent)
+
+
+def check(**settings: tuple[object, bool, str]) -> None:
+    """Raise one ValueError that names every setting that is off: ``name=(value, is_fine, what would be)``."""
+    wrong = [f"{name}={value!r}: {wanted}" for name, (value, fine, wanted) in settings.items() if not fine]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def check_window(probability: float, until: float, ramp: float) -> None:
+    """Raise ValueError unless the probability and the window of training make sense."""
+    check(
+        probability=(probability, 0 <= probability <= 1, "a probability lies in [0, 1]"),
+        until=(until, 0 <= until <= 1, "a share of training lies in [0, 1]"),
+        ramp=(ramp, 0 <= ramp <= until or ramp == 0, "the ramp lies in [0, until]"),
+    )

@@ -1,0 +1,95 @@
+"""MetaMixer (Wang, Xiao, Yamasaki, arXiv 2303.07951): mix locally inside a class, then globally between classes.
+
+Local mixing (CutMix of two images of one class, before the input) teaches the peers low-level, localizable
+knowledge; global mixing (manifold mixup of two classes, at a random stage) teaches high-level knowledge about the
+whole image. Each mixed sample holds four images of two classes.
+
+The abstract and Figure 1 are what we know of the paper. Distributions, probabilities and the set of stages are our
+reading, and options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metamixer.mixers.cutmix import Partners, SameClassCutMix
+from metamixer.mixers.functional import Per
+from metamixer.mixers.manifold import ManifoldMixup
+from metamixer.plan import MixPlan
+
+
+@dataclass(frozen=True)
+class MetaMixer:
+    """Same-class CutMix at the input, then manifold mixup at a random stage: two plans, joined.
+
+    Args:
+        local_alpha: of Beta(alpha, alpha), the share of the pasted box. 1: every area is equally likely (CutMix).
+        local_probability: that a batch is mixed locally; 0 leaves the global half alone.
+        partners: ``same_class`` (Figure 1), or ``any``: the labels then mix by the pasted area as well.
+        box: one box for the ``batch`` or one for each ``sample``.
+        global_alpha: of Beta(alpha, alpha), the share that a sample keeps. 1: every share is equally likely.
+        global_probability: that a batch is mixed globally; 0 leaves the local half alone.
+        stages: where global mixing may happen, all equally likely: 0 is the images, ``k`` the end of stage k. None:
+            "prior to any stage", the images and every stage boundary before the last stage's end.
+        stage_draws: 1: one stage for all peers. P: one for each of P peers; lambda and partners stay shared, because
+            peers that see different mixtures have nothing to teach each other.
+        lam: one share for the ``batch`` or one for each ``sample``.
+        until: the share of training after which both halves stop.
+        ramp: the share of training before ``until`` over which both probabilities fall to 0.
+    """
+
+    local_alpha: float = 1.0
+    local_probability: float = 1.0
+    partners: Partners = "same_class"
+    box: Per = "batch"
+    global_alpha: float = 1.0
+    global_probability: float = 1.0
+    stages: tuple[int, ...] | None = None
+    stage_draws: int = 1
+    lam: Per = "batch"
+    until: float = 1.0
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        _ = self.local_half, self.global_half  # each checks its own settings
+
+    @property
+    def local_half(self) -> SameClassCutMix:
+        """What happens at the input, inside a class."""
+        return SameClassCutMix(
+            alpha=self.local_alpha,
+            probability=self.local_probability,
+            box=self.box,
+            partners=self.partners,
+            until=self.until,
+            ramp=self.ramp,
+        )
+
+    @property
+    def global_half(self) -> ManifoldMixup:
+        """What happens at a random stage, between classes."""
+        return ManifoldMixup(
+            alpha=self.global_alpha,
+            probability=self.global_probability,
+            stages=self.stages,
+            stage_draws=self.stage_draws,
+            lam=self.lam,
+            until=self.until,
+            ramp=self.ramp,
+        )
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        companions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float | None = None,
+    ) -> MixPlan:
+        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
+        local = self.local_half(images, labels, companions=companions, generator=generator, progress=progress)
+        return local + self.global_half(images, labels, generator=generator, progress=progress)

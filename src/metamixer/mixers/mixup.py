@@ -1,0 +1,56 @@
+"""mixup (Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412): straight lines between images and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metamixer.mixers.functional import Per
+from metamixer.mixers.manifold import ManifoldMixup
+from metamixer.plan import MixPlan
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Blends each image with a random other one, and their labels by the same share.
+
+    Args:
+        alpha: of Beta(alpha, alpha). 1 as in the authors' CIFAR code: every share is equally likely.
+        probability: that a batch is mixed.
+        lam: one share for the ``batch`` (the authors' code) or one for each ``sample``.
+        until: the share of training after which mixing stops.
+        ramp: the share of training before ``until`` over which the probability falls to 0.
+    """
+
+    alpha: float = 1.0
+    probability: float = 1.0
+    lam: Per = "batch"
+    until: float = 1.0
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._manifold()  # has the same settings and checks them
+
+    def _manifold(self) -> ManifoldMixup:
+        return ManifoldMixup(
+            alpha=self.alpha,
+            probability=self.probability,
+            stages=(0,),
+            lam=self.lam,
+            until=self.until,
+            ramp=self.ramp,
+        )
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        companions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float | None = None,
+    ) -> MixPlan:
+        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
+        return self._manifold()(images, labels, generator=generator, progress=progress)

@@ -1,0 +1,42 @@
+"""One step: draw, run, compare."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.plan import Mixer
+from metamixer.records import Batch, Outputs, Terms
+
+
+class Step(NamedTuple):
+    """What a step computed: the terms to minimise, and what they were computed from."""
+
+    terms: Terms
+    outputs: Outputs
+    targets: Tensor
+
+
+def train_step(
+    cohort: nn.Module,
+    mixer: Mixer,
+    loss: nn.Module,
+    batch: Batch,
+    generator: torch.Generator | None = None,
+    progress: float | None = None,
+) -> Step:
+    """One forward pass of every peer over one mixed batch, and the loss; ``total(step.terms).backward()`` follows.
+
+    Args:
+        cohort: a :class:`~metamixer.Cohort`, or one wrapped for compilation or several processes.
+        mixer: draws the plan from ``generator``.
+        loss: maps outputs and soft targets to terms.
+        batch: images ``(B, C, ...)``, labels ``(B,)``, companions or None.
+        progress: the share of training that is done; None: settings that change with it are at full strength.
+    """
+    plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
+    outputs: Outputs = cohort(batch.images, plan)
+    targets = plan.targets(batch.labels, num_classes=outputs.logits.shape[-1])
+    return Step(loss(outputs, targets, progress=progress), outputs, targets)
