@@ -1,0 +1,153 @@
+"""What looks on while a cohort trains, and what it is shown. Callbacks look; they do not touch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from metamixer.evaluate import Report
+from metamixer.records import Terms
+
+
+@dataclass(frozen=True)
+class Start:
+    """The size of what begins, or goes on at ``step``."""
+
+    epochs: int
+    steps_per_epoch: int
+    step: int
+    peers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step. The terms are still on the device: reading them waits for it, so read them seldom."""
+
+    epoch: int
+    step: int
+    images: int
+    terms: Terms
+    lr: float
+    waited: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch.
+
+    Args:
+        epoch: counted from 1.
+        step: steps done so far.
+        lr: of its last step.
+        terms: the mean of each term for each peer.
+        train_accuracy: for each peer the share of training samples, as mixed, whose likeliest target class is named.
+        val: figures on the validation split, or None.
+        images_per_second: of training, validation left out.
+        waiting: the share of training time in which the step waited for data.
+        seconds: the whole epoch.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    terms: dict[str, list[float]]
+    train_accuracy: list[float]
+    val: Report | None
+    images_per_second: float
+    waiting: float
+    seconds: float
+
+    def flat(self) -> dict[str, float]:
+        """One level of names, as in ``distill/1`` and ``val/accuracy/ensemble``, for tables and event files."""
+        row: dict[str, float] = {"epoch": self.epoch, "step": self.step, "lr": self.lr}
+        for name, values in {**self.terms, "train_accuracy": self.train_accuracy}.items():
+            row |= {f"{name}/{peer}": value for peer, value in enumerate(values)}
+        if self.val is not None:
+            for index, score in enumerate(self.val.rows):
+                label = "ensemble" if index == len(self.val.peers) else index
+                row |= {f"val/accuracy/{label}": score.accuracy, f"val/nll/{label}": score.nll}
+            row["val/agreement"] = self.val.agreement
+        return row | {
+            "images_per_second": self.images_per_second,
+            "waiting": self.waiting,
+            "seconds": self.seconds,
+        }
+
+
+class Callback(Protocol):
+    """Is shown the start, every step, every epoch and the end (also the end by a signal or an error)."""
+
+    def on_start(self, start: Start) -> None:
+        """Before the first step."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """After each step."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After each epoch and its validation."""
+
+    def on_end(self) -> None:
+        """At the very end."""
+
+
+class Files:
+    """``metrics.jsonl``, ``metrics.csv`` and TensorBoard events in a run's folder, one row an epoch.
+
+    A resumed run first drops the rows after the checkpoint, so that each epoch stands there once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: list[dict[str, float]] = []
+        self._events: Any = None
+
+    def on_start(self, start: Start) -> None:
+        """Keep the rows up to ``start.step`` and open the event file."""
+        from tensorboardX import SummaryWriter
+
+        path = self._folder / "metrics.jsonl"
+        kept: list[str] = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:  # the last line of a killed process
+                    continue
+                if record["step"] <= start.step:
+                    kept.append(line)
+                    self._rows.append(record["flat"])
+        path.write_text("".join(line + "\n" for line in kept))
+        self._write_csv()
+        self._events = SummaryWriter(str(self._folder / "events"), purge_step=start.step + 1)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Steps are not written: reading them would stall the device."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Append one row to each file."""
+        row = record.flat()
+        self._rows.append(row)
+        full = asdict(record) | {"val": record.val.as_dict() if record.val else None, "flat": row}
+        with (self._folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(full) + "\n")
+        self._write_csv()
+        for name, value in row.items():
+            if name not in ("epoch", "step"):
+                self._events.add_scalar(name, value, record.step)
+        self._events.flush()
+
+    def on_end(self) -> None:
+        """Close the event file."""
+        if self._events is not None:
+            self._events.close()
+
+    def _write_csv(self) -> None:
+        if self._rows:
+            with (self._folder / "metrics.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=list(self._rows[0]))
+                writer.writeheader()
+                writer.writerows(self._rows)

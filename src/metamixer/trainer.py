@@ -1,0 +1,444 @@
+"""The loop: epochs, precision, devices, checkpoints, and a resumed run that ends in the same bits."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from metamixer import checkpoint
+from metamixer.callbacks import Callback, EpochRecord, Start, StepRecord
+from metamixer.cohort import Cohort
+from metamixer.evaluate import Report, evaluate
+from metamixer.optim import Optim
+from metamixer.plan import Mixer
+from metamixer.records import Batch, Terms, total
+from metamixer.seeds import derive, generator
+from metamixer.step import Step, train_step
+
+Precision = Literal["32", "bf16", "64"]
+_FABRIC_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+
+
+class Batches(Protocol):
+    """Training data: the same epoch number gives the same batches, and an epoch can be entered anywhere."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` (counted from 0) from number ``start`` on."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says which peer, which term and what to try."""
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the checkpoint of this very step is written."""
+
+    def __init__(self, number: int, step: int, path: Path | None) -> None:
+        self.signal = signal.Signals(number)
+        self.step = step
+        self.checkpoint = path
+        super().__init__(f"stopped by {self.signal.name} after step {step}")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best peer so far by validation accuracy (negative log-likelihood breaks ties).
+
+    Without validation data: the first peer that learns, after the last epoch.
+    """
+
+    epoch: int
+    peer: int
+    accuracy: float
+    nll: float
+
+    def beats(self, other: Best | None) -> bool:
+        """Whether this one is strictly better."""
+        return other is None or (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How training ended.
+
+    Args:
+        step: steps done.
+        val: figures on the validation split after the last epoch, or None without one.
+        best: which peer to deploy; its weights are those of the checkpoint ``BEST`` of the run's folder.
+    """
+
+    step: int
+    val: Report | None
+    best: Best
+
+
+class _Line(nn.Module):
+    """Cohort and loss as one module: what Fabric wraps, what a checkpoint holds.
+
+    The work comes in as a function: Fabric walks through arguments to convert tensors and refuses frozen dataclasses.
+    """
+
+    def __init__(self, cohort: Cohort, loss: nn.Module) -> None:
+        super().__init__()
+        self.cohort = cohort
+        self.loss = loss
+
+    def forward(self, work: Callable[[Cohort, nn.Module], Step]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        step = work(self.cohort, self.loss)
+        return dict(step.terms), step.outputs.logits, step.targets
+
+
+class _Sums:
+    """The running means of an epoch, kept on the device and in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor] = {}
+        self.images = 0
+
+    def add(self, terms: Mapping[str, Tensor], logits: Tensor, targets: Tensor) -> None:
+        count = logits.shape[1]
+        right = (logits.argmax(-1) == targets.argmax(-1)).sum(-1)
+        for name, value in {
+            **{f"term/{k}": v.detach() * count for k, v in terms.items()},
+            "right": right,
+        }.items():
+            self.values[name] = self.values[name] + value if name in self.values else value
+        self.images += count
+
+    def means(self) -> tuple[dict[str, list[float]], list[float]]:
+        mean = {name: (value / max(1, self.images)).tolist() for name, value in self.values.items()}
+        accuracy = mean.pop("right", [])
+        return {name.removeprefix("term/"): value for name, value in mean.items()}, accuracy
+
+    def state(self) -> dict[str, Any]:
+        return {"values": {name: value.cpu() for name, value in self.values.items()}, "images": self.images}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.values = {name: value.to(device) for name, value in state["values"].items()}
+        self.images = state["images"]
+
+
+class Trainer:
+    """Trains a cohort. It gets parts that are built, and knows no names and no files but its own checkpoints.
+
+    Args:
+        cohort: the peers.
+        mixer: draws each step's plan.
+        loss: maps outputs and soft targets to terms; ``setup`` and ``after_step`` are called where it has them.
+        optim: optimizer and schedule.
+        epochs: how many times the training data is seen.
+        seed: of everything random in training, the networks' dropout included.
+        precision: ``32``, ``bf16`` (autocast) or ``64``.
+        accelerator, devices, num_nodes: as in Lightning Fabric: ``auto``, ``cpu``, ``cuda``; how many.
+        folder: where checkpoints go (``checkpoints/``); None: none are written.
+        checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
+        names: of the peers, for messages.
+        callbacks: they look.
+        facts: what the checkpoints' manifests say beside the step, such as a hash of the recipe.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        mixer: Mixer,
+        loss: nn.Module,
+        *,
+        optim: Optim | None = None,
+        epochs: int,
+        seed: int = 0,
+        precision: Precision = "32",
+        accelerator: str = "auto",
+        devices: int = 1,
+        num_nodes: int = 1,
+        folder: Path | None = None,
+        checkpoint_every: int = 1,
+        names: Sequence[str] | None = None,
+        callbacks: Sequence[Callback] = (),
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        if epochs < 1:
+            raise ValueError(f"epochs={epochs}: at least one")
+        self.cohort, self.mixer, self.loss = cohort, mixer, loss
+        self.optim = optim or Optim()
+        self.epochs, self.seed, self.checkpoint_every = epochs, seed, checkpoint_every
+        self.fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=_FABRIC_PRECISION[precision],
+        )
+        self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
+        self.checkpoints = folder / "checkpoints" if folder else None
+        self.callbacks = tuple(callbacks)
+        self.facts = dict(facts or {})
+        self._signal = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the peers train; training batches come on it."""
+        device: torch.device = self.fabric.device
+        return device
+
+    def fit(self, train: Batches, val: Iterable[Batch] | None = None, *, resume: bool = False) -> Fitted:
+        """Train for all epochs, or from the latest checkpoint on.
+
+        Raises:
+            TrainingError: a loss was not finite, or a peer cannot take the images.
+            Interrupted: SIGINT or SIGTERM; a checkpoint of this step was written.
+            CheckpointError: no checkpoint is usable, or it is of another recipe.
+        """
+        if not len(train):
+            raise ValueError("there is no batch to train on")
+        self.fabric.launch()
+        self._prepare(train)
+        line = _Line(self.cohort, self.loss)
+        module, optimizer = self.fabric.setup(line, self.optim.build(self.cohort, self.loss))
+        self._run = _Run(line, module, optimizer, _Sums(), step=0, best=None)
+        if resume:
+            self._resume()
+        start = Start(self.epochs, len(train), self._run.step, self.names)
+        looking = self.callbacks if self.fabric.is_global_zero else ()
+        try:
+            for callback in looking:
+                callback.on_start(start)
+            with self._signals():
+                val_report = self._epochs(train, val, looking)
+        finally:
+            for callback in looking:
+                callback.on_end()
+        assert self._run.best is not None  # noqa: S101
+        return Fitted(self._run.step, val_report, self._run.best)
+
+    def _prepare(self, train: Batches) -> None:
+        """A dry run of every peer on two images: what does not fit is said before the first step."""
+        if any(isinstance(module, nn.Conv2d) for module in self.cohort.modules()):
+            self.cohort.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.cohort.to(self.device)
+        batch = next(iter(train.epoch(0)))
+        images = batch.images[:2].to(self.device)
+        training = self.cohort.training
+        self.cohort.eval()
+        try:
+            with torch.no_grad():
+                for name, peer in zip(self.names, self.cohort.peers, strict=True):
+                    try:
+                        peer(images.to(next(peer.parameters()).dtype))
+                    except (RuntimeError, ValueError, AssertionError) as error:
+                        shape = "×".join(str(size) for size in images.shape[1:])
+                        raise TrainingError(f"peer {name} cannot take images of {shape}: {error}") from error
+                outputs = self.cohort(images.to(next(self.cohort.parameters()).dtype))
+        finally:
+            self.cohort.train(training)
+        classes = outputs.logits.shape[-1]
+        if setup := getattr(self.loss, "setup", None):
+            setup(outputs)
+        if int(batch.labels.max()) >= classes:
+            raise TrainingError(f"there is a label {int(batch.labels.max())}, the peers know {classes} classes")
+
+    def _epochs(self, train: Batches, val: Iterable[Batch] | None, looking: Sequence[Callback]) -> Report | None:
+        run, per_epoch = self._run, len(train)
+        report: Report | None = None
+        first, inside = divmod(run.step, per_epoch)
+        if run.sums.images and not inside:  # stopped after the last step of an epoch, before it was closed
+            first, inside = first - 1, per_epoch
+        elif run.step >= self.epochs * per_epoch and val is not None:
+            report = self._evaluate(val)
+        for epoch in range(first, self.epochs):
+            began = time.perf_counter()
+            self.cohort.train()
+            waited, images = 0.0, run.sums.images
+            batches = train.epoch(epoch, inside)
+            for _ in range(inside, per_epoch):
+                asked = time.perf_counter()
+                batch = next(batches)
+                wait = time.perf_counter() - asked
+                terms = self._step(self._share(batch), per_epoch)
+                waited += wait
+                record = StepRecord(
+                    epoch=epoch + 1,
+                    step=run.step,
+                    images=len(batch),
+                    terms=terms,
+                    lr=run.optimizer.param_groups[0]["lr"],
+                    waited=wait,
+                    seconds=time.perf_counter() - asked,
+                )
+                for callback in looking:
+                    callback.on_step(record)
+                self._stop_if_asked()
+            inside = 0
+            terms_mean, accuracy = run.sums.means()  # waits for the device
+            trained = time.perf_counter() - began
+            self._check_finite(terms_mean, epoch + 1)
+            rate = (run.sums.images - images) / trained
+            run.sums = _Sums()
+            report = self._evaluate(val) if val is not None else None
+            self._keep(epoch + 1, report)
+            record_epoch = EpochRecord(
+                epoch=epoch + 1,
+                step=run.step,
+                lr=run.optimizer.param_groups[0]["lr"],
+                terms=terms_mean,
+                train_accuracy=accuracy,
+                val=report,
+                images_per_second=rate,
+                waiting=waited / trained,
+                seconds=time.perf_counter() - began,
+            )
+            for callback in looking:
+                callback.on_epoch(record_epoch)
+        return report
+
+    def _step(self, batch: Batch, per_epoch: int) -> Terms:
+        run = self._run
+        progress = run.step / (self.epochs * per_epoch)
+        rate = self.optim.rate(progress)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout draws from torch's global generator, so it is seeded for the step.
+        torch.manual_seed(derive(self.seed, "network", run.step, self.fabric.global_rank))
+        draws = generator(self.seed, "mix", run.step, self.fabric.global_rank)
+
+        def work(cohort: Cohort, loss: nn.Module) -> Step:
+            return train_step(cohort, self.mixer, loss, batch, draws, progress)
+
+        terms, logits, targets = run.module(work)
+        run.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(total(terms))
+        if self.optim.clip is not None:
+            for group in run.optimizer.param_groups:
+                torch.nn.utils.clip_grad_norm_(group["params"], self.optim.clip)
+        run.optimizer.step()
+        if after_step := getattr(self.loss, "after_step", None):
+            after_step(self.cohort)
+        run.sums.add(terms, logits.detach(), targets)
+        run.step += 1
+        return terms  # type: ignore[no-any-return]
+
+    def _share(self, batch: Batch) -> Batch:
+        """This process's part of a batch: every world-size-th sample, so that all parts differ by one at the most."""
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        if world == 1:
+            return batch
+        companions = None if batch.companions is None else batch.companions[rank::world]
+        return Batch(batch.images[rank::world], batch.labels[rank::world], companions)
+
+    def _evaluate(self, val: Iterable[Batch]) -> Report:
+        return evaluate(self.cohort, val, names=self.names, precision=self.fabric.autocast())
+
+    def _check_finite(self, terms: dict[str, list[float]], epoch: int) -> None:
+        for name, values in terms.items():
+            for peer, value in zip(self.names, values, strict=False):
+                if not torch.isfinite(torch.tensor(value)):
+                    raise TrainingError(
+                        f"the term '{name}' of peer {peer} became {value} in epoch {epoch} "
+                        f"(learning rate {self._run.optimizer.param_groups[0]['lr']:g}): "
+                        "a lower optim.lr, optim.warmup=0.05 or optim.clip=5 usually helps"
+                    )
+
+    def _keep(self, epoch: int, report: Report | None) -> None:
+        run, last = self._run, epoch == self.epochs
+        learning = [index for index in range(len(self.cohort.peers)) if index not in self.cohort.frozen]
+        if report is not None:
+            found = max(
+                (Best(epoch, index, report.peers[index].accuracy, report.peers[index].nll) for index in learning),
+                key=lambda best: (best.accuracy, -best.nll),
+            )
+            better = found.beats(run.best)
+        else:
+            found, better = Best(epoch, learning[0], float("nan"), float("nan")), True
+        if better:
+            run.best = found
+        if better and (report is not None or last):
+            # LATEST moves last: a run that dies in between comes by here again.
+            self._save("BEST", "LATEST", whole=True)
+        elif last or epoch % self.checkpoint_every == 0:
+            self._save("LATEST", whole=True)
+
+    def _save(self, *pointers: str, whole: bool) -> Path | None:
+        if self.checkpoints is None:
+            return None
+        run, path = self._run, None
+        if self.fabric.is_global_zero:
+            state = {
+                "step": run.step,
+                "optimizer": run.optimizer.state_dict(),
+                "sums": run.sums.state(),
+                "best": None if run.best is None else vars(run.best),
+            }
+            facts = {"torch": str(torch.__version__), "world_size": self.fabric.world_size, **self.facts}
+            path = checkpoint.write(self.checkpoints, run.step, run.line, state, facts, whole=whole)
+            for pointer in pointers:
+                checkpoint.point(self.checkpoints, pointer, path)
+            checkpoint.prune(self.checkpoints)
+        self.fabric.barrier()
+        return path
+
+    def _resume(self) -> None:
+        found = checkpoint.read_latest(self.checkpoints) if self.checkpoints else None
+        if found is None:
+            return
+        for name, value in self.facts.items():
+            if found.manifest.get(name) != value:
+                raise checkpoint.CheckpointError(
+                    f"{found.path} was written with {name} {found.manifest.get(name)}, this run has {value}"
+                )
+        run, state = self._run, found.state
+        found.load_weights(run.line)
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.sums.load(state["sums"], self.device)
+        run.step = state["step"]
+        run.best = None if state["best"] is None else Best(**state["best"])
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask the loop to stop after the running step; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def asked(number: int, frame: FrameType | None) -> None:
+            if self._signal:
+                raise KeyboardInterrupt
+            self._signal = number
+
+        self._signal = 0
+        before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_if_asked(self) -> None:
+        number = self._signal
+        if self.fabric.world_size > 1:  # all processes stop at the same step
+            number = int(self.fabric.all_reduce(torch.tensor(float(number)), reduce_op="max"))
+        if number:
+            raise Interrupted(number, self._run.step, self._save("LATEST", whole=False))
+
+
+@dataclass
+class _Run:
+    """What changes while a trainer runs, apart from the weights."""
+
+    line: _Line
+    module: Any
+    optimizer: Any
+    sums: _Sums
+    step: int
+    best: Best | None
