@@ -1,0 +1,121 @@
+"""One trained network with all that is needed to use it: classes and preprocessing travel with the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from metamixer.datasets import normalise, read_image
+from metamixer.models import build
+
+_FORMAT = "metamixer-classifier-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network that names the class of an image.
+
+    The file it is saved as is plain safetensors: ``safetensors.torch.load_file`` gives the network's state dict, and
+    the header's metadata says, as JSON, which network it is and how images are prepared.
+
+    Args:
+        network: in evaluation mode; ``(B, C, H, W)`` normalised images -> ``(B, classes)`` logits.
+        name, options: what :func:`metamixer.models.build` makes the network from.
+        classes: the names, in the order of the logits.
+        channels, size: of the images: 1 or 3; height and width in pixels.
+        mean, std: of each channel, 255 = 1.
+        facts: where it comes from: data, method, validation accuracy.
+    """
+
+    network: nn.Module
+    name: str
+    options: dict[str, Any]
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    facts: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write weights and metadata into one ``.safetensors`` file, atomically."""
+        described = {
+            "architecture": {"name": self.name, "options": self.options},
+            "classes": self.classes,
+            "preprocessing": {
+                "channels": self.channels,
+                "size": self.size,
+                "mean": self.mean,
+                "std": self.std,
+            },
+            "facts": self.facts,
+        }
+        metadata = {"format": _FORMAT, **{key: json.dumps(value) for key, value in described.items()}}
+        partial = path.with_name(path.name + ".tmp")
+        safetensors.torch.save_model(self.network, str(partial), metadata=metadata)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Classifier:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: it is no such file, or its network cannot be built here.
+        """
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"{path} is no classifier of metamixer: its metadata name no format {_FORMAT!r}")
+        architecture, preprocessing = json.loads(metadata["architecture"]), json.loads(metadata["preprocessing"])
+        classes = tuple(json.loads(metadata["classes"]))
+        height, width = preprocessing["size"]
+        options = dict(architecture["options"])
+        network = build(
+            architecture["name"],
+            num_classes=len(classes),
+            in_channels=preprocessing["channels"],
+            image_size=(height, width),
+            # The weights are in this file; do not fetch others first.
+            **{key: value for key, value in options.items() if key != "pretrained"},
+        )
+        safetensors.torch.load_model(network, path)
+        return cls(
+            network=network.eval(),
+            name=architecture["name"],
+            options=options,
+            classes=classes,
+            channels=preprocessing["channels"],
+            size=(height, width),
+            mean=tuple(preprocessing["mean"]),
+            std=tuple(preprocessing["std"]),
+            facts=json.loads(metadata["facts"]),
+        )
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` uint8 of this size -> ``(B, classes)`` float32, rows summing to 1."""
+        logits = self.network(normalise(images, self.mean, self.std))
+        return getattr(logits, "logits", logits).float().softmax(-1)  # type: ignore[no-any-return]
+
+    def read(self, path: Path) -> Tensor:
+        """One image file as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
+        return torch.from_numpy(read_image(path, self.channels, self.size))
+
+    def predict(self, paths: Sequence[Path], batch_size: int = 64) -> Tensor:
+        """Image files -> ``(len(paths), classes)`` probabilities."""
+        parts = [
+            self.probabilities(torch.stack([self.read(path) for path in paths[start : start + batch_size]]))
+            for start in range(0, len(paths), batch_size)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, len(self.classes))

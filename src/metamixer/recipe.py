@@ -1,0 +1,275 @@
+"""The file behind every run, and the only tables of names.
+
+A recipe is YAML with six sections: ``data``, ``peers``, ``mixer``, ``loss``, ``optim`` and ``train``. All of it is
+checked before anything is built, and all errors are told at once, each with its place and what would work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import nn
+
+from metamixer.cohort import Cohort
+from metamixer.models import build
+from metamixer.named import LOSSES, MIXERS, all_settings, faults, make
+from metamixer.optim import Optim
+from metamixer.plan import Mixer
+from metamixer.recipe_file import RecipeError, read_yaml, with_changes
+from metamixer.seeds import derive
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """Which images.
+
+    Args:
+        name: ``fashion-mini``, a standard set (``cifar10``, ...), ``hf:NAME``, or the path of an image folder.
+        root: where standard sets lie, and are put by ``download``.
+        download: fetch a standard set that is not there.
+        val_share: of the training images, held out for validation where the set brings no validation split.
+        seed: of that split, and of the choice made by ``train_limit``.
+        image_size: side in pixels that images are resized to; None: see the documentation of image folders.
+        channels: 1 or 3; None: what the images have.
+        on_error: ``stop`` at an unreadable file, or ``skip`` and count.
+        train_limit: training images per class, for studies with little data; None: all.
+        pad: pixels of zero padding before the random crop.
+        flip: random horizontal flips; None: where the set's images may be mirrored.
+        workers: processes that decode images which do not fit into memory.
+    """
+
+    name: str = "fashion-mini"
+    root: str = "data"
+    download: bool = False
+    val_share: float = Field(0.1, ge=0, lt=1)
+    seed: int = 0
+    image_size: int | None = Field(None, ge=1)
+    channels: Literal[1, 3] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    train_limit: int | None = Field(None, ge=1)
+    pad: int = Field(4, ge=0)
+    flip: bool | None = None
+    workers: int = Field(0, ge=0)
+
+
+class PeerSection(_Section):
+    """One network. What is not named here goes to the network itself, as in ``{name: resnet20, shortcut: A}``.
+
+    Args:
+        name: a bundled network, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:callable``.
+        frozen: it does not learn: a teacher.
+        weights: a ``.safetensors`` file to start from.
+        stages: module paths at whose outputs its stages end; None: found.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    frozen: bool = False
+    weights: str | None = None
+    stages: list[str] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What goes to the network."""
+        return dict(self.model_extra or {})
+
+
+class TrainSection(_Section):
+    """The loop.
+
+    Args:
+        epochs: how many times the training images are seen.
+        batch_size: images in a step, over all processes.
+        seed: of everything random in training and of the initial weights.
+        precision: ``32``, or ``bf16`` (autocast), about twice as fast where the processor has it.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: processes on this machine.
+        num_nodes: machines.
+        checkpoint_every: epochs between checkpoints.
+    """
+
+    epochs: int = Field(60, ge=1)
+    batch_size: int = Field(64, ge=2)
+    seed: int = Field(0, ge=0)
+    precision: Literal["32", "bf16"] = "32"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, ge=1)
+    num_nodes: int = Field(1, ge=1)
+    checkpoint_every: int = Field(1, ge=1)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # `precision: 32` is a number in YAML
+
+
+class Part(_Section):
+    """A mixer or a loss: its name and its settings, side by side. A name alone is enough."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What stands beside the name."""
+        return dict(self.model_extra or {})
+
+
+_DEFAULTS: dict[str, Any] = {
+    "peers": [{"name": "resnet20"}, {"name": "resnet20"}],
+    "mixer": {"name": "metamixer"},
+    "loss": {"name": "dml"},
+}
+
+
+class Recipe(_Section):
+    """Everything that a run depends on.
+
+    >>> recipe = Recipe.of({"loss": {"name": "dml", "temperature": 4}}, ["optim.lr=0.05", "peers.1.name=resnet32"])
+    >>> recipe.optim.lr, [peer.name for peer in recipe.peers], recipe.build_loss().temperature
+    (0.05, ['resnet20', 'resnet32'], 4.0)
+    """
+
+    data: DataSection = DataSection()
+    peers: list[PeerSection] = Field([PeerSection(**peer) for peer in _DEFAULTS["peers"]], min_length=1)
+    mixer: Part = Part(**_DEFAULTS["mixer"])
+    loss: Part = Part(**_DEFAULTS["loss"])
+    optim: Optim = Optim()
+    train: TrainSection = TrainSection()
+
+    @classmethod
+    def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
+        """Read a YAML file and apply changes such as ``optim.lr=0.05`` or ``peers.1.name=resnet32``.
+
+        Raises:
+            RecipeError: it cannot be read, or something in it does not fit.
+        """
+        return cls.of(read_yaml(Path(path)), changes)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], changes: Iterable[str] = ()) -> Recipe:
+        """From plain values, as they stand in a file; see :meth:`read`."""
+        raw = with_changes(content, changes, _DEFAULTS)
+        raw |= {key: {"name": raw[key]} for key in ("mixer", "loss") if isinstance(raw.get(key), str)}
+        if isinstance(raw.get("peers"), list):
+            raw["peers"] = [{"name": peer} if isinstance(peer, str) else peer for peer in raw["peers"]]
+        wrong: list[str] = []
+        recipe = None
+        try:
+            recipe = cls.model_validate(raw)
+        except ValidationError as error:
+            wrong += faults(error, cls)
+        for key, table in (("mixer", MIXERS), ("loss", LOSSES)):
+            part = raw.get(key)
+            if isinstance(part, dict) and isinstance(part.get("name"), str):
+                try:
+                    make(part, table, key)
+                except RecipeError as error:
+                    wrong += str(error).splitlines()
+        if wrong or recipe is None:
+            raise RecipeError("\n".join(wrong))
+        return recipe
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, defaults included; the settings of mixer and loss as well."""
+        content: dict[str, Any] = self.model_dump(mode="json")
+        for key, table in (("mixer", MIXERS), ("loss", LOSSES)):
+            content[key] = {"name": content[key]["name"], **all_settings(content[key], table)}
+        return content
+
+    def as_yaml(self) -> str:
+        """The full recipe as a file that :meth:`read` takes."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+    @property
+    def digest(self) -> str:
+        """A short checksum of the full recipe: two runs with the same one are the same run."""
+        return sha256(self.as_yaml().encode()).hexdigest()[:16]
+
+    def differences(self, other: Recipe) -> list[str]:
+        """The places where ``other`` differs, as in ``optim.lr: 0.1, here 0.05``."""
+        here, there = _flat(self.as_dict()), _flat(other.as_dict())
+        return [
+            f"{key}: {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
+            for key in sorted({*here, *there})
+            if here.get(key) != there.get(key)
+        ]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The peers' names, numbered: ``0 resnet20``, ``1 resnet32``."""
+        return tuple(f"{index} {peer.name}" for index, peer in enumerate(self.peers))
+
+    def build_mixer(self) -> Mixer:
+        """The mixer with its settings."""
+        mixer: Mixer = make(self.mixer.model_dump(), MIXERS, "mixer")
+        return mixer
+
+    def build_loss(self) -> nn.Module:
+        """The loss with its settings."""
+        loss: nn.Module = make(self.loss.model_dump(), LOSSES, "loss")
+        return loss
+
+    def build_cohort(self, num_classes: int, in_channels: int, size: tuple[int, int]) -> Cohort:
+        """The peers, each initialised from its own seed.
+
+        Raises:
+            RecipeError: a network is unknown, does not take its options, or its stages are not found.
+        """
+        networks: list[nn.Module] = []
+        faults: list[str] = []
+        with torch.random.fork_rng(devices=[]):
+            for index, peer in enumerate(self.peers):
+                torch.manual_seed(derive(self.train.seed, "init", index))
+                try:
+                    network = build(
+                        peer.name,
+                        num_classes=num_classes,
+                        in_channels=in_channels,
+                        image_size=size,
+                        **peer.options,
+                    )
+                    if peer.weights is not None:
+                        _load_weights(network, Path(peer.weights))
+                    networks.append(network)
+                except (TypeError, ValueError, ImportError, RuntimeError, OSError) as error:
+                    faults.append(f"peers.{index} ({peer.name}): {error}")
+        if faults:
+            raise RecipeError("\n".join(faults))
+        frozen = [index for index, peer in enumerate(self.peers) if peer.frozen]
+        try:
+            return Cohort(networks, stages=[peer.stages for peer in self.peers], frozen=frozen)
+        except ValueError as error:
+            raise RecipeError(f"peers: {error}") from error
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights={path}: only .safetensors files are read, a pickled file could run any code")
+    import safetensors.torch
+
+    safetensors.torch.load_model(network, path)
+
+
+def _flat(content: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(content, dict):
+        items: Iterable[tuple[Any, Any]] = content.items()
+    elif isinstance(content, list):
+        items = enumerate(content)
+    else:
+        return {place: content}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flat(value, f"{place}.{key}" if place else str(key))
+    return flat

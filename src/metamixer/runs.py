@@ -1,0 +1,257 @@
+"""A run: a recipe followed in a folder, from data to the deployed network.
+
+The folder holds ``recipe.yaml`` (complete), ``environment.json``, ``metrics.jsonl``, ``metrics.csv``, TensorBoard
+``events/``, ``checkpoints/``, and at the end ``model.safetensors`` (the peer to deploy) and ``report.json``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metamixer import checkpoint
+from metamixer.callbacks import Callback, Files
+from metamixer.classifier import Classifier
+from metamixer.cohort import Cohort
+from metamixer.datasets import Augment, Data, EvalLoader, ImageSet, TrainLoader, load
+from metamixer.evaluate import Report, Score, evaluate
+from metamixer.recipe import Recipe
+from metamixer.recipe_file import RecipeError
+from metamixer.trainer import Best, Fitted, Trainer
+
+_PACKAGES = ("metamixer", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Args:
+        folder: where it stands.
+        split: the images of the figures: ``test``, or ``validation`` where there is no test split.
+        last: every peer and the ensemble after the last epoch.
+        deployed: the network in ``model``, chosen by validation accuracy, on the same images.
+        best: which peer and epoch that is.
+        model: the file of the deployed network.
+    """
+
+    folder: Path
+    split: str
+    last: Report
+    deployed: Score
+    best: Best
+    model: Path
+
+
+def load_data(recipe: Recipe) -> Data:
+    """The recipe's data; ``DataError`` says what is wrong with them."""
+    data = recipe.data
+    return load(
+        data.name,
+        root=data.root,
+        download=data.download,
+        val_share=data.val_share,
+        seed=data.seed,
+        image_size=data.image_size,
+        channels=data.channels,
+        on_error=data.on_error,
+        train_limit=data.train_limit,
+    )
+
+
+def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:
+    """Augmented batches with companions, as the recipe says."""
+    return TrainLoader(
+        data.train,
+        Augment(recipe.data.pad, data.mirror if recipe.data.flip is None else recipe.data.flip),
+        data.mean,
+        data.std,
+        recipe.train.batch_size,
+        recipe.train.seed,
+        companions=_wants_companions(recipe),
+        device=device,
+        workers=recipe.data.workers,
+    )
+
+
+def eval_loader(recipe: Recipe, data: Data, images: ImageSet, device: torch.device) -> EvalLoader:
+    """Plain batches of a split."""
+    return EvalLoader(images, data.mean, data.std, max(256, recipe.train.batch_size), device, recipe.data.workers)
+
+
+def _wants_companions(recipe: Recipe) -> bool:
+    """Decoding and augmenting twice the images is for nothing where no pasting inside a class happens."""
+    settings = recipe.as_dict()["mixer"]
+    if recipe.mixer.name in ("none", "mixup", "cutmix", "manifold-mixup"):
+        return False
+    return bool(settings.get("partners") != "any" and settings.get("local_probability", 1) > 0)
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Result:
+    """Follow a recipe in ``folder``.
+
+    Args:
+        recipe: what to do.
+        folder: new or empty, or with ``resume`` a run of the same recipe.
+        resume: go on from its latest checkpoint; a run that never began begins.
+        callbacks: they look on.
+
+    Raises:
+        RecipeError, DataError, TrainingError, CheckpointError: something does not fit; nothing of it is a bug.
+        Interrupted: a signal came; ``resume`` goes on.
+    """
+    _prepare_folder(recipe, folder, resume)
+    data = load_data(recipe)
+    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    settings = recipe.train
+    trainer = Trainer(
+        cohort,
+        recipe.build_mixer(),
+        recipe.build_loss(),
+        optim=recipe.optim,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        precision=settings.precision,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        folder=folder,
+        checkpoint_every=settings.checkpoint_every,
+        names=recipe.names,
+        callbacks=(Files(folder), *callbacks),
+        facts={"recipe": recipe.digest},
+    )
+    data = data.to(trainer.device)
+    (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+    val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
+    fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, resume=resume)
+    return _finish(recipe, folder, data, trainer, fitted)
+
+
+def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: Fitted) -> Result:
+    images, split = data.test or data.val, "test" if data.test is not None else "validation"
+    if images is None:
+        raise RecipeError("data: neither a test nor a validation split; data.val_share=0.1 would hold one out")
+    batches = eval_loader(recipe, data, images, trainer.device)
+
+    def score(cohort: Cohort) -> Report:
+        return evaluate(cohort, batches, names=recipe.names, precision=trainer.fabric.autocast())
+
+    last = score(trainer.cohort)
+    best = fitted.best
+    chosen = copy.deepcopy(trainer.cohort)
+    load_checkpoint(chosen, folder, "BEST")
+    deployed = (last if best.epoch == recipe.train.epochs else score(chosen)).peers[best.peer]
+    model = folder / "model.safetensors"
+    if trainer.fabric.is_global_zero:
+        facts = {
+            "data": data.name,
+            "method": f"{recipe.loss.name} + {recipe.mixer.name}",
+            "peer": best.peer,
+            "epoch": best.epoch,
+            "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
+            "metamixer": version("metamixer"),
+        }
+        peer = recipe.peers[best.peer]
+        Classifier(
+            network=chosen.peers[best.peer],
+            name=peer.name,
+            options=peer.options,
+            classes=data.classes,
+            channels=data.channels,
+            size=data.size,
+            mean=data.mean,
+            std=data.std,
+            facts=facts,
+        ).save(model)
+        report = {
+            "split": split,
+            "last_epoch": last.as_dict(),
+            "deployed": asdict(deployed),
+            "best": facts,
+            "notes": [*data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
+        }
+        (folder / "report.json").write_text(json.dumps(report, indent=1))
+    return Result(folder, split, last, deployed, best, model)
+
+
+def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BEST"]) -> checkpoint.Checkpoint:
+    """Put the weights of a run's checkpoint into a cohort built from its recipe.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = checkpoint.pointed(folder / "checkpoints", pointer)
+    if path is None:
+        raise checkpoint.CheckpointError(f"{folder} has no checkpoint yet")
+    found = checkpoint.read(path)
+    found.load_weights(nn.ModuleDict({"cohort": cohort}), partial=True)
+    return found
+
+
+def evaluate_run(
+    folder: Path,
+    split: Literal["test", "val"] = "test",
+    pointer: Literal["LATEST", "BEST"] = "LATEST",
+) -> Report:
+    """The figures of a run's peers and ensemble on one split of its data.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
+    """
+    recipe = read_recipe(folder)
+    data = load_data(recipe)
+    images = data.test if split == "test" else data.val
+    if images is None:
+        raise RecipeError(f"{data.name} has no {split} split")
+    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    load_checkpoint(cohort, folder, pointer)
+    return evaluate(cohort, eval_loader(recipe, data, images, torch.device("cpu")), names=recipe.names)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run."""
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{folder} is no run: it has no recipe.yaml")
+    return Recipe.read(folder / "recipe.yaml")
+
+
+def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    known = folder / "recipe.yaml"
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder} is not empty: --resume goes on with it, --out names another place")
+    if resume and known.is_file() and (differences := recipe.differences(Recipe.read(known))):
+        raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *differences]))
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+    }
