@@ -1,0 +1,283 @@
+import sys
+import types
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from metamixer.models import MODELS, UnknownModel, build, names
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def resnet_size(depth, widths, shortcut, classes, channels=3):
+    """Counted by hand: weights k*k*in*out, two numbers per channel of a norm, and the linear layer."""
+    stem, *stages = widths
+    size = 9 * channels * stem + 2 * stem
+    c_in = stem
+    for i, c in enumerate(stages):
+        for block in range((depth - 2) // 6):
+            size += 9 * c_in * c + 2 * c + 9 * c * c + 2 * c
+            if shortcut == "B" and (c_in != c or (block == 0 and i > 0)):
+                size += c_in * c + 2 * c
+            c_in = c
+    return size + c_in * classes + classes
+
+
+def wrn_size(depth, width, classes):
+    size, c_in = 9 * 3 * 16, 16
+    for c in (16 * width, 32 * width, 64 * width):
+        for _ in range((depth - 4) // 6):
+            size += 2 * c_in + 9 * c_in * c + 2 * c + 9 * c * c + (c_in * c if c_in != c else 0)
+            c_in = c
+    return size + 2 * c_in + c_in * classes + classes
+
+
+# He et al., arXiv 1512.03385, table 6: CIFAR-10, option A.
+HE = {"resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66, "resnet56": 0.85, "resnet110": 1.7}
+# The sizes printed in the distillation literature: CIFAR-100, option B.
+CRD = {
+    "resnet20": 0.28,
+    "resnet32": 0.47,
+    "resnet56": 0.86,
+    "resnet110": 1.74,
+    "resnet8x4": 1.23,
+    "resnet32x4": 7.43,
+    "wrn_16_1": 0.18,
+    "wrn_16_2": 0.70,
+    "wrn_40_1": 0.57,
+    "wrn_40_2": 2.26,
+    "vgg8": 3.97,
+    "vgg13": 9.46,
+}
+
+
+@pytest.mark.parametrize("name", HE)
+def test_option_a_has_the_sizes_of_he(name):
+    size = count(build(name, num_classes=10, shortcut="A")) / 1e6
+    assert round(size, 1 if name == "resnet110" else 2) == HE[name]
+
+
+@pytest.mark.parametrize("name", CRD)
+def test_default_sizes_of_the_distillation_literature(name):
+    assert round(count(build(name, num_classes=100)) / 1e6, 2) == CRD[name]
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("resnet")])
+def test_resnet_size_by_hand(name, shortcut):
+    depth = int(name.removeprefix("resnet").removesuffix("x4"))
+    widths = (32, 64, 128, 256) if name.endswith("x4") else (16, 16, 32, 64)
+    network = build(name, num_classes=7, in_channels=2, shortcut=shortcut)
+    assert count(network) == resnet_size(depth, widths, shortcut, classes=7, channels=2)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(16, 1), (16, 2), (40, 1), (40, 2)])
+def test_wrn_size_by_hand(depth, width):
+    assert count(build(f"wrn_{depth}_{width}", num_classes=100)) == wrn_size(depth, width, 100)
+
+
+@pytest.mark.parametrize(("name", "convs"), [("vgg8", 1), ("vgg13", 2)])
+def test_vgg_size_by_hand(name, convs):
+    widths = [3, 64, 128, 256, 512, 512]
+    size = 512 * 10 + 10
+    for c_in, c in pairwise(widths):
+        size += 9 * c_in * c + (convs - 1) * 9 * c * c + convs * 3 * c
+    assert count(build(name, num_classes=10)) == size
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_takes_any_channels_classes_and_sizes(name):
+    network = build(name, num_classes=7, in_channels=1).eval()
+    assert isinstance(network.classifier, nn.Linear)
+    sizes = [(28, 28), (64, 48)] if name in ("resnet8", "resnet14", "wrn_16_1", "vgg8") else [(28, 28)]
+    with torch.no_grad():
+        for size in sizes:
+            assert network(torch.zeros(2, 1, *size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4"])
+def test_option_a_runs_at_odd_sizes_and_has_no_shortcut_weights(name):
+    network = build(name, num_classes=3, shortcut="A")
+    assert network(torch.randn(2, 3, 27, 29)).shape == (2, 3)
+    assert not [key for key, _ in network.named_parameters() if "shortcut" in key]
+
+
+def test_option_a_subsamples_and_fills_with_zeros():
+    from metamixer.models.resnet import Subsample
+
+    x = torch.randn(2, 3, 5, 4)
+    expected = torch.zeros(2, 6, 3, 2)
+    for i in range(3):
+        for j in range(2):
+            expected[:, :3, i, j] = x[:, :, 2 * i, 2 * j]
+    assert torch.equal(Subsample(3, 6, 2)(x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8"])
+def test_every_weight_gets_a_gradient(name):
+    network = build(name, num_classes=4)
+    network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet8x4", "wrn_16_2", "vgg8"])
+def test_convolutions_start_with_the_spread_of_he(name):
+    for module in build(name, num_classes=10).modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
+            k, _ = module.kernel_size
+            assert module.weight.std().item() == pytest.approx((2 / (k * k * module.out_channels)) ** 0.5, rel=0.05)
+
+
+def test_wrn_is_pre_activated():
+    network = build("wrn_16_1", num_classes=10).eval()
+    seen = {}
+    for path in ("stage1", "stage2", "stage3", "final"):
+        network.get_submodule(path).register_forward_hook(lambda m, i, o, path=path: seen.update({path: o}))
+    with torch.no_grad():
+        logits = network(torch.randn(2, 3, 32, 32))
+    assert seen["stage1"].min() < 0
+    assert seen["stage3"].min() < 0
+    assert seen["final"].min() == 0
+    torch.testing.assert_close(network.classifier(seen["final"].mean((2, 3))), logits)
+
+
+def test_vgg_pools_a_fourth_time_from_64_pixels():
+    network = build("vgg8", num_classes=2).eval()
+    sizes = []
+    network.stage5.register_forward_hook(lambda m, i, o: sizes.append(o.shape[-1]))
+    with torch.no_grad():
+        for size in (28, 32, 64):
+            network(torch.zeros(1, 3, size, size))
+    assert sizes == [3, 4, 4]
+
+
+@pytest.mark.parametrize(("name", "options"), [("resnet8", {"depth": 9}), ("wrn_16_1", {"depth": 15})])
+def test_depths_that_do_not_exist(name, options):
+    with pytest.raises(ValueError, match="does not exist; "):
+        build(name, num_classes=2, **options)
+
+
+def test_shortcut_that_does_not_exist():
+    with pytest.raises(ValueError, match="'C' is not a shortcut; 'A'"):
+        build("resnet8", num_classes=2, shortcut="C")
+
+
+def test_names_are_the_keys():
+    assert names() == list(MODELS)
+
+
+# build: timm, torchvision, import paths
+
+
+def test_timm_convolutional_network_takes_any_size():
+    network = build("timm:resnet10t", num_classes=4, in_channels=1, image_size=(32, 32)).eval()
+    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 32), (160, 160)])
+def test_timm_vit_is_built_for_the_size(size):
+    network = build("timm:test_vit", num_classes=4, in_channels=2, image_size=size, drop_rate=0.1).eval()
+    assert tuple(network.patch_embed.img_size) == size
+    assert network(torch.zeros(2, 2, *size)).shape == (2, 4)
+    assert network.head_drop.p == 0.1
+
+
+def test_timm_vit_keeps_its_usual_size():
+    assert tuple(build("timm:test_vit", num_classes=4).patch_embed.img_size) == (160, 160)
+
+
+def test_timm_gets_pretrained(monkeypatch):
+    import timm
+
+    seen = {}
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: seen.update(options) or nn.Identity())
+    build("timm:resnet10t", num_classes=4, pretrained=True)
+    assert seen == {"num_classes": 4, "in_chans": 3, "pretrained": True}
+
+
+def test_timm_wrong_option_is_not_swallowed():
+    with pytest.raises(TypeError, match="no_such_option"):
+        build("timm:test_vit", num_classes=4, image_size=(32, 32), no_such_option=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1"])
+def test_torchvision(name, channels):
+    network = build(f"torchvision:{name}", num_classes=5, in_channels=channels).eval()
+    assert network(torch.zeros(2, channels, 64, 64)).shape == (2, 5)
+
+
+def test_torchvision_new_first_convolution_keeps_the_spread_of_its_output():
+    torch.manual_seed(0)
+    old = build("torchvision:resnet18", num_classes=5).conv1
+    new = build("torchvision:resnet18", num_classes=5, in_channels=12).conv1
+    assert (new.stride, new.padding, new.bias) == (old.stride, old.padding, None)
+    assert new.weight.std().item() * 2 == pytest.approx(old.weight.std().item(), rel=0.05)
+
+
+def test_torchvision_vit_is_built_for_the_size():
+    network = build("torchvision:vit_b_32", num_classes=5, image_size=(64, 64))
+    assert network.image_size == 64
+    with pytest.raises(UnknownModel, match=r"square images, not \(64, 32\)"):
+        build("torchvision:vit_b_32", num_classes=5, image_size=(64, 32))
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    module = types.ModuleType("own_networks")
+
+    class Rgb(nn.Linear):
+        def __init__(self, num_classes, width=3):
+            super().__init__(width, num_classes)
+
+    module.Rgb = Rgb
+    module.Group = types.SimpleNamespace(net=lambda num_classes, in_channels: nn.Linear(in_channels, num_classes))
+    module.sized = lambda num_classes, image_size, **rest: nn.Linear(image_size[0] + rest["in_channels"], num_classes)
+    module.not_a_network = lambda **options: options
+    monkeypatch.setitem(sys.modules, "own_networks", module)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_import_path():
+    assert build("own_networks:Rgb", num_classes=4, width=6).in_features == 6
+    assert build("own_networks:Group.net", num_classes=4, in_channels=2).in_features == 2
+    assert build("own_networks:sized", num_classes=4, in_channels=2, image_size=(7, 9)).in_features == 9
+    assert build("metamixer.models:resnet8", num_classes=4, in_channels=1).stem[0].in_channels == 1
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(
+    ("name", "channels", "message"),
+    [
+        (
+            "resnet21",
+            3,
+            r"'resnet21' is not a network; resnet.*resnet20.*'timm:NAME', 'torchvision:NAME', 'package.module:call",
+        ),
+        ("zzz", 3, r"'zzz' is not a network; resnet8, resnet14, .*vgg13 or 'timm:NAME'"),
+        ("timm:resnet19", 3, r"'resnet19' is not in timm; .*resnet18"),
+        ("torchvision:resnet19", 3, r"'resnet19' is not in torchvision; .*resnet18"),
+        ("no_such_package.nets:f", 3, r"no module 'no_such_package'; 'timm:NAME'"),
+        ("metamixer.nothing_here:f", 3, r"no module 'metamixer.nothing_here'"),
+        ("own_networks:Rgbb", 3, r"'own_networks:Rgbb' is not a network; 'own_networks' has Rgb"),
+        ("own_networks:", 3, r"'own_networks:' is not a network"),
+        (":Rgb", 3, r"':Rgb' is not a network"),
+        ("own_networks:Rgb", 1, r"no parameter 'in_channels', and the images have 1 channels"),
+        ("own_networks:not_a_network", 3, r"made a dict; a torch.nn.Module is needed"),
+    ],
+)
+def test_names_that_stand_for_nothing(name, channels, message):
+    with pytest.raises(UnknownModel, match=message) as error:
+        build(name, num_classes=3, in_channels=channels)
+    assert isinstance(error.value, ValueError)
+
+
+def test_a_module_that_lacks_something_of_its_own_says_so(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+        build("needs_more:net", num_classes=2)
