@@ -1,0 +1,21 @@
+"""What goes wrong when data are read, in words that a user can act on."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the message names the file or folder, the cause and what would work."""
+
+
+class ImageError(DataError):
+    """One image file that cannot be used.
+
+    Args:
+        message: the file and the cause.
+        code: one word for tables: ``missing``, ``folder``, ``special``, ``unreadable``, ``empty``,
+            ``not-an-image``, ``too-large``, ``unsupported`` or ``broken``.
+    """
+
+    def __init__(self, message: str, code: str = "broken") -> None:
+        super().__init__(message)
+        self.code = code

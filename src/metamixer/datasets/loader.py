@@ -1,0 +1,182 @@
+"""Batches for training and for evaluation, each a function of the seed and its place in the run alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metamixer.datasets.augment import Augment, Scale, normalise
+from metamixer.datasets.classwise import CompanionTable
+from metamixer.datasets.errors import DataError
+from metamixer.datasets.images import Device, ImageSet
+from metamixer.datasets.stream import FolderImages, Request, Stream
+from metamixer.records import Batch
+from metamixer.seeds import generator
+
+
+@dataclass(frozen=True, eq=False)
+class TrainLoader:
+    """Augmented training batches; batch ``k`` of epoch ``e`` is the same whenever and however one gets there.
+
+    The order is seeded by the epoch, everything else by epoch and batch. So a run goes on in the middle of an
+    epoch without drawing what came before, and without a saved state.
+
+    An incomplete last batch is dropped, unless it is the only one. Images on disk (:class:`FolderImages`) are
+    cropped at random while they are decoded, by worker processes, and the crop of ``augment`` is left out.
+
+    Args:
+        images: the training images; a set on an accelerator is gathered there.
+        augment: crop and flip.
+        mean: of every channel, 255 = 1, as in ``Data.mean``.
+        std: of every channel, as in ``Data.std``.
+        batch_size: images in a batch, at least 1.
+        seed: of order, augmentation and companions.
+        companions: also give every image another one of its class, augmented independently.
+        device: where the batches go. Bytes are copied there and augmented there.
+        workers: processes that decode images on disk; the batches do not depend on it. 0: this process.
+
+    >>> from metamixer.datasets import TensorImages
+    >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
+    >>> loader = TrainLoader(images, Augment(), mean=[0.5], std=[0.5], batch_size=4, seed=0, companions=True)
+    >>> len(loader), [batch.companions.shape[0] for batch in loader.epoch(0, start=1)]
+    (2, [4])
+    """
+
+    images: ImageSet
+    augment: Augment
+    mean: Scale
+    std: Scale
+    batch_size: int
+    seed: int
+    companions: bool = False
+    device: Device = "cpu"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.images, self.batch_size, self.workers)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return max(1, len(self.images) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``start`` on, equal to the last bit to those of the whole epoch."""
+        if not 0 <= start <= len(self):
+            raise DataError(f"an epoch has {len(self)} batches, none to start from at {start}")
+        order = torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
+        rows = torch.split(order, self.batch_size)[: len(self)]
+        requests = [self._request(epoch, number, rows[number]) for number in range(start, len(self))]
+        for request, (images, others) in zip(requests, self._read(requests), strict=True):
+            draw = generator(self.seed, "augment", epoch, request.number)
+            yield Batch(
+                self._finish(images, draw),
+                self.images.labels[request.rows].to(self.device, non_blocking=True),
+                None if others is None else self._finish(others, draw),
+            )
+
+    def _request(self, epoch: int, number: int, rows: Tensor) -> Request:
+        others = None
+        if self.companions:
+            others = self._table.draw(rows, generator(self.seed, "companions", epoch, number))
+        return Request(rows, others, self.seed, epoch, number)
+
+    def _read(self, requests: list[Request]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        if self._stream is not None:
+            return self._stream.read(requests)
+        return (
+            (
+                self.images.fetch(request.rows),
+                None if request.others is None else self.images.fetch(request.others),
+            )
+            for request in requests
+        )
+
+    def _finish(self, images: Tensor, draw: torch.Generator) -> Tensor:
+        augment = self.augment if self._stream is None else Augment(pad=0, flip=self.augment.flip)
+        return augment(images.to(self.device, non_blocking=True), *self._scale, draw)
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        return _scale(self.mean, self.std, self.device)
+
+    @cached_property
+    def _table(self) -> CompanionTable:
+        return CompanionTable(self.images.labels)
+
+    @cached_property
+    def _stream(self) -> Stream | None:
+        return Stream(self.images, self.workers) if isinstance(self.images, FolderImages) else None
+
+
+@dataclass(frozen=True, eq=False)
+class EvalLoader:
+    """Normalised batches of all images in their order, the last one incomplete; to be gone through any number
+    of times.
+
+    Args:
+        images: the split.
+        mean: of every channel of the *training* images.
+        std: of every channel of the training images.
+        batch_size: images in a batch.
+        device: where the batches go.
+        workers: processes that decode images on disk.
+
+    >>> from metamixer.datasets import TensorImages
+    >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
+    >>> [len(batch) for batch in EvalLoader(images, mean=[0.5], std=[0.5], batch_size=4)]
+    [4, 4, 2]
+    """
+
+    images: ImageSet
+    mean: Scale
+    std: Scale
+    batch_size: int = 256
+    device: Device = "cpu"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.images, self.batch_size, self.workers)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, without companions."""
+        rows = torch.split(torch.arange(len(self.images)), self.batch_size)
+        read: Iterator[Tensor]
+        if self._stream is not None:
+            read = (images for images, _ in self._stream.read([Request(part) for part in rows]))
+        else:
+            read = (self.images.fetch(part) for part in rows)
+        for part, images in zip(rows, read, strict=True):
+            yield Batch(
+                normalise(images.to(self.device, non_blocking=True), *self._scale),
+                self.images.labels[part].to(self.device, non_blocking=True),
+            )
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        return _scale(self.mean, self.std, self.device)
+
+    @cached_property
+    def _stream(self) -> Stream | None:
+        return Stream(self.images, self.workers) if isinstance(self.images, FolderImages) else None
+
+
+def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:
+    return (
+        torch.as_tensor(mean, dtype=torch.float32, device=device),
+        torch.as_tensor(std, dtype=torch.float32, device=device),
+    )
+
+
+def _check(images: ImageSet, batch_size: int, workers: int) -> None:
+    if not len(images):
+        raise DataError("no images to make batches of")
+    if batch_size < 1 or workers < 0:
+        raise DataError(f"batch_size={batch_size}, workers={workers}: at least 1 and at least 0 would work")
