@@ -146,8 +146,9 @@ class Files:
             self._events.close()
 
     def _write_csv(self) -> None:
-        if self._rows:
+        # An epoch without validation has fewer columns, so the names come from all rows.
+        if names := list(dict.fromkeys(name for row in self._rows for name in row)):
             with (self._folder / "metrics.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=list(self._rows[0]))
+                writer = csv.DictWriter(file, fieldnames=names)
                 writer.writeheader()
                 writer.writerows(self._rows)

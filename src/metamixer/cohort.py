@@ -38,6 +38,11 @@ class _MixingPoint:
         if self.tap.plan is None:
             return None
         first = output[0] if isinstance(output, tuple) else output  # transformers' blocks return tuples
+        if not isinstance(first, Tensor):
+            raise ValueError(
+                f"stage {self.stage} puts out a {type(first).__name__}, only tensors can be mixed: stages=[...] names "
+                "the modules where other stages end"
+            )
         mixed = self.tap.plan.apply(first, self.stage)
         self.tap.seen.append(mixed)
         return (mixed, *output[1:]) if isinstance(output, tuple) else mixed

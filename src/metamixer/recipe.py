@@ -96,6 +96,7 @@ class TrainSection(_Section):
         devices: processes on this machine.
         num_nodes: machines.
         checkpoint_every: epochs between checkpoints.
+        validate_every: epochs between validations; the last epoch always ends with one.
     """
 
     epochs: int = Field(60, ge=1)
@@ -106,6 +107,7 @@ class TrainSection(_Section):
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)
     checkpoint_every: int = Field(1, ge=1)
+    validate_every: int = Field(1, ge=1)
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -128,6 +128,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, callbacks: Sequ
         num_nodes=settings.num_nodes,
         folder=folder,
         checkpoint_every=settings.checkpoint_every,
+        validate_every=settings.validate_every,
         names=recipe.names,
         callbacks=(Files(folder), *callbacks),
         facts={"recipe": recipe.digest},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -146,6 +147,7 @@ class Trainer:
         accelerator, devices, num_nodes: as in Lightning Fabric: ``auto``, ``cpu``, ``cuda``; how many.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
         checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
+        validate_every: epochs between validations; the last epoch always ends with one.
         names: of the peers, for messages.
         callbacks: they look.
         facts: what the checkpoints' manifests say beside the step, such as a hash of the recipe.
@@ -166,6 +168,7 @@ class Trainer:
         num_nodes: int = 1,
         folder: Path | None = None,
         checkpoint_every: int = 1,
+        validate_every: int = 1,
         names: Sequence[str] | None = None,
         callbacks: Sequence[Callback] = (),
         facts: Mapping[str, Any] | None = None,
@@ -174,7 +177,8 @@ class Trainer:
             raise ValueError(f"epochs={epochs}: at least one")
         self.cohort, self.mixer, self.loss = cohort, mixer, loss
         self.optim = optim or Optim()
-        self.epochs, self.seed, self.checkpoint_every = epochs, seed, checkpoint_every
+        self.epochs, self.seed = epochs, seed
+        self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
@@ -283,11 +287,12 @@ class Trainer:
             inside = 0
             terms_mean, accuracy = run.sums.means()  # waits for the device
             trained = time.perf_counter() - began
-            self._check_finite(terms_mean, epoch + 1)
+            self._check_finite(terms_mean, f"epoch {epoch + 1}")
             rate = (run.sums.images - images) / trained
             run.sums = _Sums()
-            report = self._evaluate(val) if val is not None else None
-            self._keep(epoch + 1, report)
+            due = epoch + 1 == self.epochs or (epoch + 1) % self.validate_every == 0
+            report = self._evaluate(val) if val is not None and due else None
+            self._keep(epoch + 1, report, chosen_by_validation=val is not None)
             record_epoch = EpochRecord(
                 epoch=epoch + 1,
                 step=run.step,
@@ -317,6 +322,8 @@ class Trainer:
             return train_step(cohort, self.mixer, loss, batch, draws, progress)
 
         terms, logits, targets = run.module(work)
+        if self.device.type == "cpu":  # elsewhere reading would stall the device: the end of the epoch tells
+            self._check_finite({name: term.tolist() for name, term in terms.items()}, f"step {run.step + 1}")
         run.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(total(terms))
         if self.optim.clip is not None:
@@ -340,30 +347,30 @@ class Trainer:
     def _evaluate(self, val: Iterable[Batch]) -> Report:
         return evaluate(self.cohort, val, names=self.names, precision=self.fabric.autocast())
 
-    def _check_finite(self, terms: dict[str, list[float]], epoch: int) -> None:
+    def _check_finite(self, terms: dict[str, list[float]], when: str) -> None:
         for name, values in terms.items():
             for peer, value in zip(self.names, values, strict=False):
-                if not torch.isfinite(torch.tensor(value)):
+                if not math.isfinite(value):
                     raise TrainingError(
-                        f"the term '{name}' of peer {peer} became {value} in epoch {epoch} "
+                        f"the term '{name}' of peer {peer} became {value} in {when} "
                         f"(learning rate {self._run.optimizer.param_groups[0]['lr']:g}): "
                         "a lower optim.lr, optim.warmup=0.05 or optim.clip=5 usually helps"
                     )
 
-    def _keep(self, epoch: int, report: Report | None) -> None:
+    def _keep(self, epoch: int, report: Report | None, chosen_by_validation: bool) -> None:
         run, last = self._run, epoch == self.epochs
         learning = [index for index in range(len(self.cohort.peers)) if index not in self.cohort.frozen]
+        better = False
         if report is not None:
             found = max(
                 (Best(epoch, index, report.peers[index].accuracy, report.peers[index].nll) for index in learning),
                 key=lambda best: (best.accuracy, -best.nll),
             )
             better = found.beats(run.best)
-        else:
+        elif last and not chosen_by_validation:
             found, better = Best(epoch, learning[0], float("nan"), float("nan")), True
         if better:
             run.best = found
-        if better and (report is not None or last):
             # LATEST moves last: a run that dies in between comes by here again.
             self._save("BEST", "LATEST", whole=True)
         elif last or epoch % self.checkpoint_every == 0:
