@@ -1,14 +1,22 @@
 """Online knowledge distillation for PyTorch: small networks that train together and teach each other."""
 
-from metamixer.cohort import Cohort
-from metamixer.evaluate import Report, Score, evaluate
-from metamixer.losses import DML, Independent
-from metamixer.mixers import CutMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
-from metamixer.optim import Optim
-from metamixer.plan import Blend, Mixer, MixPlan, Paste
-from metamixer.records import Batch, Outputs, Terms, total
-from metamixer.step import Step, train_step
-from metamixer.trainer import Trainer
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metamixer.cohort import Cohort
+    from metamixer.evaluate import Report, Score, evaluate
+    from metamixer.losses import DML, Independent
+    from metamixer.mixers import CutMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
+    from metamixer.optim import Optim
+    from metamixer.plan import Blend, Mixer, MixPlan, Paste
+    from metamixer.records import Batch, Outputs, Terms, total
+    from metamixer.step import Step, train_step
+    from metamixer.trainer import Trainer
 
 __version__ = "0.1.0"
 
@@ -22,3 +30,38 @@ __all__ = [
     # line and loop
     "Step", "train_step", "Score", "Report", "evaluate", "Optim", "Trainer",
 ]  # fmt: skip
+
+_HOMES = {
+    "metamixer.cohort": ("Cohort",),
+    "metamixer.evaluate": ("Report", "Score", "evaluate"),
+    "metamixer.losses": ("DML", "Independent"),
+    "metamixer.mixers": ("CutMix", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"),
+    "metamixer.optim": ("Optim",),
+    "metamixer.plan": ("Blend", "Mixer", "MixPlan", "Paste"),
+    "metamixer.records": ("Batch", "Outputs", "Terms", "total"),
+    "metamixer.step": ("Step", "train_step"),
+    "metamixer.trainer": ("Trainer",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+class _Package(ModuleType):
+    """Imports a public name when it is first asked for, so that ``metamixer --help`` does not wait for torch."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), name)
+        self.__dict__[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing the module metamixer.evaluate would put it in the place of the function of that name.
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

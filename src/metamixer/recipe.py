@@ -42,7 +42,7 @@ class DataSection(_Section):
         channels: 1 or 3; None: what the images have.
         on_error: ``stop`` at an unreadable file, or ``skip`` and count.
         train_limit: training images per class, for studies with little data; None: all.
-        pad: pixels of zero padding before the random crop.
+        pad: pixels of zero padding before the random crop; None: an eighth of the side, 4 for CIFAR.
         flip: random horizontal flips; None: where the set's images may be mirrored.
         workers: processes that decode images which do not fit into memory.
     """
@@ -56,7 +56,7 @@ class DataSection(_Section):
     channels: Literal[1, 3] | None = None
     on_error: Literal["stop", "skip"] = "stop"
     train_limit: int | None = Field(None, ge=1)
-    pad: int = Field(4, ge=0)
+    pad: int | None = Field(None, ge=0)
     flip: bool | None = None
     workers: int = Field(0, ge=0)
 

@@ -26,6 +26,7 @@ from metamixer.classifier import Classifier
 from metamixer.cohort import Cohort
 from metamixer.datasets import Augment, Data, EvalLoader, ImageSet, TrainLoader, load
 from metamixer.evaluate import Report, Score, evaluate
+from metamixer.plan import Mixer
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
 from metamixer.trainer import Best, Fitted, Trainer
@@ -74,7 +75,10 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
     """Augmented batches with companions, as the recipe says."""
     return TrainLoader(
         data.train,
-        Augment(recipe.data.pad, data.mirror if recipe.data.flip is None else recipe.data.flip),
+        Augment(
+            round(max(data.size) / 8) if recipe.data.pad is None else recipe.data.pad,
+            data.mirror if recipe.data.flip is None else recipe.data.flip,
+        ),
         data.mean,
         data.std,
         recipe.train.batch_size,
@@ -98,7 +102,14 @@ def _wants_companions(recipe: Recipe) -> bool:
     return bool(settings.get("partners") != "any" and settings.get("local_probability", 1) > 0)
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Result:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    data: Data | None = None,
+) -> Result:
     """Follow a recipe in ``folder``.
 
     Args:
@@ -106,18 +117,23 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, callbacks: Sequ
         folder: new or empty, or with ``resume`` a run of the same recipe.
         resume: go on from its latest checkpoint; a run that never began begins.
         callbacks: they look on.
+        data: the recipe's data, if they are loaded already.
 
     Raises:
         RecipeError, DataError, TrainingError, CheckpointError: something does not fit; nothing of it is a bug.
         Interrupted: a signal came; ``resume`` goes on.
     """
     _prepare_folder(recipe, folder, resume)
-    data = load_data(recipe)
+    data = load_data(recipe) if data is None else data
+    if data.test is None and data.val is None:
+        raise RecipeError("data: neither a test nor a validation split; data.val_share=0.1 would hold one out")
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    mixer = recipe.build_mixer()
+    _check_stages(mixer, cohort)
     settings = recipe.train
     trainer = Trainer(
         cohort,
-        recipe.build_mixer(),
+        mixer,
         recipe.build_loss(),
         optim=recipe.optim,
         epochs=settings.epochs,
@@ -141,10 +157,23 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, callbacks: Sequ
     return _finish(recipe, folder, data, trainer, fitted)
 
 
+def _check_stages(mixer: Mixer, cohort: Cohort) -> None:
+    """A stage that the networks lack would show only when it is drawn, in the middle of training."""
+    stages, draws = getattr(mixer, "stages", None) or (), getattr(mixer, "stage_draws", 1)
+    if any(stage > cohort.stages for stage in stages):
+        raise RecipeError(
+            f"mixer.stages: {max(stages)} is too deep, these networks have stages 0 (images) to {cohort.stages}"
+        )
+    if 1 < draws < len(cohort.peers):
+        raise RecipeError(
+            f"mixer.stage_draws: {draws} stages for {len(cohort.peers)} peers; 1 for all of them or "
+            f"{len(cohort.peers)} would work"
+        )
+
+
 def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: Fitted) -> Result:
     images, split = data.test or data.val, "test" if data.test is not None else "validation"
-    if images is None:
-        raise RecipeError("data: neither a test nor a validation split; data.val_share=0.1 would hold one out")
+    assert images is not None  # noqa: S101
     batches = eval_loader(recipe, data, images, trainer.device)
 
     def score(cohort: Cohort) -> Report:

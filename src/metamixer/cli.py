@@ -1,0 +1,198 @@
+"""The command ``metamixer``: how it is called. What the commands do, ``metamixer.commands`` knows.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="metamixer",
+    help="Train small networks that teach each other, and get one that is accurate and ready to use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RECIPE.yaml key=value", help="A recipe, and changes such as optim.lr=0.05."),
+]
+DataName = Annotated[
+    str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A folder of images, or a name of `list data`.")
+]
+Peers = Annotated[
+    str | None, typer.Option("--peers", metavar="A,B", help="Networks that learn together: timm:resnet18,resnet20.")
+]
+MixerName = Annotated[str | None, typer.Option("--mixer", metavar="NAME", help="A name of `list mixers`.")]
+LossName = Annotated[str | None, typer.Option("--loss", metavar="NAME", help="A name of `list losses`.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="How many times the images are seen.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images in a step.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of everything random.")]
+Precision = Annotated[str | None, typer.Option("--precision", metavar="32|bf16", help="bf16 is faster where it can.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="The side in pixels that images are resized to.")]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Split(StrEnum):
+    """Images of a run."""
+
+    test = "test"
+    val = "val"
+
+
+class Checkpoint(StrEnum):
+    """Of a run."""
+
+    last = "last"
+    best = "best"
+
+
+class OnError(StrEnum):
+    """At a file that cannot be read."""
+
+    skip = "skip"
+    stop = "stop"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from metamixer import __version__
+
+        typer.echo(f"metamixer {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train small networks that teach each other, and get one that is accurate and ready to use."""
+
+
+@app.command()
+def train(
+    words: Words = None,
+    data: DataName = None,
+    peers: Peers = None,
+    mixer: MixerName = None,
+    loss: LossName = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    device: Annotated[Device | None, typer.Option("--device", help="Where to compute.")] = None,
+    image_size: ImageSize = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Of the run. \\[default: a new one in runs/]")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="FOLDER|auto", help="Go on with a run; auto: with --out, if it has begun."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="First train the same peers without teaching and mixing, to compare.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and the result only.")] = False,
+) -> None:
+    """Train a cohort by a recipe, and write the network to deploy.
+
+    Without a recipe: metamixer train --data photos/ --peers timm:resnet18,timm:mobilenetv3_small_100
+    """
+    from metamixer.commands.options import Sugar
+    from metamixer.commands.training import train as run
+
+    where = device.value if device else None
+    sugar = Sugar(data, peers, mixer, loss, epochs, batch_size, seed, precision, where, image_size)
+    raise typer.Exit(run(words or [], sugar, out, resume, baseline, quiet))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    split: Annotated[Split, typer.Option("--split", help="Which of its images.")] = Split.test,
+    checkpoint: Annotated[Checkpoint, typer.Option("--checkpoint", help="Which of its weights.")] = Checkpoint.last,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Show the figures of every peer of a run and of their ensemble."""
+    from metamixer.commands.training import evaluate as work
+
+    raise typer.Exit(work(run, split.value, checkpoint.value, as_json))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a model.safetensors.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Image files, folders, quoted globs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.csv|FILE.json", help="Instead of the terminal.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", help="Only so many of the likeliest classes. \\[default: all]")
+    ] = None,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="At a file that cannot be read.")] = OnError.skip,
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
+) -> None:
+    """Name the classes of images, with probabilities."""
+    from metamixer.commands.predicting import predict as work
+
+    raise typer.Exit(work(model, paths, out, top, on_error.value, device.value))
+
+
+@app.command()
+def preview(
+    words: Words = None,
+    data: DataName = None,
+    peers: Peers = None,
+    mixer: MixerName = None,
+    image_size: ImageSize = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="The picture.")] = Path("preview.png"),
+    images: Annotated[int, typer.Option("--images", min=2, max=16, help="How many images.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Of the images and of what is drawn.")] = 0,
+) -> None:
+    """Draw what the mixer makes of your own images."""
+    from metamixer.commands.looking import preview as work
+    from metamixer.commands.options import Sugar
+
+    sugar = Sugar(data=data, peers=peers, mixer=mixer, image_size=image_size)
+    raise typer.Exit(work(words or [], sugar, out, images, seed))
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str | None, typer.Argument(metavar="[networks|mixers|losses|data]")] = None,
+) -> None:
+    """List what a recipe can name."""
+    from metamixer.commands.looking import show_names
+
+    raise typer.Exit(show_names(what))
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")]) -> None:
+    """Decode every image of a folder and report on those that cannot be read."""
+    from metamixer.commands.looking import check as work
+
+    raise typer.Exit(work(folder))
+
+
+def main() -> None:
+    """The entry point."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    app()

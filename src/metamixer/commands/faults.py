@@ -1,0 +1,80 @@
+"""Faults that are no bugs: told in lines, with an exit code that a script can tell apart (as in sysexits.h)."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import torch
+
+from metamixer.checkpoint import CheckpointError
+from metamixer.datasets import DataError
+from metamixer.models import UnknownModel
+from metamixer.recipe_file import RecipeError
+from metamixer.terminal import say
+from metamixer.trainer import Interrupted, TrainingError
+
+# Messages of the library speak of arguments; on the command line those are changes of the recipe.
+_SPELLED = {
+    "on_error='skip'": "data.on_error=skip",
+    "download=True": "data.download=true",
+    "root=…": "data.root=…",
+}
+USAGE, DATA, TEMPORARY, DISK = 2, 65, 75, 74
+P = ParamSpec("P")
+
+
+class Stopped(Exception):
+    """A training was interrupted; ``command`` goes on with it."""
+
+    def __init__(self, interrupted: Interrupted, command: str) -> None:
+        super().__init__(f"{interrupted}; go on with: {command}")
+        self.code = 128 + interrupted.signal
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"metamixer train --resume {shlex.quote(str(folder))}"
+
+
+def told(command: Callable[P, int]) -> Callable[P, int]:
+    """A command that returns its exit code, and tells a fault in lines instead of raising it. Bugs still raise."""
+
+    @functools.wraps(command)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except RecipeError as error:
+            return _tell(error, USAGE)
+        except (DataError, TrainingError, CheckpointError, UnknownModel) as error:
+            return _tell(error, DATA)
+        except Stopped as stopped:
+            say(str(stopped), style="yellow", stderr=True)
+            return stopped.code
+        except KeyboardInterrupt:
+            say("stopped", style="yellow", stderr=True)
+            return 128 + signal.SIGINT
+        except torch.OutOfMemoryError as error:
+            first = str(error).partition(". ")[0]
+            say(f"error: {first}; a smaller --batch-size, --precision bf16 or fewer peers take less", stderr=True)
+            return TEMPORARY
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            return _tell(error, DISK)
+
+    return telling
+
+
+def _tell(error: Exception, code: int) -> int:
+    text = str(error)
+    for call, option in _SPELLED.items():
+        text = text.replace(call, option)
+    for line in text.splitlines():
+        # An indented line belongs to the one before it.
+        say(line if line.startswith(" ") else f"error: {line}", style="red", stderr=True)
+    return code

@@ -1,0 +1,165 @@
+"""``metamixer train`` and ``metamixer evaluate``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from metamixer.advice import short_budget
+from metamixer.commands.faults import Stopped, resume_command, told
+from metamixer.commands.options import Sugar, check_free, listed, new_folder, recipe_of
+from metamixer.datasets import Data
+from metamixer.recipe import Recipe
+from metamixer.recipe_file import RecipeError
+from metamixer.runs import Result, evaluate_run, load_data, read_recipe
+from metamixer.runs import train as follow
+from metamixer.terminal import Progress, clean, console, report_table, result_table, result_text, say, titled
+from metamixer.trainer import Interrupted
+
+_SHARED = "METAMIXER_RUN"  # names the folder to the processes that Fabric starts
+_USUAL = ("held out for", "training images kept")  # notes that everyone expects
+
+
+@told
+def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None, baseline: bool, quiet: bool) -> int:
+    """Follow a recipe in a folder, after its baseline if asked, and show what came out."""
+    if (shared := os.environ.get(_SHARED)) and os.environ.get("LOCAL_RANK", "0") != "0":
+        return _work_along(Path(shared))
+    recipe, folder, going_on = _begin(words, sugar, out, resume)
+    plain = None
+    if baseline or (going_on and (folder / "baseline" / "recipe.yaml").is_file()):
+        plain = Recipe.of(recipe.as_dict(), ["loss=independent", "mixer=none"])
+        if plain.digest == recipe.digest:
+            raise RecipeError("--baseline: the recipe itself is the baseline, cross-entropy alone and no mixing")
+        if recipe.train.devices * recipe.train.num_nodes > 1:
+            raise RecipeError(
+                "--baseline: trained by one process only; loss=independent mixer=none is a run of its own"
+            )
+    data = load_data(recipe)
+    _tell_about(data, quiet)
+    if not going_on and (advice := short_budget(recipe, len(data.train))):
+        say(f"warning: {advice}", style="yellow", stderr=True)
+    if not quiet:
+        say(_headline(recipe, data, folder))
+    os.environ[_SHARED] = str(folder)
+    try:
+        before = None
+        if plain is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not going_on:  # so that --resume finds the recipe while the baseline trains
+                (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
+            before = _follow(plain, folder / "baseline", data, going_on, quiet, "baseline:")
+        # With a baseline the folder is not empty any more, and a run that has not begun begins.
+        result = _follow(recipe, folder, data, going_on or plain is not None, quiet, "run:" if plain else "")
+    except Interrupted as interrupted:
+        raise Stopped(interrupted, resume_command(folder)) from None
+    except BaseException:
+        if not going_on:
+            _clear(folder)
+        raise
+    _show(result, recipe.train.epochs, before)
+    return 0
+
+
+def _work_along(folder: Path) -> int:
+    """One more process of a run on several devices: it is started with the words of the first one, and is silent."""
+    try:
+        follow(read_recipe(folder), folder, resume=True)
+    except Interrupted as interrupted:
+        return 128 + interrupted.signal
+    return 0
+
+
+def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> tuple[Recipe, Path, bool]:
+    """The recipe, its folder, and whether it goes on there."""
+    if resume is None:
+        recipe = recipe_of(words, sugar)
+        folder = new_folder(recipe) if out is None else out
+        check_free(folder)
+        return recipe, folder, False
+    if resume == "auto":
+        if out is None:
+            raise RecipeError("--resume auto needs --out FOLDER, the run to go on with or to begin")
+        folder = out
+        if not (folder / "recipe.yaml").is_file():
+            return _begin(words, sugar, out, None)
+        named = bool(words) or sugar != Sugar()
+        recipe = recipe_of(words, sugar, None if named else folder)
+    else:
+        folder = Path(resume)
+        if out not in (None, folder):
+            raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
+        read_recipe(folder)  # says so if it is no run
+        recipe = recipe_of(words, sugar, folder)
+    if differences := recipe.differences(read_recipe(folder)):
+        raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *(f"  {line}" for line in differences)]))
+    return recipe, folder, True
+
+
+def _follow(recipe: Recipe, folder: Path, data: Data, resume: bool, quiet: bool, title: str) -> Result:
+    callbacks = () if quiet else (Progress(console(), title),)
+    return follow(recipe, folder, resume=resume, callbacks=callbacks, data=data)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a run left that failed before its first step: the next attempt may have the name."""
+    for place in (folder / "baseline", folder):
+        if place.is_dir() and not (place / "metrics.jsonl").exists():
+            for name in ("recipe.yaml", "environment.json"):
+                (place / name).unlink(missing_ok=True)
+            if not any(place.iterdir()):
+                place.rmdir()
+
+
+def _tell_about(data: Data, quiet: bool) -> None:
+    for note in data.notes:
+        usual = any(words in note for words in _USUAL)
+        if not usual:
+            say(f"warning: {note}", style="yellow", stderr=True)
+        elif not quiet:
+            say(f"data: {note}", style="dim")
+    for name, cause in data.skipped[:5]:
+        say(f"  {name}: {cause}", style="yellow", stderr=True)
+    if len(data.skipped) > 5:
+        say(f"  and {len(data.skipped) - 5} more; report.json will list them all", style="yellow", stderr=True)
+
+
+def _headline(recipe: Recipe, data: Data, folder: Path) -> str:
+    size = "x".join(map(str, (data.channels, *data.size)))
+    return (
+        f"{data.name}: {len(data.train):,} training images of {size}, {len(data.classes)} classes "
+        f"({listed(map(clean, data.classes))})\n"
+        f"{' and '.join(peer.name for peer in recipe.peers)} by {recipe.loss.name} + {recipe.mixer.name}, "
+        f"{recipe.train.epochs} epochs, into {folder}"
+    )
+
+
+def _show(result: Result, epochs: int, before: Result | None) -> None:
+    console().print(result_table(result, epochs, before))
+    for line in result_text(result, epochs, before):
+        say(line)
+    folder = result.folder
+    written = [result.model, folder / "report.json", folder / "metrics.csv"]
+    say("\nwritten:", style="bold")
+    for path in written:
+        say(f"  {path}")
+    say(f"next: metamixer predict {shlex.quote(str(folder))} IMAGE_OR_FOLDER --out predictions.csv")
+
+
+@told
+def evaluate(folder: Path, split: Literal["test", "val"], checkpoint: Literal["last", "best"], as_json: bool) -> int:
+    """The figures of a run's peers and ensemble on a split of its data."""
+    report = evaluate_run(folder, split, "LATEST" if checkpoint == "last" else "BEST")
+    if as_json:
+        found = {"run": str(folder), "split": split, "checkpoint": checkpoint, **report.as_dict()}
+        console().out(json.dumps(found, indent=1), highlight=False)
+        return 0
+    what = "test" if split == "test" else "validation"
+    when = "latest checkpoint" if checkpoint == "last" else "checkpoint of the best validation accuracy"
+    console().print(titled(f"{report.images:,} {what} images, {when} of {folder}", report_table(report)))
+    say(f"All peers name the same class for {100 * report.agreement:.1f} % of the images.")
+    return 0
