@@ -17,7 +17,6 @@ from metamixer.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.seeds import derive, generator
 from metamixer.step import train_step
 from metamixer.trainer import Best, Interrupted, TrainingError
-
 from tests import toys
 
 STEPS = 5  # per epoch of the toy
@@ -197,7 +196,7 @@ def test_a_loss_that_is_not_finite_is_named():
     made = toys.trainer(epochs=1)
     with torch.no_grad():
         made.cohort.peers[1][4].weight.fill_(float("inf"))
-    with pytest.raises(TrainingError, match="of peer 1 became (nan|inf) in step 1"):
+    with pytest.raises(TrainingError, match=r"of peer 1 became (nan|inf) in step 1"):
         made.fit(toys.loader())
 
 

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -88,7 +89,7 @@ def write(
             _flush(partial / name)
         partial.rename(final)
         _flush(folder)
-    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError when the disk is full
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # what a full disk raises in each library
         shutil.rmtree(partial, ignore_errors=True)
         last = pointed(folder, "LATEST")
         raise OSError(f"cannot write the checkpoint {final}: {error}; the last good one is {last}") from error
