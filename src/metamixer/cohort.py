@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from metamixer.plan import MixPlan
 from metamixer.records import Outputs
@@ -19,7 +20,7 @@ class _Tap:
 
     def __init__(self) -> None:
         self.plan: MixPlan | None = None
-        self.seen: list[Tensor] = []
+        self.seen: list[tuple[int, Tensor]] = []
 
 
 class _MixingPoint:
@@ -44,7 +45,9 @@ class _MixingPoint:
                 "the modules where other stages end"
             )
         mixed = self.tap.plan.apply(first, self.stage)
-        self.tap.seen.append(mixed)
+        self.tap.seen.append((self.stage, mixed))
+        if hasattr(output, "_replace"):  # a named tuple
+            return output._replace(**{output._fields[0]: mixed})
         return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
 
@@ -92,6 +95,9 @@ class Cohort(nn.Module):
         ]
         self.stages = min(len(found) for found in paths)
         self.stage_paths = tuple(_align(found, self.stages) for found in paths)
+        # Kept for pickling: a handle that is read in a new process reserves its number there. Without it the next hook
+        # that anyone registers on this module would take the mixing point's place, and nothing would be mixed.
+        self._handles: list[RemovableHandle] = []
         self._taps = [self._install(network, found) for network, found in zip(networks, self.stage_paths, strict=True)]
         for index in self.frozen:
             self.peers[index].requires_grad_(False)
@@ -106,11 +112,11 @@ class Cohort(nn.Module):
             raise ValueError(f"stages are given for {len(stages)} peers, there are {len(self.peers)}")
         return [[given] if isinstance(given, str) else given for given in stages]
 
-    @staticmethod
-    def _install(network: nn.Module, paths: tuple[str, ...]) -> _Tap:
+    def _install(self, network: nn.Module, paths: tuple[str, ...]) -> _Tap:
         tap = _Tap()
         for number, path in enumerate(paths, start=1):
-            network.get_submodule(path).register_forward_hook(_MixingPoint(tap, number))
+            point = _MixingPoint(tap, number)
+            self._handles.append(network.get_submodule(path).register_forward_hook(point))
         return tap
 
     def train(self, mode: bool = True) -> Cohort:
@@ -146,13 +152,14 @@ class Cohort(nn.Module):
         with torch.set_grad_enabled(learns), _following(self._taps[index], settled) as tap:
             output = self.peers[index](settled.apply(images, 0))
             seen = tuple(tap.seen)
-        if len(seen) != self.stages:
+        if [stage for stage, _ in seen] != list(range(1, self.stages + 1)):
             raise ValueError(
-                f"peer {index} passed {len(seen)} stage ends in one forward pass instead of {self.stages}: each of "
-                f"{', '.join(self.stage_paths[index])} has to run exactly once"
+                f"peer {index} passed {len(seen)} stage ends in one forward pass, in the order "
+                f"{[stage for stage, _ in seen]}: each of {', '.join(self.stage_paths[index])} has to run exactly once "
+                "and in this order"
             )
         logits = getattr(output, "logits", output)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), seen
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), tuple(features for _, features in seen)
 
 
 @contextmanager

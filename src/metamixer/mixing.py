@@ -8,19 +8,31 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def _rows(x: Tensor) -> tuple[Tensor, bool]:
-    """``x`` as ``(B, F)`` rows in memory order, and whether that order is channels-last."""
-    if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return x.permute(0, 2, 3, 1).reshape(len(x), -1), True
-    return x.reshape(len(x), -1), False
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def _unrows(rows: Tensor, like: Tensor, channels_last: bool) -> Tensor:
-    if channels_last:
-        b, c, h, w = like.shape
-        return rows.view(b, h, w, c).permute(0, 3, 1, 2)
-    return rows.view(like.shape)
+def _format(x: Tensor) -> torch.memory_format:
+    last = _CHANNELS_LAST.get(x.ndim, torch.contiguous_format)
+    return torch.contiguous_format if x.is_contiguous() or not x.is_contiguous(memory_format=last) else last
+
+
+def _rows(x: Tensor, order: torch.memory_format) -> Tensor:
+    """``x`` as ``(B, F)`` rows in memory order: a view where it has that order."""
+    return (x if order == torch.contiguous_format else x.movedim(1, -1)).reshape(len(x), -1)
+
+
+def _gather(x: Tensor, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``x[partner]`` in ``x``'s memory format, its rows to write into, and the rows of ``x``.
+
+    The first is a tensor of its own and no view of the rows: autograd forbids in-place activations on a view that a
+    custom function returns.
+    """
+    order = _format(x)
+    rows = _rows(x, order)
+    gathered = torch.empty_like(x, memory_format=order)
+    into = _rows(gathered, order)
+    torch.index_select(rows, 0, partner, out=into)
+    return gathered, into, rows
 
 
 class _Blend(torch.autograd.Function):
@@ -33,11 +45,10 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-        rows, channels_last = _rows(x)
         ctx.save_for_backward(lam, partner)
-        # index_select makes a fresh tensor, so that the blend can be written into it.
-        mixed = rows.index_select(0, partner).lerp_(rows, lam)
-        return _unrows(mixed, x, channels_last)
+        mixed, into, rows = _gather(x, partner)
+        into.lerp_(rows, lam)
+        return mixed
 
     @staticmethod
     @once_differentiable
@@ -45,12 +56,12 @@ class _Blend(torch.autograd.Function):
         lam, partner = ctx.saved_tensors
         inverse = torch.empty_like(partner)
         inverse[partner] = torch.arange(len(partner), device=partner.device)
-        rows, channels_last = _rows(grad)
+        mixed, into, rows = _gather(grad, inverse)
         if lam.ndim == 0:
-            mixed = rows.index_select(0, inverse).lerp_(rows, lam)
+            into.lerp_(rows, lam)
         else:  # the row that comes back carries the share that its receiver gave it
-            mixed = (rows * (1 - lam)).index_select(0, inverse).addcmul_(rows, lam)
-        return _unrows(mixed, grad, channels_last), None, None
+            into.mul_((1 - lam)[inverse]).addcmul_(rows, lam)
+        return mixed, None, None
 
 
 def blend(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
@@ -104,8 +115,4 @@ def paste(x: Tensor, source: Tensor, partner: Tensor | None, low: Tensor, high: 
         return mixed
     mask = box_mask(low, high, tuple(x.shape[2:]), x.device)
     other = source if partner is None else source.index_select(0, partner.to(x.device))
-    return torch.where(mask, other, x).contiguous(
-        memory_format=torch.channels_last
-        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        else torch.contiguous_format
-    )
+    return torch.where(mask, other, x).contiguous(memory_format=_format(x))

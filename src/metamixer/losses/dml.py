@@ -38,7 +38,7 @@ class DML(nn.Module):
     def __init__(self, temperature: float = 1.0, weight: float = 1.0, ramp_up: float = 0.0) -> None:
         super().__init__()
         check_positive(temperature=temperature)
-        if weight < 0 or not 0 <= ramp_up <= 1:
+        if not weight >= 0 or not 0 <= ramp_up <= 1:
             raise ValueError(f"weight={weight} has to be at least 0 and ramp_up={ramp_up} a share in [0, 1]")
         self.temperature = temperature
         self.weight = weight

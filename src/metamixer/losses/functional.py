@@ -10,7 +10,7 @@ from torch import Tensor
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """``(P, B, C), (B, C) -> (P,)``: -sum_c t_c log p_c in nats, the mean over the batch."""
-    return -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
+    return -(targets * _single(logits).log_softmax(-1)).sum(-1).mean(-1)
 
 
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -22,8 +22,8 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
 
     No gradient flows into the teacher.
     """
-    log_teacher = (teacher.detach() / temperature).log_softmax(-1)
-    log_student = (student / temperature).log_softmax(-1)
+    log_teacher = (_single(teacher.detach()) / temperature).log_softmax(-1)
+    log_student = (_single(student) / temperature).log_softmax(-1)
     return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean(-1)
 
 
@@ -31,9 +31,14 @@ def mutual_divergence(logits: Tensor, temperature: float) -> Tensor:
     """``(P, B, C) -> (P,)``: for each peer the mean of the divergences from each of the others; 0 for a single one."""
     peers = len(logits)
     if peers == 1:
-        return logits.new_zeros(1)
+        return _single(logits).new_zeros(1)
     pairs = divergence(logits[None], logits[:, None], temperature)  # [student, teacher]
     return (pairs.sum(1) - pairs.diagonal()) / (peers - 1)
+
+
+def _single(logits: Tensor) -> Tensor:
+    """In single precision at least: in half precision T^2 KL overflows where peers are sure of different classes."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def ramp_up(progress: float | None, length: float) -> float:

@@ -12,6 +12,7 @@ from metamixer.mixers.functional import (
     Per,
     boxes,
     check,
+    check_alpha,
     check_window,
     happens,
     permutation,
@@ -73,7 +74,7 @@ class SameClassCutMix:
 
     Args:
         alpha: of Beta(alpha, alpha), the share of the box.
-        probability: that a batch is mixed.
+        probability: that a batch is mixed. 0.5, as for CutMix on CIFAR.
         box: one box for the ``batch`` or one for each ``sample``.
         partners: ``same_class``, or ``any``: then it is plain CutMix and the labels mix by the pasted area.
         until: the share of training after which mixing stops.
@@ -81,7 +82,7 @@ class SameClassCutMix:
     """
 
     alpha: float = 1.0
-    probability: float = 1.0
+    probability: float = 0.5
     box: Per = "batch"
     partners: Partners = "same_class"
     until: float = 1.0
@@ -114,11 +115,9 @@ class SameClassCutMix:
 
 
 def _check(alpha: float, box: str, probability: float, until: float, ramp: float) -> None:
+    check_alpha(alpha=alpha)
     check_window(probability, until, ramp)
-    check(
-        alpha=(alpha, alpha > 0, "Beta's parameter is above 0"),
-        box=(box, box in ("batch", "sample"), "'batch' or 'sample'"),
-    )
+    check(box=(box, box in ("batch", "sample"), "'batch' or 'sample'"))
 
 
 def _box(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ Per = Literal["batch", "sample"]
 def strength(probability: float, until: float, ramp: float, progress: float | None) -> float:
     """The probability of mixing at ``progress``: full, then falling linearly to 0 over the ``ramp`` before ``until``.
 
-    >>> [strength(0.5, 0.8, 0.4, at) for at in (0.0, 0.6, 0.8)]
+    >>> [strength(0.5, 1.0, 0.5, at) for at in (0.0, 0.75, 1.0)]
     [0.5, 0.25, 0.0]
     """
     if progress is None:
@@ -85,10 +86,21 @@ def check(**settings: tuple[object, bool, str]) -> None:
         raise ValueError("; ".join(wrong))
 
 
+def check_alpha(**alphas: float) -> None:
+    """Raise ValueError unless Beta(alpha, alpha) can be drawn; below 0.01 both its gamma variates underflow."""
+    wanted = "Beta's parameter is finite and 0.01 or above"
+    check(**{name: (alpha, 0.01 <= alpha < math.inf, wanted) for name, alpha in alphas.items()})
+
+
+def check_probability(**probabilities: float) -> None:
+    """Raise ValueError unless they lie in [0, 1]."""
+    check(**{name: (p, 0 <= p <= 1, "a probability lies in [0, 1]") for name, p in probabilities.items()})
+
+
 def check_window(probability: float, until: float, ramp: float) -> None:
     """Raise ValueError unless the probability and the window of training make sense."""
+    check_probability(probability=probability)
     check(
-        probability=(probability, 0 <= probability <= 1, "a probability lies in [0, 1]"),
         until=(until, 0 <= until <= 1, "a share of training lies in [0, 1]"),
         ramp=(ramp, 0 <= ramp <= until or ramp == 0, "the ramp lies in [0, until]"),
     )

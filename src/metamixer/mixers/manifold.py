@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metamixer.mixers.functional import Per, beta, check, check_window, happens, permutation, strength
+from metamixer.mixers.functional import Per, beta, check, check_alpha, check_window, happens, permutation, strength
 from metamixer.plan import Blend, MixPlan, Stage
 
 
@@ -35,9 +35,9 @@ class ManifoldMixup:
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
+        check_alpha(alpha=self.alpha)
         check_window(self.probability, self.until, self.ramp)
         check(
-            alpha=(self.alpha, self.alpha > 0, "Beta's parameter is above 0"),
             stages=(
                 self.stages,
                 self.stages is None or (len(self.stages) > 0 and min(self.stages) >= 0),

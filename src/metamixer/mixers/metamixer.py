@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metamixer.mixers.cutmix import Partners, SameClassCutMix
-from metamixer.mixers.functional import Per
+from metamixer.mixers.functional import Per, check_alpha, check_probability
 from metamixer.mixers.manifold import ManifoldMixup
 from metamixer.plan import MixPlan
 
@@ -27,7 +27,8 @@ class MetaMixer:
 
     Args:
         local_alpha: of Beta(alpha, alpha), the share of the pasted box. 1: every area is equally likely (CutMix).
-        local_probability: that a batch is mixed locally; 0 leaves the global half alone.
+        local_probability: that a batch is mixed locally; 0 leaves the global half alone. 0.5, as CutMix on CIFAR: with
+            1 our networks were worse in 200 epochs of 500 images (docs/results.md).
         partners: ``same_class`` (Figure 1), or ``any``: the labels then mix by the pasted area as well.
         box: one box for the ``batch`` or one for each ``sample``.
         global_alpha: of Beta(alpha, alpha), the share that a sample keeps. 1: every share is equally likely.
@@ -42,7 +43,7 @@ class MetaMixer:
     """
 
     local_alpha: float = 1.0
-    local_probability: float = 1.0
+    local_probability: float = 0.5
     partners: Partners = "same_class"
     box: Per = "batch"
     global_alpha: float = 1.0
@@ -54,7 +55,9 @@ class MetaMixer:
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
-        _ = self.local_half, self.global_half  # each checks its own settings
+        check_alpha(local_alpha=self.local_alpha, global_alpha=self.global_alpha)
+        check_probability(local_probability=self.local_probability, global_probability=self.global_probability)
+        _ = self.local_half, self.global_half  # each checks the settings that it shares
 
     @property
     def local_half(self) -> SameClassCutMix:
