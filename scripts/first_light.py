@@ -1,7 +1,8 @@
-"""The study behind docs/results.md: seven methods, three seeds, two data sets, in pieces that can be stopped.
+"""The studies behind docs/results.md, in pieces that can be stopped.
 
     python scripts/first_light.py run cifar10 --data cifar10-jpeg.tar.gz
     python scripts/first_light.py run fashion --data FOLDER_OF_FASHION_MNIST
+    python scripts/first_light.py run budget --data cifar10-jpeg.tar.gz --seeds 0 1
     python scripts/first_light.py table
 
 A cell that is finished is not run again, and one that was stopped goes on where it was. Several may run at once.
@@ -16,7 +17,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-ROWS = {
+METHODS = {
     "independent": ["loss=independent", "mixer=none"],
     "dml": ["mixer=none"],
     "dml + mixup": ["mixer=mixup"],
@@ -25,6 +26,17 @@ ROWS = {
     "dml + same-class-cutmix (local only)": ["mixer=same-class-cutmix"],
     "dml + metamixer": ["mixer=metamixer"],
 }
+_WEAK = ["mixer=metamixer", "mixer.local_probability=0.3", "mixer.global_probability=0.3", "mixer.until=0.5"]
+BUDGETS = {
+    f"{name}, {epochs} epochs": [*settings, f"train.epochs={epochs}"]
+    for epochs in (25, 50, 100, 200)
+    for name, settings in {
+        "dml": ["mixer=none"],
+        "dml + metamixer": ["mixer=metamixer"],
+        "dml + weak metamixer": _WEAK,
+    }.items()
+}
+STUDIES = {"cifar10": METHODS, "fashion": METHODS, "budget": BUDGETS}
 PER_CLASS = 100  # CIFAR-10 training files unpacked of each class; the recipe trains on half of them
 RUNS = Path("runs/first-light")
 
@@ -49,19 +61,21 @@ def unpack(archive: Path) -> Path:
 
 
 def cell(dataset: str, row: str, seed: int) -> Path:
-    return RUNS / dataset / f"{row.replace(' + ', '-').split(' (')[0]}-seed{seed}"
+    name = row.split(" (")[0].replace(" + ", "-").replace(", ", "-").replace(" ", "-")
+    return RUNS / dataset / f"{name}-seed{seed}"
 
 
 def run(dataset: str, data: Path, seeds: list[int], rows: list[str]) -> None:
-    where = f"data.name={unpack(data)}" if dataset == "cifar10" else f"data.root={data}"
+    where = f"data.root={data}" if dataset == "fashion" else f"data.name={unpack(data)}"
+    recipe = f"recipes/first-light-{'fashion' if dataset == 'fashion' else 'cifar10'}.yaml"
     for seed in seeds:
-        for row in rows:
+        for row in rows or STUDIES[dataset]:
             folder = cell(dataset, row, seed)
             if (folder / "report.json").exists():
                 continue
             command = [
-                sys.executable, "-m", "metamixer", "train", f"recipes/first-light-{dataset}.yaml", where,
-                f"train.seed={seed}", *ROWS[row], "--out", str(folder), "--resume", "auto", "--quiet",
+                sys.executable, "-m", "metamixer", "train", recipe, where,
+                f"train.seed={seed}", *STUDIES[dataset][row], "--out", str(folder), "--resume", "auto", "--quiet",
             ]  # fmt: skip
             print(" ".join(command), flush=True)
             if code := subprocess.run(command).returncode:
@@ -69,11 +83,11 @@ def run(dataset: str, data: Path, seeds: list[int], rows: list[str]) -> None:
 
 
 def table() -> None:
-    for dataset in ("cifar10", "fashion"):
+    for dataset, rows in STUDIES.items():
         print(f"\n{dataset}: test accuracy in %, last epoch, mean ± sd\n")
         print("| method | peer 0 | peer 1 | mean of peers | ensemble | NLL of peers | train accuracy | seeds |")
         print("|---|---|---|---|---|---|---|---|")
-        for row in ROWS:
+        for row in rows:
             found = [path for seed in range(10) if (path := cell(dataset, row, seed) / "report.json").exists()]
             reports = [json.loads(path.read_text())["last_epoch"] for path in found]
             if not reports:
@@ -100,10 +114,10 @@ def spread(values: list[float]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("dataset", nargs="?", choices=["cifar10", "fashion"])
+    parser.add_argument("dataset", nargs="?", choices=list(STUDIES))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--rows", nargs="+", help="of the table; all by default")
     given = parser.parse_args()
     if given.what == "table":
         table()

@@ -248,7 +248,10 @@ def evaluate_run(
         raise RecipeError(f"{data.name} has no {split} split")
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     load_checkpoint(cohort, folder, pointer)
-    return evaluate(cohort, eval_loader(recipe, data, images, torch.device("cpu")), names=recipe.names)
+    # In the precision of the training, so that the figures are those of its table.
+    precision = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
+    batches = eval_loader(recipe, data, images, torch.device("cpu"))
+    return evaluate(cohort, batches, names=recipe.names, precision=precision)
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -150,14 +150,16 @@ class Progress:
             Text(self._left()),
         )
         peers = Table.grid(padding=(0, 2))
-        peers.add_column(no_wrap=True, max_width=30, overflow="ellipsis")
+        room = 20 if self._console.width < 100 else 40  # figures that wrap are worse than a name cut short
         for index, name in enumerate(self._names):
             cells = [Text(f"{label} {values[index]:.3f}") for label, values in self._terms.items()]
             if self._train:
                 cells.append(Text(f"train {percent(self._train[index])}"))
             if self._val:
                 cells.append(Text(f"val {percent(self._val[index].accuracy)}", style="green"))
-            peers.add_row(Text(f"  {name}"), *cells)
+            title = Text(f"  {name}")
+            title.truncate(room, overflow="ellipsis")
+            peers.add_row(title, *cells)
         if self._val and len(self._names) > 1:
             blank = [Text("")] * (len(self._terms) + bool(self._train))
             peers.add_row(Text("  ensemble"), *blank, Text(f"val {percent(self._val[-1].accuracy)}", style="green"))

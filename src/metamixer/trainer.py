@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -85,6 +86,18 @@ class Fitted:
     step: int
     val: Report | None
     best: Best
+
+
+@contextmanager
+def _quiet_fabric() -> Iterator[None]:
+    """Without its notice that the precision which was asked for is used."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Line(nn.Module):
@@ -179,12 +192,13 @@ class Trainer:
         self.optim = optim or Optim()
         self.epochs, self.seed = epochs, seed
         self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
-        self.fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            precision=_FABRIC_PRECISION[precision],
-        )
+        with _quiet_fabric():
+            self.fabric = Fabric(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                precision=_FABRIC_PRECISION[precision],
+            )
         self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
         self.checkpoints = folder / "checkpoints" if folder else None
         self.callbacks = tuple(callbacks)
