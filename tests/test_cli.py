@@ -119,7 +119,7 @@ def test_a_run_is_not_changed_nor_overwritten(run):
     before = (folder / "recipe.yaml").read_text()
     changed = metamixer("train", "--resume", folder, "optim.lr=0.01", code=2).stderr
     assert "another recipe" in changed
-    assert "optim.lr: 0.1, here 0.01" in changed
+    assert "optim.lr: 0.05, here 0.01" in changed
     assert f"--resume {folder} goes on" in metamixer("train", *TINY, "--out", folder, code=2).stderr
     assert (folder / "recipe.yaml").read_text() == before
 

@@ -168,9 +168,9 @@ def test_whatever_comes_is_a_recipe_or_a_recipe_error(content):
 
 
 def test_differences_name_the_keys():
-    one, other = Recipe.of({}), Recipe.of({}, ["optim.lr=0.05", "mixer=none"])
+    one, other = Recipe.of({}), Recipe.of({}, ["optim.lr=0.07", "mixer=none"])
     found = one.differences(other)
-    assert "optim.lr: 0.05, here 0.1" in found
+    assert "optim.lr: 0.07, here 0.05" in found
     assert "mixer.local_alpha: not set, here 1.0" in found
     assert one.differences(one) == []
 
