@@ -125,6 +125,18 @@ def test_without_validation_and_test_split_there_is_nothing_to_report(tmp_path):
     assert result.last.peers[0] == result.deployed
 
 
+def test_a_deployed_network_becomes_a_frozen_teacher(run, tmp_path):
+    _, result = run
+    name = ("resnet8", "resnet14")[result.best.peer]
+    recipe = Recipe.of(
+        {"peers": [{"name": name, "weights": str(result.model), "frozen": True}, "resnet8"]},
+        [*TINY[:1], *TINY[4:], "train.epochs=1"],
+    )
+    taught = train(recipe, tmp_path / "run")
+    assert taught.last.peers[0].accuracy == result.deployed.accuracy
+    assert taught.best.peer == 1
+
+
 def test_files_that_are_no_classifier_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"x\.safetensors cannot be read"):

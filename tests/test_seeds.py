@@ -1,5 +1,6 @@
 from itertools import product
 
+import numpy as np
 import torch
 
 from metamixer.seeds import derive, generator
@@ -32,3 +33,7 @@ def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     torch.rand(4, generator=generator(0, "mix"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numpys_integers_are_numbers():
+    assert derive(0, "order", np.int64(3)) == derive(0, "order", 3)

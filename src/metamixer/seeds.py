@@ -18,7 +18,9 @@ def derive(seed: int, *purpose: str | int) -> int:
     >>> derive(0, "order", 3) == derive(0, "order", 3), derive(0, "order", 3) == derive(0, "order", 4)
     (True, False)
     """
-    text = repr((int(seed), *purpose)).encode()
+    # int(): NumPy's integers mean the same number but print differently.
+    parts = [part if isinstance(part, str) else int(part) for part in purpose]
+    text = repr((int(seed), *parts)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
