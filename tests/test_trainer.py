@@ -15,8 +15,9 @@ from metamixer import Batch, Cohort, Independent, NoMix, Optim, Trainer, total
 from metamixer.callbacks import Files
 from metamixer.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.seeds import derive, generator
+from metamixer.signals import Interrupted
 from metamixer.step import train_step
-from metamixer.trainer import Best, Interrupted, TrainingError
+from metamixer.trainer import Best, TrainingError
 from tests import toys
 
 STEPS = 5  # per epoch of the toy

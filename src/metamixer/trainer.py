@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -26,7 +23,9 @@ from metamixer.optim import Optim
 from metamixer.plan import Mixer
 from metamixer.records import Batch, Terms, total
 from metamixer.seeds import derive, generator
+from metamixer.signals import Interrupted, Watch
 from metamixer.step import Step, train_step
+from metamixer.sums import Sums
 
 Precision = Literal["32", "bf16", "64"]
 _FABRIC_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
@@ -44,16 +43,6 @@ class Batches(Protocol):
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says which peer, which term and what to try."""
-
-
-class Interrupted(Exception):
-    """A signal asked to stop; the checkpoint of this very step is written."""
-
-    def __init__(self, number: int, step: int, path: Path | None) -> None:
-        self.signal = signal.Signals(number)
-        self.step = step
-        self.checkpoint = path
-        super().__init__(f"stopped by {self.signal.name} after step {step}")
 
 
 @dataclass(frozen=True)
@@ -116,36 +105,6 @@ class _Line(nn.Module):
         return dict(step.terms), step.outputs.logits, step.targets
 
 
-class _Sums:
-    """The running means of an epoch, kept on the device and in the checkpoint."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Tensor] = {}
-        self.images = 0
-
-    def add(self, terms: Mapping[str, Tensor], logits: Tensor, targets: Tensor) -> None:
-        count = logits.shape[1]
-        right = (logits.argmax(-1) == targets.argmax(-1)).sum(-1)
-        for name, value in {
-            **{f"term/{k}": v.detach() * count for k, v in terms.items()},
-            "right": right,
-        }.items():
-            self.values[name] = self.values[name] + value if name in self.values else value
-        self.images += count
-
-    def means(self) -> tuple[dict[str, list[float]], list[float]]:
-        mean = {name: (value / max(1, self.images)).tolist() for name, value in self.values.items()}
-        accuracy = mean.pop("right", [])
-        return {name.removeprefix("term/"): value for name, value in mean.items()}, accuracy
-
-    def state(self) -> dict[str, Any]:
-        return {"values": {name: value.cpu() for name, value in self.values.items()}, "images": self.images}
-
-    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.values = {name: value.to(device) for name, value in state["values"].items()}
-        self.images = state["images"]
-
-
 class Trainer:
     """Trains a cohort. It gets parts that are built, and knows no names and no files but its own checkpoints.
 
@@ -203,7 +162,7 @@ class Trainer:
         self.checkpoints = folder / "checkpoints" if folder else None
         self.callbacks = tuple(callbacks)
         self.facts = dict(facts or {})
-        self._signal = 0
+        self._watch = Watch()
 
     @property
     def device(self) -> torch.device:
@@ -225,7 +184,7 @@ class Trainer:
         self._prepare(train)
         line = _Line(self.cohort, self.loss)
         module, optimizer = self.fabric.setup(line, self.optim.build(self.cohort, self.loss))
-        self._run = _Run(line, module, optimizer, _Sums(), step=0, best=None)
+        self._run = _Run(line, module, optimizer, Sums(), step=0, best=None)
         if resume:
             self._resume()
         start = Start(self.epochs, len(train), self._run.step, self.names)
@@ -233,7 +192,7 @@ class Trainer:
         try:
             for callback in looking:
                 callback.on_start(start)
-            with self._signals():
+            with self._watch:
                 val_report = self._epochs(train, val, looking)
         finally:
             for callback in looking:
@@ -303,7 +262,7 @@ class Trainer:
             trained = time.perf_counter() - began
             self._check_finite(terms_mean, f"epoch {epoch + 1}")
             rate = (run.sums.images - images) / trained
-            run.sums = _Sums()
+            run.sums = Sums()
             due = epoch + 1 == self.epochs or (epoch + 1) % self.validate_every == 0
             report = self._evaluate(val) if val is not None and due else None
             self._keep(epoch + 1, report, chosen_by_validation=val is not None)
@@ -425,28 +384,8 @@ class Trainer:
         run.step = state["step"]
         run.best = None if state["best"] is None else Best(**state["best"])
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask the loop to stop after the running step; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def asked(number: int, frame: FrameType | None) -> None:
-            if self._signal:
-                raise KeyboardInterrupt
-            self._signal = number
-
-        self._signal = 0
-        before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _stop_if_asked(self) -> None:
-        number = self._signal
+        number = self._watch.number
         if self.fabric.world_size > 1:  # all processes stop at the same step
             number = int(self.fabric.all_reduce(torch.tensor(float(number)), reduce_op="max"))
         if number:
@@ -460,6 +399,6 @@ class _Run:
     line: _Line
     module: Any
     optimizer: Any
-    sums: _Sums
+    sums: Sums
     step: int
     best: Best | None

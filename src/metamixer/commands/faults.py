@@ -15,8 +15,9 @@ from metamixer.checkpoint import CheckpointError
 from metamixer.datasets import DataError
 from metamixer.models import UnknownModel
 from metamixer.recipe_file import RecipeError
+from metamixer.signals import Interrupted
 from metamixer.terminal import say
-from metamixer.trainer import Interrupted, TrainingError
+from metamixer.trainer import TrainingError
 
 # Messages of the library speak of arguments; on the command line those are changes of the recipe.
 _SPELLED = {

@@ -17,8 +17,8 @@ from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
 from metamixer.runs import Result, evaluate_run, load_data, read_recipe
 from metamixer.runs import train as follow
+from metamixer.signals import Interrupted
 from metamixer.terminal import Progress, clean, console, report_table, result_table, result_text, say, titled
-from metamixer.trainer import Interrupted
 
 _SHARED = "METAMIXER_RUN"  # names the folder to the processes that Fabric starts
 _USUAL = ("held out for", "training images kept")  # notes that everyone expects

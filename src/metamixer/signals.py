@@ -1,0 +1,48 @@
+"""Stopping when asked: SIGINT and SIGTERM end training after the running step, with a checkpoint of that very step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the checkpoint of this very step is written."""
+
+    def __init__(self, number: int, step: int, path: Path | None) -> None:
+        self.signal = signal.Signals(number)
+        self.step = step
+        self.checkpoint = path
+        super().__init__(f"stopped by {self.signal.name} after step {step}")
+
+
+class Watch:
+    """While entered, the first SIGINT or SIGTERM is noted in ``number``, and a second one stops at once.
+
+    Only a program's main thread may handle signals: elsewhere nothing is watched and ``number`` stays 0.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Watch:
+        self.number = 0
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
