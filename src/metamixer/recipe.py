@@ -99,7 +99,7 @@ class TrainSection(_Section):
         validate_every: epochs between validations; the last epoch always ends with one.
     """
 
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(100, ge=1)
     batch_size: int = Field(64, ge=2)
     seed: int = Field(0, ge=0)
     precision: Literal["32", "bf16"] = "32"
