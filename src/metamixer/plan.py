@@ -153,6 +153,8 @@ def _settle(operation: Operation, stages: int, peer: int) -> Operation:
 class Mixer(Protocol):
     """A frozen dataclass of settings that draws plans.
 
+    One that never pastes companions says so by ``wants_companions = False``, and none are loaded for it.
+
     Args of the call:
         images: ``(B, C, ...)``; only shape and device are used.
         labels: ``(B,)`` int64.

@@ -96,10 +96,7 @@ def eval_loader(recipe: Recipe, data: Data, images: ImageSet, device: torch.devi
 
 def _wants_companions(recipe: Recipe) -> bool:
     """Decoding and augmenting twice the images is for nothing where no pasting inside a class happens."""
-    settings = recipe.as_dict()["mixer"]
-    if recipe.mixer.name in ("none", "mixup", "cutmix", "manifold-mixup"):
-        return False
-    return bool(settings.get("partners") != "any" and settings.get("local_probability", 1) > 0)
+    return bool(getattr(recipe.build_mixer(), "wants_companions", True))
 
 
 def train(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -44,8 +44,20 @@ class CutMix:
     until: float = 1.0
     ramp: float = 0.0
 
+    wants_companions: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        _check(self.alpha, self.box, self.probability, self.until, self.ramp)
+        self._pasting()  # has the same settings and checks them
+
+    def _pasting(self) -> SameClassCutMix:
+        return SameClassCutMix(
+            alpha=self.alpha,
+            probability=self.probability,
+            box=self.box,
+            partners="any",
+            until=self.until,
+            ramp=self.ramp,
+        )
 
     def __call__(
         self,
@@ -57,11 +69,7 @@ class CutMix:
         progress: float | None = None,
     ) -> MixPlan:
         """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
-        if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
-            return MixPlan()
-        size, low, high = _box(images, self.alpha, self.box, generator)
-        partner = permutation(len(labels), generator).to(images.device)
-        return MixPlan((Paste(low, high, size, partner=partner),))
+        return self._pasting()(images, labels, generator=generator, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,17 @@ class SameClassCutMix:
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.alpha, self.box, self.probability, self.until, self.ramp)
-        check(partners=(self.partners, self.partners in ("same_class", "any"), "'same_class' or 'any'"))
+        check_alpha(alpha=self.alpha)
+        check_window(self.probability, self.until, self.ramp)
+        check(
+            box=(self.box, self.box in ("batch", "sample"), "'batch' or 'sample'"),
+            partners=(self.partners, self.partners in ("same_class", "any"), "'same_class' or 'any'"),
+        )
+
+    @property
+    def wants_companions(self) -> bool:
+        """Whether images from outside of the batch would be pasted."""
+        return self.partners == "same_class" and self.probability > 0
 
     def __call__(
         self,
@@ -104,7 +121,10 @@ class SameClassCutMix:
         """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
         if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
             return MixPlan()
-        size, low, high = _box(images, self.alpha, self.box, generator)
+        size = tuple(images.shape[2:])
+        if not size:
+            raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(images.shape)}")
+        low, high = boxes(self.alpha, size, None if self.box == "batch" else len(images), generator)
         if self.partners == "any":
             partner = permutation(len(labels), generator).to(images.device)
         elif companions is not None:
@@ -112,19 +132,3 @@ class SameClassCutMix:
         else:
             partner = same_class_partners(labels, generator)
         return MixPlan((Paste(low, high, size, partner=partner),))
-
-
-def _check(alpha: float, box: str, probability: float, until: float, ramp: float) -> None:
-    check_alpha(alpha=alpha)
-    check_window(probability, until, ramp)
-    check(box=(box, box in ("batch", "sample"), "'batch' or 'sample'"))
-
-
-def _box(
-    images: Tensor, alpha: float, per: Per, generator: torch.Generator | None
-) -> tuple[tuple[int, ...], Tensor, Tensor]:
-    size = tuple(images.shape[2:])
-    if not size:
-        raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(images.shape)}")
-    low, high = boxes(alpha, size, None if per == "batch" else len(images), generator)
-    return size, low, high

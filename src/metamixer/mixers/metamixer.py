@@ -60,6 +60,11 @@ class MetaMixer:
         _ = self.local_half, self.global_half  # each checks the settings that it shares
 
     @property
+    def wants_companions(self) -> bool:
+        """Whether images from outside of the batch would be pasted."""
+        return self.local_half.wants_companions
+
+    @property
     def local_half(self) -> SameClassCutMix:
         """What happens at the input, inside a class."""
         return SameClassCutMix(

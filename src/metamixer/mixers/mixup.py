@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class Mixup:
     lam: Per = "batch"
     until: float = 1.0
     ramp: float = 0.0
+
+    wants_companions: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._manifold()  # has the same settings and checks them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class NoMix:
     >>> NoMix()(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
     MixPlan(operations=())
     """
+
+    wants_companions: ClassVar[bool] = False
 
     def __call__(
         self,
