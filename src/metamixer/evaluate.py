@@ -95,14 +95,12 @@ def evaluate(
             labels = batch.labels.expand(len(scores), -1)
             top = scores.topk(min(5, classes), -1).indices == labels[..., None]
             images += len(batch)
-            # Sums stay on the device; one read at the end.
-            right = right.to(labels.device) + top[..., 0].sum(-1)
-            right5 = right5.to(labels.device) + top.any(-1).sum(-1)
-            nll = nll.to(labels.device) + F.nll_loss(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(
-                labels
-            ).sum(-1)
+            # Sums move to the device with the first batch and stay there; one read at the end.
+            right = right + top[..., 0].sum(-1)
+            right5 = right5 + top.any(-1).sum(-1)
+            nll = nll + F.nll_loss(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).sum(-1)
             votes = logits.argmax(-1)
-            agreed = agreed.to(labels.device) + (votes == votes[0]).all(0).sum()
+            agreed = agreed + (votes == votes[0]).all(0).sum()
     finally:
         cohort.train(training)
     if not images:

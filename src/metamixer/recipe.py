@@ -230,7 +230,7 @@ class Recipe(_Section):
             RecipeError: a network is unknown, does not take its options, or its stages are not found.
         """
         networks: list[nn.Module] = []
-        faults: list[str] = []
+        wrong: list[str] = []
         with torch.random.fork_rng(devices=[]):
             for index, peer in enumerate(self.peers):
                 torch.manual_seed(derive(self.train.seed, "init", index))
@@ -246,9 +246,9 @@ class Recipe(_Section):
                         _load_weights(network, Path(peer.weights))
                     networks.append(network)
                 except (TypeError, ValueError, ImportError, RuntimeError, OSError) as error:
-                    faults.append(f"peers.{index} ({peer.name}): {error}")
-        if faults:
-            raise RecipeError("\n".join(faults))
+                    wrong.append(f"peers.{index} ({peer.name}): {error}")
+        if wrong:
+            raise RecipeError("\n".join(wrong))
         frozen = [index for index, peer in enumerate(self.peers) if peer.frozen]
         try:
             return Cohort(networks, stages=[peer.stages for peer in self.peers], frozen=frozen)

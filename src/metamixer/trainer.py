@@ -57,9 +57,14 @@ class Best:
     accuracy: float
     nll: float
 
+    @property
+    def order(self) -> tuple[float, float]:
+        """What is compared: the higher, the better."""
+        return self.accuracy, -self.nll
+
     def beats(self, other: Best | None) -> bool:
         """Whether this one is strictly better."""
-        return other is None or (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
+        return other is None or self.order > other.order
 
 
 @dataclass(frozen=True)
@@ -337,7 +342,7 @@ class Trainer:
         if report is not None:
             found = max(
                 (Best(epoch, index, report.peers[index].accuracy, report.peers[index].nll) for index in learning),
-                key=lambda best: (best.accuracy, -best.nll),
+                key=lambda best: best.order,
             )
             better = found.beats(run.best)
         elif last and not chosen_by_validation:
