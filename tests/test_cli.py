@@ -244,6 +244,7 @@ def test_list_shows_names_lines_and_defaults():
     for part in (
         "networks",
         "wrn_16_2",
+        "depth=110",
         "timm:NAME",
         "metamixer",
         "global_alpha=1.0",
@@ -313,18 +314,40 @@ def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
         metamixer("train", *TINY, "--out", tmp_path / "run")
 
 
-def test_help_and_version_do_not_wait_for_torch():
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--help"], "preview"),
+        (["train", "--help"], "[default: a new one in runs/]"),
+        (["--version"], "metamixer 0."),
+        (["list"], "global_alpha=1.0"),
+        (["list", "data"], "svhn"),
+    ],
+    ids=" ".join,
+)
+def test_help_version_and_list_do_not_wait_for_torch(words, text):
     code = (
-        "import sys; sys.argv = ['metamixer', sys.argv[1]]\n"
+        "import sys; sys.argv[0] = 'metamixer'\n"
         "import metamixer.cli\n"
         "try:\n    metamixer.cli.main()\n"
         "except SystemExit as end:\n    assert not end.code\n"
-        "assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
+        "assert not {'torch', 'numpy', 'timm'} & set(sys.modules)\n"
+        "assert '--help' not in sys.argv or 'rich' not in sys.modules"
     )
-    for option, text in (("--help", "preview"), ("--version", "metamixer 0.")):
-        done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, timeout=60)
-        assert not done.returncode, done.stderr
-        assert text in done.stdout
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    assert not done.returncode, done.stderr
+    assert text in done.stdout
+
+
+def test_the_package_alone_imports_nothing():
+    code = (
+        "import sys; before = set(sys.modules); import metamixer\n"
+        "print(*sorted({name for name in set(sys.modules) - before if name.startswith('metamixer')}))\n"
+        "assert not {'torch', 'numpy', 'lightning_fabric', 'timm', 'rich', 'typer', 'pydantic'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert not done.returncode, done.stderr
+    assert done.stdout.split() == ["metamixer"]
 
 
 def test_public_names_are_there_although_they_are_imported_late():

@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # with it, --help imports half of rich and takes three times as long
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -100,7 +101,7 @@ def train(
     device: Annotated[Device | None, typer.Option("--device", help="Where to compute.")] = None,
     image_size: ImageSize = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Of the run. \\[default: a new one in runs/]")
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Of the run. [default: a new one in runs/]")
     ] = None,
     resume: Annotated[
         str | None,
@@ -144,7 +145,7 @@ def predict(
         Path | None, typer.Option("--out", metavar="FILE.csv|FILE.json", help="Instead of the terminal.")
     ] = None,
     top: Annotated[
-        int | None, typer.Option("--top", help="Only so many of the likeliest classes. \\[default: all]")
+        int | None, typer.Option("--top", help="Only so many of the likeliest classes. [default: all]")
     ] = None,
     on_error: Annotated[OnError, typer.Option("--on-error", help="At a file that cannot be read.")] = OnError.skip,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
@@ -179,17 +180,47 @@ def list_names(
     what: Annotated[str | None, typer.Argument(metavar="[networks|mixers|losses|data]")] = None,
 ) -> None:
     """List what a recipe can name."""
-    from metamixer.commands.looking import show_names
+    from metamixer.commands.listing import show_names
 
     raise typer.Exit(show_names(what))
 
 
 @app.command()
 def check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")]) -> None:
-    """Decode every image of a folder and report on those that cannot be read."""
+    """Decode a folder's images, and name those that cannot be read."""
     from metamixer.commands.looking import check as work
 
     raise typer.Exit(work(folder))
+
+
+@app.command()
+def bench(
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", metavar="A,B", help="Of step, data, peers, memory, scaling, startup, floor. [default: all]"
+        ),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="How often all is measured. [default: 7]")] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option("--networks", metavar="A,B", help="[default: resnet20,resnet32,wrn_16_2,timm:resnet18]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images in a step of a small network. [default: 128]")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", metavar="32,bf16", help="One or both. [default: both]")
+    ] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
+    threads: Annotated[int | None, typer.Option("--threads", help="Of torch, on the CPU.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: whether all runs, in a minute.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Of the results.")] = Path("runs/bench"),
+) -> None:
+    """Measure how fast it is on this machine, beside plain training and other libraries."""
+    from metamixer.commands.benching import bench as work
+
+    raise typer.Exit(work(suite, rounds, networks, batch_size, precision, device.value, threads, quick, out))
 
 
 def main() -> None:

@@ -9,15 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
 
-import torch
-
-from metamixer.checkpoint import CheckpointError
-from metamixer.datasets import DataError
-from metamixer.models import UnknownModel
 from metamixer.recipe_file import RecipeError
 from metamixer.signals import Interrupted
 from metamixer.terminal import say
-from metamixer.trainer import TrainingError
 
 # Messages of the library speak of arguments; on the command line those are changes of the recipe.
 _SPELLED = {
@@ -51,24 +45,41 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
             return command(*args, **kwargs)
         except RecipeError as error:
             return _tell(error, USAGE)
-        except (DataError, TrainingError, CheckpointError, UnknownModel) as error:
-            return _tell(error, DATA)
         except Stopped as stopped:
             say(str(stopped), style="yellow", stderr=True)
             return stopped.code
         except KeyboardInterrupt:
             say("stopped", style="yellow", stderr=True)
             return 128 + signal.SIGINT
-        except torch.OutOfMemoryError as error:
-            first = str(error).partition(". ")[0]
-            say(f"error: {first}; a smaller --batch-size, --precision bf16 or fewer peers take less", stderr=True)
-            return TEMPORARY
         except BrokenPipeError:
             raise
         except OSError as error:
             return _tell(error, DISK)
+        except _of_data() as error:
+            return _tell(error, DATA)
+        except _of_memory() as error:
+            first = str(error).partition(". ")[0]
+            say(f"error: {first}; a smaller --batch-size, --precision bf16 or fewer peers take less", stderr=True)
+            return TEMPORARY
 
     return telling
+
+
+# What follows an ``except`` is asked for when something was raised that fits none of those before, so a command that
+# needs no torch (``list``) does not wait for it.
+def _of_data() -> tuple[type[Exception], ...]:
+    from metamixer.checkpoint import CheckpointError
+    from metamixer.datasets import DataError
+    from metamixer.models import UnknownModel
+    from metamixer.trainer import TrainingError
+
+    return DataError, TrainingError, CheckpointError, UnknownModel
+
+
+def _of_memory() -> type[Exception]:
+    from torch import OutOfMemoryError
+
+    return OutOfMemoryError
 
 
 def _tell(error: Exception, code: int) -> int:

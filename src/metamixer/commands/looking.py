@@ -1,74 +1,19 @@
-"""``metamixer list``, ``metamixer check`` and ``metamixer preview``: to look before one trains."""
+"""``metamixer check`` and ``metamixer preview``: to look before one trains."""
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from metamixer.commands.faults import DATA, told
 from metamixer.commands.options import Sugar, recipe_of
-from metamixer.datasets import DATASETS
 from metamixer.datasets import check as check_folder
-from metamixer.models import MODELS
-from metamixer.named import LOSSES, MIXERS, all_settings
 from metamixer.preview import draw
 from metamixer.recipe_file import RecipeError
 from metamixer.terminal import clean, console, say, table, titled
-
-_OTHER_NETWORKS = {
-    "timm:NAME": "any network of timm, such as timm:mobilenetv3_small_100",
-    "torchvision:NAME": "any classifier of torchvision, such as torchvision:resnet18",
-    "package.module:callable": "your own, called with num_classes and in_channels",
-}
-_OTHER_DATA = {
-    "FOLDER": "images in train/CLASS/, val/CLASS/ and test/CLASS/, or in CLASS/",
-    "hf:NAME": "a Hugging Face data set (needs the extra hf)",
-}
-_OTHER_PARTS = {"package.module:Name": "your own"}
-
-
-@told
-def show_names(what: str | None) -> int:
-    """The names that a recipe can have, each with a line, mixers and losses with their settings."""
-    tables: dict[str, Callable[[], None]] = {
-        "networks": lambda: _print("networks", {name: _line(make) for name, make in MODELS.items()}, _OTHER_NETWORKS),
-        "mixers": lambda: _print_parts("mixers", MIXERS),
-        "losses": lambda: _print_parts("losses", LOSSES),
-        "data": lambda: _print("data", DATASETS, _OTHER_DATA),
-    }
-    if what is not None and what not in tables:
-        raise RecipeError(f"{what!r} is no list; {', '.join(tables)} would work")
-    for name, show in tables.items():
-        if what in (None, name):
-            show()
-    return 0
-
-
-def _line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0].replace("``", "")
-
-
-def _print(title: str, rows: Mapping[str, str], others: Mapping[str, str]) -> None:
-    made = table(["name", "what it is"], numbers=False)
-    for name, line in {**rows, **others}.items():
-        made.add_row(name, line)
-    console().print(titled(title, made))
-
-
-def _print_parts(title: str, parts: Mapping[str, type]) -> None:
-    made = table(["name", "what it is", "settings"], numbers=False)
-    for name, part in parts.items():
-        settings = all_settings({"name": name}, parts)
-        lines = [f"{key}={'null' if value is None else value}" for key, value in settings.items()]
-        made.add_row(name, _line(part), "\n".join(lines))
-    for name, line in _OTHER_PARTS.items():
-        made.add_row(name, line, "")
-    console().print(titled(title, made))
 
 
 @told

@@ -1,0 +1,62 @@
+"""``metamixer list``: what a recipe can name. It answers at once, because nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from metamixer import catalogue
+from metamixer.catalogue import Entry
+from metamixer.commands.faults import told
+from metamixer.recipe_file import RecipeError
+from metamixer.terminal import console, table, titled
+
+_OTHER_NETWORKS = {
+    "timm:NAME": "any network of timm, such as timm:mobilenetv3_small_100",
+    "torchvision:NAME": "any classifier of torchvision, such as torchvision:resnet18",
+    "package.module:callable": "your own, called with num_classes and in_channels",
+}
+_OTHER_DATA = {
+    "FOLDER": "images in train/CLASS/, val/CLASS/ and test/CLASS/, or in CLASS/",
+    "hf:NAME": "a Hugging Face data set (needs the extra hf)",
+}
+_OTHER_PARTS = {"package.module:Name": "your own"}
+
+
+@told
+def show_names(what: str | None) -> int:
+    """The names that a recipe can have, each with a line; of networks what they fix, of the others the defaults."""
+    tables: dict[str, Callable[[], None]] = {
+        "networks": lambda: _print("networks", catalogue.networks(), _OTHER_NETWORKS),
+        "mixers": lambda: _print("mixers", catalogue.mixers(), _OTHER_PARTS),
+        "losses": lambda: _print("losses", catalogue.losses(), _OTHER_PARTS),
+        "data": lambda: _print("data", catalogue.data(), _OTHER_DATA),
+    }
+    if what is not None and what not in tables:
+        raise RecipeError(f"{what!r} is no list; {', '.join(tables)} would work")
+    for name, show in tables.items():
+        if what in (None, name):
+            show()
+    return 0
+
+
+def _print(title: str, entries: Sequence[Entry], others: Mapping[str, str]) -> None:
+    settings = [_lines(entry.fixed or entry.settings) for entry in entries]
+    some = any(settings)
+    made = table(["name", "what it is", *(["settings"] if some else [])], numbers=False)
+    for entry, lines in zip(entries, settings, strict=True):
+        made.add_row(entry.name, entry.line, *(["\n".join(lines)] if some else []))
+    for name, line in others.items():
+        made.add_row(name, line, *([""] if some else []))
+    console().print(titled(title, made))
+
+
+def _lines(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as they are written in a recipe."""
+    return [f"{key}={_plain(value)}" for key, value in settings.items()]
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return "null"
+    return list(value) if isinstance(value, tuple) else value
