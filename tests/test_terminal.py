@@ -39,9 +39,9 @@ class CountedTerms(dict):
         return super().items()
 
 
-def drive(progress, clock, epochs=3, steps=10, first=0, waited=0.0, val=True):
+def drive(progress, clock, epochs=3, steps=10, first=0, waited=0.0, val=True, reading=""):
     """A training whose steps take 50 ms on the clock."""
-    progress.on_start(Start(epochs, steps, first, NAMES))
+    progress.on_start(Start(epochs, steps, first, NAMES, reading))
     terms = CountedTerms(task=torch.tensor([1.5, 2.5]), distill=torch.tensor([0.25, 0.125]))
     for step in range(first, epochs * steps):
         clock[0] += 0.05
@@ -49,9 +49,8 @@ def drive(progress, clock, epochs=3, steps=10, first=0, waited=0.0, val=True):
         if (step + 1) % steps == 0:
             means = {name: value.tolist() for name, value in terms.items()}
             report = a_report(0.5, 0.625, 0.75) if val else None
-            progress.on_epoch(
-                EpochRecord(step // steps + 1, step + 1, 0.1, means, [0.25, 0.375], report, 640.0, waited / 0.05, 1.0)
-            )
+            speed = (640.0, waited / 0.05, 1.0, reading)
+            progress.on_epoch(EpochRecord(step // steps + 1, step + 1, 0.1, means, [0.25, 0.375], report, *speed))
     progress.on_end()
 
 
@@ -63,7 +62,7 @@ def test_the_bar_shows_terms_accuracies_speed_and_time():
     text = shown(progress.view(), width=120)
     for part in (
         "run: epoch 3/3", "0 [red]$x$[/]", "1 esc\\x1b[31m", "task 1.500", "task 2.500", "distill 0.125",
-        "train 25.0 %", "val 62.5 %", "ensemble", "val 75.0 %", "640 images/s", "waits for data",
+        "train 25.0 %", "val 62.5 %", "ensemble", "val 75.0 %", "640 images/s",
     ):  # fmt: skip
         assert part in text
     assert "esc\x1b[31m" not in target.file.getvalue()
@@ -79,8 +78,46 @@ def test_time_left_and_no_mark_without_waiting():
         progress.on_step(StepRecord(1, step + 1, 32, {"task": torch.zeros(2)}, 0.1, 0.0, 1.0))
     text = shown(progress.view(), width=120)
     assert "0:01:40 left" in text
-    assert "waits" not in text
+    assert "waits 0 %" in text
+    assert "data ▱▱▱▱▱▱▱▱▱▱ compute up to 32/s" in text
     progress.on_end()
+
+
+@pytest.mark.parametrize(
+    ("reading", "waited", "sides", "helps"),
+    [
+        ("disk", 0.02, "640 images/s  data 1,600/s ▰▰▰▰▱▱▱▱▱▱ compute up to 1,067/s  waits 40 %", "data.workers=2"),
+        ("workers", 0.02, "640 images/s  data ▰▰▰▰▱▱▱▱▱▱ compute up to 1,067/s  waits 40 %", "more data.workers"),
+        ("memory", 0.01, "640 images/s  data 3,200/s ▰▰▱▱▱▱▱▱▱▱ compute up to 800/s  waits 20 %", "cropping"),
+        ("disk", 0.005, "640 images/s  data 6,400/s ▰▱▱▱▱▱▱▱▱▱ compute up to 711/s  waits 10 %", ""),
+        ("", 0.02, "640 images/s  data ▰▰▰▰▱▱▱▱▱▱ compute up to 1,067/s  waits 40 %", ""),
+    ],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_both_sides_are_shown_and_help_is_given_once(reading, waited, sides, helps, terminal):
+    clock = [0.0]
+    target = Console(file=StringIO(), force_terminal=terminal, width=200 if not terminal else 80, _environ={})
+    progress = Progress(target, clock=lambda: clock[0])
+    drive(progress, clock, waited=waited, reading=reading)
+    printed = target.file.getvalue()
+    assert printed.count("hint: ") == bool(helps)
+    assert helps in printed
+    if terminal:
+        assert sides in shown(progress.view(), width=80)
+    else:
+        assert printed.count("640 images/s") == 3
+        noted = waited > 0.005
+        assert printed.count(f"(waits for data {waited / 0.05:.0%} of the time)".replace("%", " %")) == 3 * noted
+
+
+def test_the_bar_of_both_sides_where_there_are_no_blocks():
+    class Ascii(StringIO):
+        encoding = "ascii"
+
+    clock, target = [0.0], Console(file=Ascii(), force_terminal=True, width=120, _environ={})
+    progress = Progress(target, clock=lambda: clock[0])
+    drive(progress, clock, waited=0.02, reading="workers")
+    assert "data ####------ compute" in shown(progress.view())
 
 
 def test_the_device_is_read_four_times_a_second_at_most():

@@ -14,12 +14,13 @@ from metamixer.records import Terms
 
 @dataclass(frozen=True)
 class Start:
-    """The size of what begins, or goes on at ``step``."""
+    """The size of what begins, or goes on at ``step``; ``reading`` as in :class:`EpochRecord`."""
 
     epochs: int
     steps_per_epoch: int
     step: int
     peers: tuple[str, ...]
+    reading: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class EpochRecord:
         images_per_second: of training, validation left out.
         waiting: the share of training time in which the step waited for data.
         seconds: the whole epoch.
+        reading: as ``TrainLoader.reading``; empty for loaders that do not say.
     """
 
     epoch: int
@@ -60,6 +62,22 @@ class EpochRecord:
     images_per_second: float
     waiting: float
     seconds: float
+    reading: str = ""
+
+    @property
+    def compute_images_per_second(self) -> float:
+        """What computation would reach if it never waited for data.
+
+        On an accelerator an upper bound: it may be computing while this process waits.
+        """
+        return self.images_per_second / max(1 - self.waiting, 1e-9)
+
+    @property
+    def data_images_per_second(self) -> float | None:
+        """What the data would reach without computation; None where they are made beside it, so that none can tell."""
+        if self.reading not in ("memory", "disk") or not self.waiting:
+            return None
+        return self.images_per_second / self.waiting
 
     def flat(self) -> dict[str, float]:
         """One level of names, as in ``distill/1`` and ``val/accuracy/ensemble``, for tables and event files."""
@@ -71,10 +89,16 @@ class EpochRecord:
                 label = "ensemble" if index == len(self.val.peers) else index
                 row |= {f"val/accuracy/{label}": score.accuracy, f"val/nll/{label}": score.nll}
             row["val/agreement"] = self.val.agreement
-        return row | {
+        return row | self.speed() | {"seconds": self.seconds}
+
+    def speed(self) -> dict[str, float]:
+        """Images per second of the whole and of each side as far as it is known, and the share of waiting."""
+        data = self.data_images_per_second
+        return {
             "images_per_second": self.images_per_second,
+            "compute_images_per_second": self.compute_images_per_second,
+            **({} if data is None else {"data_images_per_second": data}),
             "waiting": self.waiting,
-            "seconds": self.seconds,
         }
 
 
@@ -131,7 +155,7 @@ class Files:
         """Append one row to each file."""
         row = record.flat()
         self._rows.append(row)
-        full = asdict(record) | {"val": record.val.as_dict() if record.val else None, "flat": row}
+        full = asdict(record) | record.speed() | {"val": record.val.as_dict() if record.val else None, "flat": row}
         with (self._folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(full) + "\n")
         self._write_csv()

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from metamixer.runs import Result
 
 _MOST_LINES = 10  # of a whole training where no bar can be drawn
+_MUCH = 0.1  # of the time spent waiting for data, and something should be done about it
+_HELP = {  # by TrainLoader.reading
+    "memory": "cropping and flipping images in memory takes it: a smaller data.image_size takes less",
+    "disk": "data.workers=2, or more up to the number of cores, decodes images beside them; a smaller data.image_size, "
+    "or images stored at about that size, take less",
+    "workers": "more data.workers, up to the number of cores, a smaller data.image_size, or images stored at about "
+    "that size would help",
+}
 
 
 def clean(text: object) -> str:
@@ -82,6 +90,7 @@ class Progress:
         self._train: list[float] = []
         self._val: list[Score] = []
         self._epoch, self._rate, self._waiting = 0, 0.0, 0.0
+        self._helped = False
         self._seen, self._waited, self._seconds = 0, 0.0, 0.0
 
     def on_start(self, start: Start) -> None:
@@ -109,19 +118,21 @@ class Progress:
             return
         self._terms = {name: values.tolist() for name, values in record.terms.items()}
         rate = self._seen / max(self._seconds, 1e-9)
-        self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
         share = self._waited / max(self._seconds, 1e-9)
-        self._waiting = 0.7 * self._waiting + 0.3 * share
+        old = 0.7 if self._rate else 0.0
+        self._rate = old * self._rate + (1 - old) * rate
+        self._waiting = old * self._waiting + (1 - old) * share
         self._seen, self._waited, self._seconds, self._looked = 0, 0.0, 0.0, now
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Take over the accuracies; without a bar, print one of the few lines."""
+        """Take over the accuracies; without a bar, print one of the few lines. Say once what helps against waiting."""
         self._epoch, self._step = record.epoch, record.step
         self._train = record.train_accuracy
         if record.val is not None:
             self._val = list(record.val.rows)
         if self._live is not None:
             self._terms = record.terms
+            self._help(record)
             return
         self._rate, self._waiting = record.images_per_second, record.waiting
         if record.epoch % math.ceil(self._start.epochs / _MOST_LINES) == 0 or record.epoch == self._start.epochs:
@@ -130,7 +141,11 @@ class Progress:
             else:
                 pairs = zip(self._names, self._train, strict=False)
                 figures = "training " + ", ".join(f"{name} {percent(share)}" for name, share in pairs)
-            self._say(f"epoch {record.epoch}/{self._start.epochs}  {figures}  {self._speed()}  {self._left()}")
+            speed = f"{self._rate:,.0f} images/s"
+            if self._waiting > _MUCH:
+                speed += f" (waits for data {100 * self._waiting:.0f} % of the time)"
+            self._say(f"epoch {record.epoch}/{self._start.epochs}  {figures}  {speed}  {self._left()}")
+        self._help(record)
 
     def on_end(self) -> None:
         """Leave the last state of the bar on the screen."""
@@ -139,14 +154,13 @@ class Progress:
             self._live = None
 
     def view(self) -> RenderableType:
-        """The bar and below it a line for each peer."""
+        """The bar, what the time goes to, and a line for each peer."""
         bar = Table.grid(padding=(0, 2))
-        for _ in range(4):
+        for _ in range(3):
             bar.add_column(no_wrap=True)
         bar.add_row(
             Text(f"{clean(self._title)} epoch {self._epoch}/{self._start.epochs}".strip(), style="bold"),
             ProgressBar(total=max(1, self._total), completed=self._step, width=28),
-            Text(self._speed(), style="cyan"),
             Text(self._left()),
         )
         peers = Table.grid(padding=(0, 2))
@@ -163,13 +177,29 @@ class Progress:
         if self._val and len(self._names) > 1:
             blank = [Text("")] * (len(self._terms) + bool(self._train))
             peers.add_row(Text("  ensemble"), *blank, Text(f"val {percent(self._val[-1].accuracy)}", style="green"))
-        return Group(bar, peers)
+        return Group(bar, *([self._sides()] if self._rate else []), peers)
 
-    def _speed(self) -> str:
-        if not self._rate:
-            return ""
-        mark = f" (waits for data {100 * self._waiting:.0f} % of the time)" if self._waiting > 0.1 else ""
-        return f"{self._rate:,.0f} images/s{mark}"
+    def _sides(self) -> Text:
+        """The pace of the whole, the share of time that goes to each side, and what each would reach alone.
+
+        Computation may reach less: an accelerator may be computing while this process waits.
+        """
+        full, empty = "▰▱" if self._console.encoding.startswith("utf") else "#-"
+        data = round(10 * self._waiting)
+        alone = ""
+        if self._start.reading in ("memory", "disk") and self._waiting > 0.001:
+            alone = f" {self._rate / self._waiting:,.0f}/s"
+        line = Text(f"  {self._rate:,.0f} images/s  ", style="cyan", no_wrap=True, overflow="ellipsis")
+        line.append(f"data{alone} ").append(full * data, style="yellow").append(empty * (10 - data))
+        line.append(f" compute up to {self._rate / max(1 - self._waiting, 1e-9):,.0f}/s")
+        return line.append(f"  waits {100 * self._waiting:.0f} %", style="yellow" if self._waiting > _MUCH else "")
+
+    def _help(self, record: EpochRecord) -> None:
+        help_ = _HELP.get(record.reading)
+        if help_ is None or self._helped or record.waiting <= _MUCH:
+            return
+        self._helped = True
+        self._say(f"hint: the steps wait for data {100 * record.waiting:.0f} % of the time; {help_}")
 
     def _left(self) -> str:
         done = self._step - self._first

@@ -1,5 +1,8 @@
 """Images decoded when they are asked for: the same batches for any number of workers."""
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,6 +44,43 @@ def test_batches_do_not_depend_on_workers_or_on_where_one_starts(data):
     next(there.epoch(0))  # an epoch that is left in the middle
     assert equal(whole, list(there.epoch(1)))
     assert equal(whole[2:], list(there.epoch(1, start=2)))
+
+
+def test_the_loader_says_where_batches_are_made(data):
+    memory = TensorImages(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.arange(8) % 2, ("a", "b"))
+    assert loader(data).reading == "disk"
+    assert loader(data, workers=2).reading == "workers"
+    for device, reading in (("cpu", "memory"), (torch.device("cuda", 1), "device")):
+        assert TrainLoader(memory, Augment(), [0.5], [0.5], 4, 0, device=device, workers=2).reading == reading
+
+
+class Noted:
+    """The files of a set, which notes in a folder which of them were asked for, by whatever process."""
+
+    def __init__(self, files, folder):
+        self.files, self.folder = files, folder
+
+    def __getitem__(self, row):
+        (self.folder / str(row)).touch()
+        return self.files[row]
+
+
+def test_workers_read_ahead_while_a_step_computes(data, tmp_path):
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    noted = replace(data, train=replace(data.train, files=Noted(data.train.files, asked)))
+    batches = loader(noted, workers=1, batch_size=2, companions=False).epoch(0)
+    next(batches)
+    # One batch was taken; two more are read without anyone asking for them, and no more than that.
+    until = time.monotonic() + 60
+    while len(list(asked.iterdir())) < 6 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(list(asked.iterdir())) == 6
+    here = loader(noted, batch_size=2, companions=False).epoch(1)
+    for path in asked.iterdir():
+        path.unlink()
+    next(here)
+    assert len(list(asked.iterdir())) == 2
 
 
 def test_crops_differ_between_epochs_and_from_the_companions(data):

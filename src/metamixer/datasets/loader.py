@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +63,15 @@ class TrainLoader:
     def __len__(self) -> int:
         """Batches in an epoch."""
         return max(1, len(self.images) // self.batch_size)
+
+    @property
+    def reading(self) -> Literal["memory", "device", "disk", "workers"]:
+        """Where batches are made: by this process from ``memory`` or from ``disk``, so that a step waits for all of
+        it; or beside the step, on the ``device`` or by ``workers``.
+        """
+        if isinstance(self.images, FolderImages):
+            return "workers" if self.workers else "disk"
+        return "memory" if torch.device(self.device).type == "cpu" else "device"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``start`` on, equal to the last bit to those of the whole epoch."""

@@ -152,6 +152,7 @@ class Stream:
             batch_size=None,
             collate_fn=_unchanged,  # type: ignore[arg-type]
             num_workers=self.workers,
+            prefetch_factor=2,  # batches that each worker reads ahead, while the step before them computes
             persistent_workers=True,
             generator=torch.Generator(),  # or it would draw from the global one
         )
