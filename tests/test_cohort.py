@@ -1,6 +1,7 @@
 """Cohorts against networks that are cut open by hand, and hooks that survive what PyTorch does to modules."""
 
 import copy
+import functools
 import io
 import pickle
 from collections import namedtuple
@@ -10,12 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from metamixer.cohort import Cohort
-from metamixer.mixers import MetaMixer
+from metamixer.mixers import ManifoldMixup, MetaMixer
 from metamixer.models import resnet8
+from metamixer.named import MIXERS
 from metamixer.plan import Blend, MixPlan, Paste
 from metamixer.records import Outputs
 from metamixer.stages import StagesNotFound
@@ -337,6 +340,59 @@ def test_compiled_peers():
     for plan in [MixPlan(), blending(1), blending(1, LAM / 2), blending(2), blending(1, EACH)]:
         torch.testing.assert_close(cohort(x, plan).logits, reference(x, plan).logits)
     torch.testing.assert_close(cohort.peers[0](x), reference.peers[0](x))
+
+
+@compiles
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=lambda mixer: mixer.__name__)
+def test_compile_with_every_mixer(mixer, monkeypatch):
+    """Random plans: equal to eager, and no more graphs than stages, however many plans there were."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    reference = Cohort([small(0), small(1, widths=(5, 6, 7))], stages=SMALL)
+    compiled = Cohort(copy.deepcopy(list(reference.peers)), stages=SMALL, compile=True)
+    labels = torch.tensor([0, 1, 0, 1])
+    plan_of = mixer()
+    for seed in range(24):
+        x = draw(4, 2, 8, 8, seed=seed)
+        companions = draw(4, 2, 8, 8, seed=seed + 100)
+        plan = plan_of(x, labels, companions=companions, generator=torch.Generator().manual_seed(seed))
+        found, wanted = compiled(x, plan), reference(x, plan)
+        torch.testing.assert_close(found.logits, wanted.logits)
+        torch.testing.assert_close(found.stages, wanted.stages)
+        for cohort, outputs in ((compiled, found), (reference, wanted)):
+            cohort.zero_grad()
+            (outputs.logits.square().sum() + outputs.stages[1][1].sin().sum()).backward()
+        torch.testing.assert_close(gradients(compiled), gradients(reference))
+    inside = {0, 1, 2} if mixer in (ManifoldMixup, MetaMixer) else {0}  # 0: no operation in the network
+    assert counter.frame_count <= 2 * len(inside)
+
+
+@compiles
+def test_a_hook_added_after_compilation_is_not_ignored(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    cohort = Cohort([small(0), small(1)], stages=SMALL, compile=True)
+    x = draw(4, 2, 8, 8)
+    before = cohort(x).logits
+    handle = cohort.peers[0][3].register_forward_hook(lambda module, args, output: 2 * output)
+    assert not torch.allclose(cohort(x).logits[0], before[0])
+    torch.testing.assert_close(cohort(x).logits[1], before[1])
+    handle.remove()
+    torch.testing.assert_close(cohort(x).logits, before)
+
+
+@compiles
+def test_a_copy_of_a_compiled_cohort_runs_its_own_weights(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    cohort = Cohort([small(0), small(1)], stages=SMALL, compile=True)
+    x = draw(4, 2, 8, 8)
+    cohort(x)
+    other = copy.deepcopy(cohort)
+    with torch.no_grad():
+        other.peers[0][-1].bias += 1
+    torch.testing.assert_close(other(x).logits[0], cohort(x).logits[0] + 1)
 
 
 def test_exported():

@@ -238,3 +238,18 @@ def test_box_mask_is_the_box():
     assert mask.shape == (2, 1, 5, 4, 3)
     for b, *place in product(range(2), range(5), range(4), range(3)):
         assert bool(mask[(b, 0, *place)]) == all(low[b, axis] <= i < high[b, axis] for axis, i in enumerate(place))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("partner", [None, torch.tensor([1, 2, 0])])
+def test_a_mask_for_one_box_pastes_what_slices_paste(memory_format, partner):
+    draw = torch.Generator().manual_seed(0)
+    x, source = (torch.randn(3, 4, 6, 5, generator=draw).contiguous(memory_format=memory_format) for _ in range(2))
+    for low, high in [((0, 0), (6, 5)), ((1, 2), (4, 3)), ((2, 2), (2, 5))]:
+        low, high = torch.tensor(low), torch.tensor(high)
+        sliced = paste(x, source, partner, low, high)
+        masked = paste(x, source, partner, low[None], high[None])
+        assert torch.equal(sliced, masked)
+        assert sliced.is_contiguous(memory_format=memory_format)
+        assert masked.is_contiguous(memory_format=memory_format)
+        assert box_share(low[None], high[None], (6, 5)).item() == box_share(low, high, (6, 5)).item()

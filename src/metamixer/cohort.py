@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from metamixer.parallel import PARALLEL, Parallel, in_streams, in_threads
 from metamixer.plan import MixPlan
 from metamixer.records import Outputs
 from metamixer.stages import check_stages, find_stages
@@ -61,12 +62,17 @@ class Cohort(nn.Module):
             paths serves peers of one architecture.
         frozen: the peers that do not learn, such as a pretrained teacher: they stay in evaluation mode, without
             gradients.
+        parallel: ``none``: one peer after the other. ``threads``: side by side on the CPU, the cores shared among them.
+            ``streams``: side by side on a GPU.
+        compile: run the peers through ``torch.compile``. Each stage at which a plan mixes is a graph of its own, so
+            there are as many graphs as stages; they are compiled when they first come.
 
     Peers with different numbers of stages are aligned by relative depth: the cohort has as many stages as its
     shallowest peer, and stage k of K is stage ``round(k * n / K)`` of a peer that has n.
 
     Raises:
-        ValueError: fewer than one network, one network twice, or a stage that does not exist.
+        ValueError: fewer than one network, one network twice, a stage that does not exist, or peers in threads that
+            draw random numbers as they train, such as dropout: the order of their draws would be chance.
         StagesNotFound: no stages were found; the message says what to pass.
 
     >>> peers = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)) for _ in range(2)]
@@ -79,6 +85,8 @@ class Cohort(nn.Module):
         networks: Sequence[nn.Module],
         stages: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
         frozen: Sequence[int] = (),
+        parallel: Parallel = "none",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not networks:
@@ -87,6 +95,12 @@ class Cohort(nn.Module):
             raise ValueError("one network is in the list twice: peers that share weights cannot teach each other")
         if wrong := [index for index in frozen if not 0 <= index < len(networks)]:
             raise ValueError(f"frozen={wrong}: the peers are numbered 0 to {len(networks) - 1}")
+        if parallel not in PARALLEL:
+            raise ValueError(f"parallel={parallel!r}: {', '.join(PARALLEL)} would work")
+        self.parallel: Parallel = parallel
+        self.compiled = compile
+        self._compiled: dict[int, Callable[[Tensor], Any]] = {}
+        self._drew_nothing = False
         self.peers = nn.ModuleList(networks)
         self.frozen = frozenset(frozen)
         paths = [
@@ -135,22 +149,39 @@ class Cohort(nn.Module):
         Raises:
             ValueError: the peers disagree about the number of classes, or a stage was never reached.
         """
-        logits: list[Tensor] = []
-        stages: list[tuple[Tensor, ...]] = []
-        for index in range(len(self.peers)):
-            peer_logits, seen = self._forward_peer(index, images, plan or MixPlan())
-            logits.append(peer_logits)
-            stages.append(seen)
+        settled = [(plan or MixPlan()).at(self.stages, index) for index in range(len(self.peers))]
+        found = self._run([each.after_images() for each in settled], _mix_images(settled, images))
+        logits = [each[0] for each in found]
         if len({each.shape for each in logits}) > 1:
             shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(logits))
             raise ValueError(f"peers need the same classes to teach each other, their logits are: {shapes}")
-        return Outputs(torch.stack(logits), tuple(stages))
+        return Outputs(torch.stack(logits), tuple(each[1:] for each in found))
 
-    def _forward_peer(self, index: int, images: Tensor, plan: MixPlan) -> tuple[Tensor, tuple[Tensor, ...]]:
-        settled = plan.at(self.stages, index)
+    def _run(self, plans: list[MixPlan], images: list[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Logits and stages of every peer."""
+
+        def work(index: int, own: Tensor) -> tuple[Tensor, ...]:
+            return self._forward_peer(index, own, plans[index])
+
+        device = images[0].device.type
+        if len(self.peers) > 1 and self.parallel == "threads" and device == "cpu":
+            before = torch.get_rng_state() if self.training and not self._drew_nothing else None
+            found = in_threads(work, images)
+            if before is not None and not torch.equal(before, torch.get_rng_state()):
+                raise ValueError(
+                    "a peer draws random numbers as it trains (dropout, stochastic depth): in threads the order of the "
+                    "draws would be chance, and no run could be repeated; parallel='none' would work"
+                )
+            self._drew_nothing = self._drew_nothing or before is not None
+            return found
+        if len(self.peers) > 1 and self.parallel == "streams" and device == "cuda":
+            return in_streams(work, images)
+        return [work(index, own) for index, own in enumerate(images)]
+
+    def _forward_peer(self, index: int, images: Tensor, plan: MixPlan) -> tuple[Tensor, ...]:
         learns = torch.is_grad_enabled() and index not in self.frozen
-        with torch.set_grad_enabled(learns), _following(self._taps[index], settled) as tap:
-            output = self.peers[index](settled.apply(images, 0))
+        with torch.set_grad_enabled(learns), _following(self._taps[index], plan) as tap:
+            output = self._call(index, images)
             seen = tuple(tap.seen)
         if [stage for stage, _ in seen] != list(range(1, self.stages + 1)):
             raise ValueError(
@@ -159,7 +190,32 @@ class Cohort(nn.Module):
                 "and in this order"
             )
         logits = getattr(output, "logits", output)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), tuple(features for _, features in seen)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), *(features for _, features in seen)
+
+    def _call(self, index: int, images: Tensor) -> Any:
+        if not self.compiled:
+            return self.peers[index](images)
+        if index not in self._compiled:
+            self._compiled[index] = torch.compile(self.peers[index])
+        # By default a hook that someone adds after the first call would be silently ignored, and after eight graphs
+        # of one network's code (peers of one architecture share it) the rest would run uncompiled.
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=64):
+            return self._compiled[index](images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}  # a copy compiles its own networks
+
+
+def _mix_images(plans: Sequence[MixPlan], images: Tensor) -> list[Tensor]:
+    """The images of each peer. Mixed once where the plans agree, and they do unless every peer has its own stage."""
+    mixed: dict[tuple[int, ...], Tensor] = {}
+    found = []
+    for plan in plans:
+        acting = tuple(place for place, operation in enumerate(plan.operations) if operation.stage == 0)
+        if acting not in mixed:
+            mixed[acting] = plan.apply(images, 0)
+        found.append(mixed[acting])
+    return found
 
 
 @contextmanager

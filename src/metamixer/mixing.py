@@ -82,11 +82,14 @@ def box_share(low: Tensor, high: Tensor, size: tuple[int, ...]) -> Tensor:
     >>> box_share(torch.tensor([0, 2]), torch.tensor([4, 4]), (8, 8))
     tensor(0.1250, dtype=torch.float64)
     """
-    return (high - low).double().div(torch.tensor(size, dtype=torch.float64)).prod(-1)
+    share = torch.ones((), dtype=torch.float64, device=low.device)
+    for axis, length in enumerate(size):  # no tensor made of numbers: a graph that is being captured forbids it
+        share = share * ((high[..., axis] - low[..., axis]).double() / length)
+    return share
 
 
 def box_mask(low: Tensor, high: Tensor, size: tuple[int, ...], device: torch.device) -> Tensor:
-    """True inside the box: ``(B, S)`` bounds -> ``(B, 1, *size)``."""
+    """True inside the box: ``(B, S)`` bounds, or ``(1, S)`` for all, -> ``(B, 1, *size)`` or ``(1, 1, *size)``."""
     low, high = low.to(device), high.to(device)
     mask = torch.ones((len(low), *[1] * (len(size) + 1)), dtype=torch.bool, device=device)
     for axis, length in enumerate(size):
@@ -104,7 +107,8 @@ def paste(x: Tensor, source: Tensor, partner: Tensor | None, low: Tensor, high: 
         source: ``(B, C, *size)``; may be ``x``.
         partner: ``(B,)`` int64 or None.
         low, high: ``(S,)`` one box for the batch, or ``(B, S)`` one for each sample; ``low <= position < high``.
-            Bounds of one box are read on the host, so they should live on the CPU.
+            Bounds of one box are read on the host, so they should live on the CPU: slices are the fastest. ``(1, S)``
+            is one box that stays on the device: a mask, which a captured graph can make anew for every step.
     """
     if low.ndim == 1:
         sides = [slice(int(a), int(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]

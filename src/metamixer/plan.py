@@ -50,7 +50,7 @@ class Paste:
 
     Args:
         low, high: ``(S,)`` one box for the batch or ``(B, S)`` one a sample, int64 on the CPU: ``low <= i < high``
-            on each of the S spatial axes.
+            on each of the S spatial axes. ``(1, S)``: one for the batch, on any device.
         size: the S spatial sizes that the box was drawn for.
         partner: ``(B,)`` int64, whose box is pasted; None with ``source``.
         source: ``(B, C, *size)`` companions: images from outside the batch with the same labels, pasted row by row.
@@ -113,6 +113,10 @@ class MixPlan:
             if operation.stage == stage:
                 x = operation(x)
         return x
+
+    def after_images(self) -> MixPlan:
+        """The operations inside of the networks: those that are not at stage 0."""
+        return MixPlan(tuple(operation for operation in self.operations if operation.stage != 0))
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Soft targets: ``(B,)`` int64 class indices -> ``(B, num_classes)`` float32, rows summing to 1.

@@ -1,0 +1,162 @@
+"""Peers at the same time: a thread and its own cores for each on a CPU, a stream for each on a GPU.
+
+Two small networks on two cores are faster side by side than one after the other with two cores each: a convolution of
+16 channels has too little work to share. A peer's forward pass knows nothing of the others, so it runs anywhere; what
+comes out enters the caller's graph as the result of one operation, whose backward pass runs the peers' own backward
+passes side by side again. So every loss works as it is, and ``backward()`` is called as always.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Parallel = Literal["none", "threads", "streams"]
+PARALLEL: tuple[str, ...] = get_args(Parallel)
+
+Work = Callable[[int, Tensor], tuple[Tensor, ...]]
+"""Runs peer ``index`` on its images: everything it puts out, as a flat tuple."""
+
+_R = TypeVar("_R")
+
+
+def in_threads(work: Work, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """``work(index, images[index])`` for all peers, side by side on the CPU, forward and backward.
+
+    Weights are reached through ``backward()`` only: they are no inputs of the caller's graph, so
+    ``torch.autograd.grad`` with respect to them, a second backward pass, and second derivatives are not to be had.
+
+    Raises:
+        Exception: whatever the first peer that failed raised, after all have ended.
+    """
+    if not torch.is_grad_enabled():
+        return _each(lambda index: work(index, images[index]), len(images))
+    anchor = torch.empty(0, requires_grad=True)  # or the operation would not be recorded: no input needs a gradient
+    sizes: list[int] = []
+    flat = iter(_Together.apply(work, sizes, anchor, *images))  # type: ignore[no-untyped-call]
+    return [tuple(next(flat) for _ in range(size)) for size in sizes]
+
+
+class _Together(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, work: Work, sizes: list[int], anchor: Tensor, *images: Tensor) -> tuple[Tensor, ...]:
+        leaves = [each.detach().requires_grad_(each.requires_grad) for each in images]
+
+        def run(index: int) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                return work(index, leaves[index])
+
+        ctx.leaves, ctx.found = leaves, _each(run, len(images))
+        ctx.set_materialize_grads(False)
+        sizes.extend(len(found) for found in ctx.found)
+        inner = [tensor for found in ctx.found for tensor in found]
+        outer = [tensor.detach() for tensor in inner]
+        ctx.mark_non_differentiable(
+            *(out for out, tensor in zip(outer, inner, strict=True) if not tensor.requires_grad)
+        )
+        return tuple(outer)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.found is None:
+            raise RuntimeError("peers in threads have one backward pass for each forward pass; this is the second")
+        found, leaves, left = ctx.found, ctx.leaves, iter(grads)
+        ctx.found = ctx.leaves = None
+        own = [[next(left) for _ in peer] for peer in found]
+
+        def run(index: int) -> Tensor | None:
+            wanted = [
+                (out, grad)
+                for out, grad in zip(found[index], own[index], strict=True)
+                if grad is not None and out.requires_grad
+            ]
+            if wanted:
+                torch.autograd.backward([out for out, _ in wanted], [grad for _, grad in wanted])
+            gradient: Tensor | None = leaves[index].grad
+            return gradient
+
+        return (None, None, None, *_each(run, len(found)))
+
+
+def _each(run: Callable[[int], _R], count: int) -> list[_R]:
+    """``run(index)`` for every index in the pool, with the caller's gradient mode and autocast."""
+    inherited = _inherited()
+
+    def task(index: int) -> _R:
+        with inherited():
+            return run(index)
+
+    cores = torch.get_num_threads()
+    workers = min(count, cores)
+    futures = [_pool(workers, cores // workers).submit(task, index) for index in range(count)]
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+def _inherited() -> Callable[[], Any]:
+    """What belongs to a thread and has to be taken along."""
+    grad = torch.is_grad_enabled()
+    autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    @contextmanager
+    def inherited() -> Iterator[None]:
+        # Without the cache of cast weights: it is one for all threads, and the first to end would empty it.
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=dtype, enabled=autocast, cache_enabled=False):
+            yield
+
+    return inherited
+
+
+@cache
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Workers of ``threads`` cores each; they stay for the process's life and sleep when nothing is to do."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="metamixer-peer")
+    all_there = threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(threads)
+        all_there.wait()
+
+    usual = torch.get_num_threads()
+    for _ in range(workers):
+        pool.submit(begin)
+    all_there.wait()
+    # The number belongs to the thread that sets it, but threads that begin later take over the one set last.
+    torch.set_num_threads(usual)
+    return pool
+
+
+def in_streams(work: Work, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """``work(index, images[index])`` for all peers, each on a CUDA stream of its own.
+
+    Autograd runs the backward pass of an operation on the stream of its forward pass, so that one is parallel as
+    well; inside of a captured graph the streams become branches of it.
+    """
+    device = images[0].device
+    caller = torch.cuda.current_stream(device)
+    streams = _streams(device, len(images))
+    found = []
+    for index, stream in enumerate(streams):
+        stream.wait_stream(caller)
+        with torch.cuda.stream(stream):
+            found.append(work(index, images[index]))
+        images[index].record_stream(stream)
+    for stream, outputs in zip(streams, found, strict=True):
+        caller.wait_stream(stream)
+        for tensor in outputs:
+            tensor.record_stream(caller)
+    return found
+
+
+@cache
+def _streams(device: torch.device, count: int) -> tuple[torch.cuda.Stream, ...]:
+    return tuple(torch.cuda.Stream(device) for _ in range(count))  # type: ignore[no-untyped-call]
