@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the same bits, it stops when asked."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer import Batch, Cohort, Independent, NoMix, Optim, Trainer, total
+from metamixer import DML, Batch, Cohort, Independent, MetaMixer, NoMix, Optim, Trainer, total
 from metamixer.callbacks import Files
 from metamixer.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.seeds import derive, generator
@@ -154,6 +155,52 @@ def _train_and_be_killed(folder: str, delay: float) -> None:
     )
 
 
+class Slow:
+    """A loader whose batches take a while."""
+
+    def __init__(self, inner, seconds, reading=None):
+        self.inner, self.seconds = inner, seconds
+        if reading:
+            self.reading = reading
+
+    def __len__(self):
+        return len(self.inner)
+
+    def epoch(self, epoch, start=0):
+        for batch in self.inner.epoch(epoch, start):
+            time.sleep(self.seconds)
+            yield batch
+
+
+@pytest.mark.parametrize("reading", ["disk", "workers", None])
+def test_both_sides_of_the_speed_are_told(tmp_path, reading):
+    seen = []
+
+    class Looking(Files):
+        def on_start(self, start):
+            super().on_start(start)
+            seen.append(start.reading)
+
+        def on_epoch(self, record):
+            super().on_epoch(record)
+            seen.append(record)
+
+    toys.trainer(epochs=1, callbacks=[Looking(tmp_path)]).fit(Slow(toys.loader(), 0.05, reading))
+    began, record = seen
+    assert began == record.reading == (reading or "")
+    images, trained = 40, 40 / record.images_per_second
+    waited = record.waiting * trained
+    assert STEPS * 0.05 <= waited < trained
+    assert record.compute_images_per_second == pytest.approx(images / (trained - waited))
+    if reading == "disk":
+        assert record.data_images_per_second == pytest.approx(images / waited)
+    else:
+        assert record.data_images_per_second is None
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["compute_images_per_second"] == row["flat"]["compute_images_per_second"]
+    assert ("data_images_per_second" in row) == ("data_images_per_second" in row["flat"]) == (reading == "disk")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path, uninterrupted, seed):
     """Real kills, also while a checkpoint is written; every child resumes what the one before it left."""
@@ -242,14 +289,9 @@ def test_clipping_is_per_peer():
     assert_same_bits(*results)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "64"])
-def test_other_precisions_learn(precision):
-    loader = toys.loader()
-    made = toys.trainer(epochs=4, precision=precision)
-    if precision == "64":
-        assert made.fabric.strategy.precision.precision == "64-true"
-        return
-    fitted = made.fit(loader, toys.validation())
+def test_bf16_learns_with_float32_weights():
+    made = toys.trainer(epochs=4, precision="bf16")
+    fitted = made.fit(toys.loader(), toys.validation())
     assert next(made.cohort.parameters()).dtype == torch.float32
     assert fitted.val.ensemble.accuracy > 0.5
 
@@ -273,3 +315,42 @@ def test_a_second_interrupt_stops_at_once():
     with pytest.raises(KeyboardInterrupt):
         toys.trainer(epochs=1, callbacks=[Twice(0)]).fit(toys.loader())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("parallel", "graphs", "said"),
+    [
+        (
+            "none",
+            True,
+            r"graphs=True captures the steps of one CUDA device; here are 1 on cpu: graphs=False would work",
+        ),
+        ("streams", False, r"parallel='streams' needs a CUDA device; 'threads' or 'none' would work"),
+    ],
+)
+def test_what_the_device_cannot_do_is_said_at_once(parallel, graphs, said):
+    cohort = Cohort([toys.network(0), toys.network(1)], stages=["0", "1"], parallel=parallel)
+    with pytest.raises(TrainingError, match=said):
+        Trainer(cohort, NoMix(), Independent(), epochs=1, accelerator="cpu", graphs=graphs)
+
+
+def test_dropout_in_threads_is_an_error_of_the_training():
+    cohort = Cohort([toys.network(0), toys.network(1)], stages=["0", "1"], parallel="threads")
+    with pytest.raises(TrainingError, match="a peer draws random numbers as it trains"):
+        Trainer(cohort, NoMix(), Independent(), epochs=1, accelerator="cpu").fit(toys.loader())
+
+
+def test_peers_in_threads_resume_to_the_same_bits(tmp_path):
+    def trainer(folder, epochs=3):
+        torch.manual_seed(0)
+        cohort = Cohort([toys.network(seed, dropout=0.0) for seed in range(2)], stages=["0", "1"], parallel="threads")
+        callbacks = [SignalAfter(7)] if folder.name == "stopped" and not folder.exists() else []
+        return Trainer(cohort, MetaMixer(), DML(), epochs=epochs, accelerator="cpu", folder=folder, callbacks=callbacks)
+
+    whole = trainer(tmp_path / "whole")
+    whole.fit(toys.loader())
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "stopped").fit(toys.loader())
+    resumed = trainer(tmp_path / "stopped")
+    resumed.fit(toys.loader(), resume=True)
+    assert_same_bits(resumed.cohort.state_dict(), whole.cohort.state_dict())

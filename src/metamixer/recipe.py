@@ -20,6 +20,7 @@ from metamixer.cohort import Cohort
 from metamixer.models import build
 from metamixer.named import LOSSES, MIXERS, all_settings, faults, make
 from metamixer.optim import Optim
+from metamixer.parallel import Parallel
 from metamixer.plan import Mixer
 from metamixer.recipe_file import RecipeError, read_yaml, with_changes
 from metamixer.seeds import derive
@@ -95,6 +96,10 @@ class TrainSection(_Section):
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine.
         num_nodes: machines.
+        parallel: peers one after the other (``none``), side by side on the cores of a CPU (``threads``) or on a GPU
+            (``streams``).
+        compile: run the peers through ``torch.compile``.
+        graphs: capture whole steps as CUDA graphs.
         checkpoint_every: epochs between checkpoints.
         validate_every: epochs between validations; the last epoch always ends with one.
     """
@@ -106,6 +111,9 @@ class TrainSection(_Section):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)
+    parallel: Parallel = "none"
+    compile: bool = False
+    graphs: bool = False
     checkpoint_every: int = Field(1, ge=1)
     validate_every: int = Field(1, ge=1)
 
@@ -251,7 +259,13 @@ class Recipe(_Section):
             raise RecipeError("\n".join(wrong))
         frozen = [index for index, peer in enumerate(self.peers) if peer.frozen]
         try:
-            return Cohort(networks, stages=[peer.stages for peer in self.peers], frozen=frozen)
+            return Cohort(
+                networks,
+                stages=[peer.stages for peer in self.peers],
+                frozen=frozen,
+                parallel=self.train.parallel,
+                compile=self.train.compile,
+            )
         except ValueError as error:
             raise RecipeError(f"peers: {error}") from error
 

@@ -139,6 +139,7 @@ def train(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
+        graphs=settings.graphs,
         folder=folder,
         checkpoint_every=settings.checkpoint_every,
         validate_every=settings.validate_every,
@@ -267,6 +268,18 @@ def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def _processor() -> str:
+    """The model's name; Python itself knows it on few systems."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
     versions: dict[str, str | None] = {}
@@ -279,7 +292,7 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metamixer.plan import Mixer
+from metamixer.plan import Mixer, MixPlan
 from metamixer.records import Batch, Outputs, Terms
 
 
@@ -37,6 +37,19 @@ def train_step(
         progress: the share of training that is done; None: settings that change with it are at full strength.
     """
     plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
+    return follow(cohort, loss, batch, plan, progress)
+
+
+def follow(
+    cohort: nn.Module, loss: nn.Module, batch: Batch, plan: MixPlan, progress: float | Tensor | None = None
+) -> Step:
+    """The step of a plan that is drawn already: nothing random is left but what the networks draw themselves.
+
+    Args:
+        cohort, loss, batch: as in :func:`train_step`.
+        plan: what happens to the batch.
+        progress: as in :func:`train_step`, or a 0-d tensor, which a captured graph can read anew.
+    """
     outputs: Outputs = cohort(batch.images, plan)
     targets = plan.targets(batch.labels, num_classes=outputs.logits.shape[-1])
     return Step(loss(outputs, targets, progress=progress), outputs, targets)

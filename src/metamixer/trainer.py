@@ -19,16 +19,17 @@ from metamixer import checkpoint
 from metamixer.callbacks import Callback, EpochRecord, Start, StepRecord
 from metamixer.cohort import Cohort
 from metamixer.evaluate import Report, evaluate
+from metamixer.graphs import Computed, StepGraphs
 from metamixer.optim import Optim
-from metamixer.plan import Mixer
+from metamixer.plan import Mixer, MixPlan
 from metamixer.records import Batch, Terms, total
 from metamixer.seeds import derive, generator
 from metamixer.signals import Interrupted, Watch
-from metamixer.step import Step, train_step
+from metamixer.step import Step, follow
 from metamixer.sums import Sums
 
-Precision = Literal["32", "bf16", "64"]
-_FABRIC_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+Precision = Literal["32", "bf16"]
+_FABRIC_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 class Batches(Protocol):
@@ -120,8 +121,9 @@ class Trainer:
         optim: optimizer and schedule.
         epochs: how many times the training data is seen.
         seed: of everything random in training, the networks' dropout included.
-        precision: ``32``, ``bf16`` (autocast) or ``64``.
+        precision: ``32`` or ``bf16`` (autocast).
         accelerator, devices, num_nodes: as in Lightning Fabric: ``auto``, ``cpu``, ``cuda``; how many.
+        graphs: capture whole steps as CUDA graphs, one for each stage of mixing. One GPU only.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
         checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
         validate_every: epochs between validations; the last epoch always ends with one.
@@ -143,6 +145,7 @@ class Trainer:
         accelerator: str = "auto",
         devices: int = 1,
         num_nodes: int = 1,
+        graphs: bool = False,
         folder: Path | None = None,
         checkpoint_every: int = 1,
         validate_every: int = 1,
@@ -163,11 +166,29 @@ class Trainer:
                 num_nodes=num_nodes,
                 precision=_FABRIC_PRECISION[precision],
             )
+        self.graphs = graphs
+        self._check_engine()
         self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
         self.checkpoints = folder / "checkpoints" if folder else None
         self.callbacks = tuple(callbacks)
         self.facts = dict(facts or {})
         self._watch = Watch()
+
+    def _check_engine(self) -> None:
+        """What the chosen device cannot do, said before anything is loaded."""
+        alone = self.fabric.world_size == 1
+        if self.graphs and (self.device.type != "cuda" or not alone):
+            raise TrainingError(
+                f"graphs=True captures the steps of one CUDA device; here are {self.fabric.world_size} on "
+                f"{self.device.type}: graphs=False would work"
+            )
+        if self.cohort.parallel == "threads" and (self.device.type != "cpu" or not alone):
+            raise TrainingError(
+                "parallel='threads' shares the cores of one process on a CPU; here are "
+                f"{self.fabric.world_size} on {self.device.type}: parallel='none' would work"
+            )
+        if self.cohort.parallel == "streams" and self.device.type != "cuda":
+            raise TrainingError("parallel='streams' needs a CUDA device; 'threads' or 'none' would work")
 
     @property
     def device(self) -> torch.device:
@@ -192,7 +213,9 @@ class Trainer:
         self._run = _Run(line, module, optimizer, Sums(), step=0, best=None)
         if resume:
             self._resume()
-        start = Start(self.epochs, len(train), self._run.step, self.names)
+        if self.graphs:
+            self._capture()
+        start = Start(self.epochs, len(train), self._run.step, self.names, getattr(train, "reading", ""))
         looking = self.callbacks if self.fabric.is_global_zero else ()
         try:
             for callback in looking:
@@ -255,7 +278,7 @@ class Trainer:
                     step=run.step,
                     images=len(batch),
                     terms=terms,
-                    lr=run.optimizer.param_groups[0]["lr"],
+                    lr=run.rate,
                     waited=wait,
                     seconds=time.perf_counter() - asked,
                 )
@@ -274,13 +297,14 @@ class Trainer:
             record_epoch = EpochRecord(
                 epoch=epoch + 1,
                 step=run.step,
-                lr=run.optimizer.param_groups[0]["lr"],
+                lr=run.rate,
                 terms=terms_mean,
                 train_accuracy=accuracy,
                 val=report,
                 images_per_second=rate,
                 waiting=waited / trained,
                 seconds=time.perf_counter() - began,
+                reading=getattr(train, "reading", ""),
             )
             for callback in looking:
                 callback.on_epoch(record_epoch)
@@ -289,17 +313,49 @@ class Trainer:
     def _step(self, batch: Batch, per_epoch: int) -> Terms:
         run = self._run
         progress = run.step / (self.epochs * per_epoch)
-        rate = self.optim.rate(progress)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rate(self.optim.rate(progress))
         # Dropout draws from torch's global generator, so it is seeded for the step.
         torch.manual_seed(derive(self.seed, "network", run.step, self.fabric.global_rank))
         draws = generator(self.seed, "mix", run.step, self.fabric.global_rank)
+        plan = self.mixer(batch.images, batch.labels, companions=batch.companions, generator=draws, progress=progress)
+        terms, logits, targets = (run.graphs or self._compute)(batch, plan, progress)
+        if after_step := getattr(self.loss, "after_step", None):
+            after_step(self.cohort)
+        run.sums.add(terms, logits.detach(), targets)
+        run.step += 1
+        return terms
+
+    def _capture(self) -> None:
+        """Steps as graphs from here on. What the optimizer reads at each step has to be on the device."""
+        run = self._run
+        run.graphs = StepGraphs(
+            self._compute, stages=self.cohort.stages, peers=len(self.cohort.peers), device=self.device
+        )
+        for group in run.optimizer.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
+            if "capturable" in group:  # AdamW counts its steps
+                group["capturable"] = True
+
+    def _set_rate(self, rate: float) -> None:
+        run = self._run
+        run.rate = rate
+        for group in run.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # a captured optimizer reads it on the device
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _compute(self, batch: Batch, plan: MixPlan, progress: float | Tensor) -> Computed:
+        """All that a step does on the device."""
+        run = self._run
 
         def work(cohort: Cohort, loss: nn.Module) -> Step:
-            return train_step(cohort, self.mixer, loss, batch, draws, progress)
+            return follow(cohort, loss, batch, plan, progress)
 
-        terms, logits, targets = run.module(work)
+        try:
+            terms, logits, targets = run.module(work)
+        except ValueError as error:  # how parts say that they do not fit together
+            raise TrainingError(str(error)) from error
         if self.device.type == "cpu":  # elsewhere reading would stall the device: the end of the epoch tells
             self._check_finite({name: term.tolist() for name, term in terms.items()}, f"step {run.step + 1}")
         run.optimizer.zero_grad(set_to_none=True)
@@ -308,11 +364,7 @@ class Trainer:
             for group in run.optimizer.param_groups:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.optim.clip)
         run.optimizer.step()
-        if after_step := getattr(self.loss, "after_step", None):
-            after_step(self.cohort)
-        run.sums.add(terms, logits.detach(), targets)
-        run.step += 1
-        return terms  # type: ignore[no-any-return]
+        return terms, logits, targets
 
     def _share(self, batch: Batch) -> Batch:
         """This process's part of a batch: every world-size-th sample, so that all parts differ by one at the most."""
@@ -331,7 +383,7 @@ class Trainer:
                 if not math.isfinite(value):
                     raise TrainingError(
                         f"the term '{name}' of peer {peer} became {value} in {when} "
-                        f"(learning rate {self._run.optimizer.param_groups[0]['lr']:g}): "
+                        f"(learning rate {self._run.rate:g}): "
                         "a lower optim.lr, optim.warmup=0.05 or optim.clip=5 usually helps"
                     )
 
@@ -407,3 +459,5 @@ class _Run:
     sums: Sums
     step: int
     best: Best | None
+    rate: float = 0.0
+    graphs: StepGraphs | None = None

@@ -44,7 +44,7 @@ class DML(nn.Module):
         self.weight = weight
         self.ramp_up = ramp_up
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | None = None) -> Terms:
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
         ``progress`` is the share of training that is done; None: the weight is at its full value.

@@ -11,7 +11,7 @@ from metamixer.records import Outputs, Terms
 class Independent(nn.Module):
     """Cross-entropy of each peer with the soft targets, in nats: plain training of P networks side by side."""
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | None = None) -> Terms:
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,)}``."""
         check_targets(outputs.logits, targets)
         return {"task": soft_cross_entropy(outputs.logits, targets)}
