@@ -3,6 +3,7 @@
     python scripts/first_light.py run cifar10 --data cifar10-jpeg.tar.gz
     python scripts/first_light.py run fashion --data FOLDER_OF_FASHION_MNIST
     python scripts/first_light.py run budget --data cifar10-jpeg.tar.gz --seeds 0 1
+    python scripts/first_light.py run precision --data cifar10-jpeg.tar.gz
     python scripts/first_light.py table
 
 A cell that is finished is not run again, and one that was stopped goes on where it was. Several may run at once.
@@ -36,7 +37,12 @@ BUDGETS = {
         "dml + weak metamixer": _WEAK,
     }.items()
 }
-STUDIES = {"cifar10": METHODS, "fashion": METHODS, "budget": BUDGETS}
+# The recipes train in bf16: what would fp32 have given? Compare with the same rows of `cifar10`.
+PRECISION = {
+    "dml, fp32": ["mixer=none", "train.precision=32"],
+    "dml + metamixer, fp32": ["mixer=metamixer", "train.precision=32"],
+}
+STUDIES = {"cifar10": METHODS, "fashion": METHODS, "budget": BUDGETS, "precision": PRECISION}
 PER_CLASS = 100  # CIFAR-10 training files unpacked of each class; the recipe trains on half of them
 RUNS = Path("runs/first-light")
 
