@@ -1,0 +1,119 @@
+"""One step: peers that train together against the same networks side by side, mixers, losses, threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from metamixer.bench.results import Measured, Missing, Section, ratios
+from metamixer.bench.settings import Settings, spelled
+from metamixer.bench.timing import Case, Work, fixed, interleave
+from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated, set_up
+from metamixer.cohort import Cohort
+from metamixer.losses import DML
+from metamixer.mixers import NoMix
+from metamixer.named import LOSSES, MIXERS, make
+
+JOINT = "DML, 2 peers"
+_DRAWN = (
+    "Mixers do not act alike with every draw: each unit is the mean over {} fixed seeds, the same in every round. "
+    "Companions come as tensors."
+)
+
+
+def measure(settings: Settings) -> list[Section]:
+    """Three sections for each network and precision: peers, mixers, losses."""
+    sections = []
+    for name in settings.networks:
+        for precision in settings.precisions:
+            sections += [part(settings, name, precision) for part in (peers, mixers, losses)]
+    return sections
+
+
+def _title(what: str, settings: Settings, name: str, precision: str) -> str:
+    shape = settings.shape(name)
+    return f"{what}: {name}, {spelled(precision)}, {shape.batch} x {shape.side}x{shape.side}"
+
+
+def _steps(settings: Settings) -> int:
+    return 1 if settings.quick else 2
+
+
+def peers(settings: Settings, name: str, precision: str) -> Section:
+    """1, 2 and 4 plain steps, the joint steps of 2 and 4 peers, and 2 peers side by side."""
+    shape, times = settings.shape(name), _steps(settings)
+    batch = batch_of(settings, shape, companions=False)
+    plain = [settings.network(name) for _ in range(4)]
+    cases = [
+        Case(f"plain x {count}", fixed(_times(plain_steps(plain[:count], batch, settings, precision), times)),
+             times, shape.batch)
+        for count in (1, 2, 4)
+    ]  # fmt: skip
+    missing = []
+    beside = settings.side_by_side
+    options: dict[str, dict[str, Any]] = {JOINT: {}, "DML, 4 peers": {}, f"{JOINT}, {beside}": {"parallel": beside}}
+    for title, more in options.items():
+        networks = [settings.network(name) for _ in range(4 if "4" in title else 2)]
+        try:
+            cohort = Cohort(networks, **more)
+        except (TypeError, ValueError) as error:
+            missing.append(Missing(title, str(error)))
+            continue
+        step = joint_step(cohort, NoMix(), DML(), batch, settings, precision)
+        cases.append(Case(title, fixed(repeated(step, times)), times, shape.batch))
+    measured, failed = interleave(cases, settings.rounds, settings.where)
+    pairs = [
+        (JOINT, "plain x 2", 1.0, "two"),
+        ("DML, 4 peers", "plain x 4", 1.0, "four"),
+        (f"{JOINT}, {beside}", JOINT, 1.0, "threads" if precision == "bf16" and beside == "threads" else ""),
+        (f"{JOINT}, {beside}", "plain x 2", 1.0, ""),
+    ]
+    return Section(_title("peers", settings, name, precision), measured, ratios(measured, pairs), (*missing, *failed))
+
+
+def mixers(settings: Settings, name: str, precision: str) -> Section:
+    """Every mixer of the table, with DML on two peers."""
+    shape, draws = settings.shape(name), 2 if settings.quick else 8
+    batch = batch_of(settings, shape)
+    cohort = Cohort([settings.network(name) for _ in range(2)])
+    cases = []
+    for title in MIXERS:
+        mixer = make({"name": title}, MIXERS, "mixer")
+        step = joint_step(cohort, mixer, DML(), batch, settings, precision)
+        cases.append(Case(title, fixed(repeated(step, draws)), draws, shape.batch))
+    measured, missing = interleave(cases, settings.rounds, settings.where)
+    pairs = [
+        (each.name, "none", 1.0, "metamixer" if each.name == "metamixer" else "") for each in _but(measured, "none")
+    ]
+    return Section(
+        _title("mixers", settings, name, precision), measured, ratios(measured, pairs), missing,
+        (_DRAWN.format(draws),),
+    )  # fmt: skip
+
+
+def losses(settings: Settings, name: str, precision: str) -> Section:
+    """Every loss of the table, on two peers, with nothing mixed."""
+    shape, times = settings.shape(name), _steps(settings)
+    batch = batch_of(settings, shape, companions=False)
+    cohort = Cohort([settings.network(name) for _ in range(2)])
+    cases, missing = [], []
+    for title in LOSSES:
+        try:
+            loss: nn.Module = set_up(make({"name": title}, LOSSES, "loss"), cohort, batch)
+            step = joint_step(cohort, NoMix(), loss, batch, settings, precision)
+        except Exception as error:  # a loss may need settings or networks that these are not
+            missing.append(Missing(title, f"not with its defaults on these peers: {error}"))
+            continue
+        cases.append(Case(title, fixed(repeated(step, times)), times, shape.batch))
+    measured, failed = interleave(cases, settings.rounds, settings.where)
+    pairs = [(each.name, "dml", 1.0, "") for each in _but(measured, "dml")]
+    return Section(_title("losses", settings, name, precision), measured, ratios(measured, pairs), (*missing, *failed))
+
+
+def _but(measured: tuple[Measured, ...], name: str) -> list[Measured]:
+    return [each for each in measured if each.name != name]
+
+
+def _times(step: Work, times: int) -> Work:
+    return repeated(lambda seed: step(), times)
