@@ -120,6 +120,19 @@ def test_the_number_of_threads_elsewhere_stays():
     assert seen == [before]
 
 
+def test_the_peers_share_the_cores():
+    cores = torch.get_num_threads()
+    found = []
+
+    def work(index, own):
+        found.append(torch.get_num_threads())
+        return (own * 2,)
+
+    for _ in range(2):
+        in_threads(work, [images()] * 2)
+    assert found == [max(1, cores // min(2, cores))] * 4, "more threads than cores are several times slower"
+
+
 def test_an_error_in_one_peer_comes_out_after_all_have_ended():
     ended = []
 

@@ -123,6 +123,8 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     all_there = threading.Barrier(workers + 1)
 
     def begin() -> None:
+        # Asked first, because a thread takes over the number that was set last in any thread when it first needs it.
+        torch.get_num_threads()
         torch.set_num_threads(threads)
         all_there.wait()
 
@@ -130,7 +132,6 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     for _ in range(workers):
         pool.submit(begin)
     all_there.wait()
-    # The number belongs to the thread that sets it, but threads that begin later take over the one set last.
     torch.set_num_threads(usual)
     return pool
 
