@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from metamixer.branches import Trunk, trunk_of
 from metamixer.parallel import PARALLEL, Parallel, in_streams, in_threads
 from metamixer.plan import MixPlan
+from metamixer.points import Tap, install, pooled
 from metamixer.records import Outputs
 from metamixer.stages import check_stages, find_stages
-
-
-class _Tap:
-    """What a peer's mixing points share: the plan of the running forward pass, and what they have seen."""
-
-    def __init__(self) -> None:
-        self.plan: MixPlan | None = None
-        self.seen: list[tuple[int, Tensor]] = []
-
-
-class _MixingPoint:
-    """A forward hook at the end of a stage: mixes by the current plan and records what comes out.
-
-    It is installed once and stays. A hook that is added for a step is silently ignored by a network that was
-    compiled before. Without a plan, that is outside of the cohort's own forward pass, it does nothing, so a peer
-    can be used, copied, pickled and exported alone.
-    """
-
-    def __init__(self, tap: _Tap, stage: int) -> None:
-        self.tap = tap
-        self.stage = stage
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if self.tap.plan is None:
-            return None
-        first = output[0] if isinstance(output, tuple) else output  # transformers' blocks return tuples
-        if not isinstance(first, Tensor):
-            raise ValueError(
-                f"stage {self.stage} puts out a {type(first).__name__}, only tensors can be mixed: stages=[...] names "
-                "the modules where other stages end"
-            )
-        mixed = self.tap.plan.apply(first, self.stage)
-        self.tap.seen.append((self.stage, mixed))
-        if hasattr(output, "_replace"):  # a named tuple
-            return output._replace(**{output._fields[0]: mixed})
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
 
 class Cohort(nn.Module):
@@ -62,6 +29,8 @@ class Cohort(nn.Module):
             paths serves peers of one architecture.
         frozen: the peers that do not learn, such as a pretrained teacher: they stay in evaluation mode, without
             gradients.
+        shadows: give every network a copy that follows it instead of learning, for methods that compare with averaged
+            or earlier weights: peers P to 2P-1, frozen. :meth:`update_shadows` moves them.
         parallel: ``none``: one peer after the other. ``threads``: side by side on the CPU, the cores shared among them.
             ``streams``: side by side on a GPU.
         compile: run the peers through ``torch.compile``. Each stage at which a plan mixes is a graph of its own, so
@@ -85,6 +54,7 @@ class Cohort(nn.Module):
         networks: Sequence[nn.Module],
         stages: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
         frozen: Sequence[int] = (),
+        shadows: bool = False,
         parallel: Parallel = "none",
         compile: bool = False,
     ) -> None:
@@ -101,37 +71,86 @@ class Cohort(nn.Module):
         self.compiled = compile
         self._compiled: dict[int, Callable[[Tensor], Any]] = {}
         self._drew_nothing = False
-        self.peers = nn.ModuleList(networks)
-        self.frozen = frozenset(frozen)
+        self._alone: int | None = None
+        if shadows and frozen:
+            raise ValueError("shadows follow peers that learn: frozen peers and shadows do not go together")
+        self.shadows = len(networks) if shadows else 0
+        # One copy for all, so that what peers share, their shadows share.
+        self.peers = nn.ModuleList([*networks, *(copy.deepcopy(list(networks)) if shadows else ())])
+        self.frozen = frozenset(frozen) | frozenset(range(len(networks), len(self.peers)))
+        given = self._per_peer(stages, len(networks)) * (2 if shadows else 1)
         paths = [
-            tuple(check_stages(network, given)) if given else find_stages(network)
-            for network, given in zip(networks, self._per_peer(stages), strict=True)
+            tuple(check_stages(network, named)) if named else find_stages(network)
+            for network, named in zip(self.peers, given, strict=True)
         ]
         self.stages = min(len(found) for found in paths)
         self.stage_paths = tuple(_align(found, self.stages) for found in paths)
         # Kept for pickling: a handle that is read in a new process reserves its number there. Without it the next hook
         # that anyone registers on this module would take the mixing point's place, and nothing would be mixed.
         self._handles: list[RemovableHandle] = []
-        self._taps = [self._install(network, found) for network, found in zip(networks, self.stage_paths, strict=True)]
+        self._taps = [Tap() for _ in self.peers]
+        for network, found, tap in zip(self.peers, self.stage_paths, self._taps, strict=True):
+            self._handles += install(network, found, tap)
+        self._trunks = _trunks(self.peers)
+        self.shared = self._count_shared()
+        if self._trunks and parallel == "threads":
+            raise ValueError("parallel='threads': branches wait for their shared trunk; parallel='none' would work")
         for index in self.frozen:
             self.peers[index].requires_grad_(False)
         self.train(self.training)
 
-    def _per_peer(self, stages: Sequence[str] | Sequence[Sequence[str] | None] | None) -> list[Sequence[str] | None]:
+    def _per_peer(
+        self, stages: Sequence[str] | Sequence[Sequence[str] | None] | None, count: int
+    ) -> list[Sequence[str] | None]:
         if stages is None:
-            return [None] * len(self.peers)
+            return [None] * count
         if all(isinstance(path, str) for path in stages):
-            return [cast(Sequence[str], stages)] * len(self.peers)
-        if len(stages) != len(self.peers):
-            raise ValueError(f"stages are given for {len(stages)} peers, there are {len(self.peers)}")
+            return [cast(Sequence[str], stages)] * count
+        if len(stages) != count:
+            raise ValueError(f"stages are given for {len(stages)} peers, there are {count}")
         return [[given] if isinstance(given, str) else given for given in stages]
 
-    def _install(self, network: nn.Module, paths: tuple[str, ...]) -> _Tap:
-        tap = _Tap()
-        for number, path in enumerate(paths, start=1):
-            point = _MixingPoint(tap, number)
-            self._handles.append(network.get_submodule(path).register_forward_hook(point))
-        return tap
+    def _count_shared(self) -> int:
+        """How many of the first stages end in a module that all peers (but shadows) share."""
+        first, *others = list(zip(self.peers, self.stage_paths, strict=True))[: len(self.peers) - self.shadows]
+        shared = 0
+        for stage, path in enumerate(first[1]):
+            module = first[0].get_submodule(path)
+            if not others or any(module is not peer.get_submodule(paths[stage]) for peer, paths in others):
+                break
+            shared += 1
+        return shared
+
+    @torch.no_grad()
+    def update_shadows(self, decay: float) -> None:
+        """``shadow = decay * shadow + (1 - decay) * peer``, weights and statistics; 0 copies the peer.
+
+        Raises:
+            ValueError: the cohort has no shadows.
+        """
+        if not self.shadows:
+            raise ValueError("there are no shadows: Cohort(networks, shadows=True) has them")
+        for peer, shadow in zip(self.peers[: self.shadows], self.peers[self.shadows :], strict=True):
+            own, followed = shadow.state_dict(), peer.state_dict()
+            for name, value in own.items():
+                if value.is_floating_point():
+                    value.lerp_(followed[name], 1 - decay)
+                else:
+                    value.copy_(followed[name])
+
+    @property
+    def learners(self) -> tuple[int, ...]:
+        """The peers that learn."""
+        return tuple(index for index in range(len(self.peers)) if index not in self.frozen)
+
+    @contextmanager
+    def learning(self, peer: int | None) -> Iterator[None]:
+        """Let one peer alone have a graph inside of the block, for updates one after the other; None: all of them."""
+        self._alone = peer
+        try:
+            yield
+        finally:
+            self._alone = None
 
     def train(self, mode: bool = True) -> Cohort:
         """Training mode for the peers that learn; the frozen stay as they are used: in evaluation mode."""
@@ -140,9 +159,10 @@ class Cohort(nn.Module):
             self.peers[index].eval()
         return self
 
-    def forward(self, images: Tensor, plan: MixPlan | None = None) -> Outputs:
+    def forward(self, images: Tensor | Sequence[Tensor], plan: MixPlan | None = None) -> Outputs:
         """``(B, C, ...)`` images -> :class:`Outputs`, each peer mixed by ``plan`` (None: nothing is mixed).
 
+        A sequence of images gives each peer its own augmentation of the same batch; shadows see what their peers see.
         Logits are float32 at least, whatever precision the networks compute in: a softmax in half precision
         loses what small probabilities teach.
 
@@ -150,12 +170,53 @@ class Cohort(nn.Module):
             ValueError: the peers disagree about the number of classes, or a stage was never reached.
         """
         settled = [(plan or MixPlan()).at(self.stages, index) for index in range(len(self.peers))]
-        found = self._run([each.after_images() for each in settled], _mix_images(settled, images))
+        shown = _mix_images(settled, self._views(images))
+        inside = [each.after_images() for each in settled]
+        if self.shared:
+            self._check_trunk(inside)
+        with ExitStack() as stack:
+            for trunk in self._trunks:
+                stack.enter_context(trunk.computed_once())
+            found = self._run(inside, shown)
         logits = [each[0] for each in found]
         if len({each.shape for each in logits}) > 1:
             shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(logits))
             raise ValueError(f"peers need the same classes to teach each other, their logits are: {shapes}")
-        return Outputs(torch.stack(logits), tuple(each[1:] for each in found))
+
+        def again(index: int, other: Tensor) -> Tensor:
+            return self._forward_peer(index, other, inside[index])[0]
+
+        return Outputs(
+            logits=torch.stack(logits),
+            stages=tuple(each[2:] for each in found),
+            features=tuple(each[1] for each in found),
+            frozen=tuple(sorted(self.frozen)),
+            shadows=self.shadows,
+            shared=self.shared,
+            images=tuple(shown),
+            run=again,
+        )
+
+    def _views(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        if isinstance(images, Tensor):
+            return [images] * len(self.peers)
+        views = [*images, *(images if self.shadows else ())]
+        if len(views) != len(self.peers):
+            learn = len(self.peers) - self.shadows
+            raise ValueError(f"there are {len(images)} views of the images for {learn} peers")
+        return views
+
+    def _check_trunk(self, plans: Sequence[MixPlan]) -> None:
+        """A trunk that runs once can be mixed in one way only."""
+        learning = plans[: len(plans) - self.shadows]
+        below = [
+            tuple(operation.stage for operation in plan.operations if cast(int, operation.stage) <= self.shared)
+            for plan in learning
+        ]
+        if len(set(below)) > 1:
+            raise ValueError(
+                "branches share their trunk, so one stage is drawn for all of them there: mixer.stage_draws=1"
+            )
 
     def _run(self, plans: list[MixPlan], images: list[Tensor]) -> list[tuple[Tensor, ...]]:
         """Logits and stages of every peer."""
@@ -179,10 +240,10 @@ class Cohort(nn.Module):
         return [work(index, own) for index, own in enumerate(images)]
 
     def _forward_peer(self, index: int, images: Tensor, plan: MixPlan) -> tuple[Tensor, ...]:
-        learns = torch.is_grad_enabled() and index not in self.frozen
-        with torch.set_grad_enabled(learns), _following(self._taps[index], plan) as tap:
+        learns = torch.is_grad_enabled() and index not in self.frozen and self._alone in (None, index)
+        with torch.set_grad_enabled(learns), self._taps[index].following(plan) as tap:
             output = self._call(index, images)
-            seen = tuple(tap.seen)
+            seen, features = tuple(tap.seen), tap.features
         if [stage for stage, _ in seen] != list(range(1, self.stages + 1)):
             raise ValueError(
                 f"peer {index} passed {len(seen)} stage ends in one forward pass, in the order "
@@ -190,7 +251,13 @@ class Cohort(nn.Module):
                 "and in this order"
             )
         logits = getattr(output, "logits", output)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), *(features for _, features in seen)
+        if features is None or features.ndim != 2:  # no linear layer, or one that sees every position
+            features = pooled(seen[-1][1])
+        return (
+            logits.to(torch.promote_types(logits.dtype, torch.float32)),
+            features,
+            *(output for _, output in seen),
+        )
 
     def _call(self, index: int, images: Tensor) -> Any:
         if not self.compiled:
@@ -206,25 +273,22 @@ class Cohort(nn.Module):
         return {**self.__dict__, "_compiled": {}}  # a copy compiles its own networks
 
 
-def _mix_images(plans: Sequence[MixPlan], images: Tensor) -> list[Tensor]:
-    """The images of each peer. Mixed once where the plans agree, and they do unless every peer has its own stage."""
+def _mix_images(plans: Sequence[MixPlan], images: Sequence[Tensor]) -> list[Tensor]:
+    """The images of each peer. Mixed once where peers see the same ones in the same way, as they usually do."""
     mixed: dict[tuple[int, ...], Tensor] = {}
     found = []
-    for plan in plans:
-        acting = tuple(place for place, operation in enumerate(plan.operations) if operation.stage == 0)
-        if acting not in mixed:
-            mixed[acting] = plan.apply(images, 0)
-        found.append(mixed[acting])
+    for plan, own in zip(plans, images, strict=True):
+        acting = [operation for operation in plan.operations if operation.stage == 0]
+        key = (id(own), *(id(operation.drawn) for operation in acting))
+        if key not in mixed:
+            mixed[key] = plan.apply(own, 0)
+        found.append(mixed[key])
     return found
 
 
-@contextmanager
-def _following(tap: _Tap, plan: MixPlan) -> Iterator[_Tap]:
-    tap.plan = plan
-    try:
-        yield tap
-    finally:
-        tap.plan, tap.seen = None, []
+def _trunks(peers: nn.ModuleList) -> list[Trunk]:
+    found = {id(shared[0]): shared[0] for peer in peers if (shared := trunk_of(peer)) is not None}
+    return list(found.values())
 
 
 def _align(paths: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from metamixer.plan import MixPlan, Operation, Paste
+from metamixer.plan import MixPlan, Operation, Paste, PerPeer
 from metamixer.records import Batch
 
 Computed = tuple[dict[str, Tensor], Tensor, Tensor]
-"""What a step computes: terms by name ``(P,)``, logits ``(P, B, C)``, soft targets ``(B, C)``."""
+"""What a step computes: terms and watched numbers by name ``(P,)``, logits ``(P, B, C)``, soft targets ``(B, C)``."""
 
 Compute = Callable[[Batch, MixPlan, Tensor], Computed]
 """A whole step, optimizer included: batch, plan, progress as a 0-d tensor. It must not wait for the device."""
@@ -78,12 +78,16 @@ class StepGraphs:
 
     def __call__(self, batch: Batch, plan: MixPlan, progress: float) -> Computed:
         """One step. The terms are the caller's to keep, the rest holds until the next step."""
-        batch = Batch(batch.images, batch.labels)  # companions are in the plan, if it pastes them
+        batch = Batch(batch.images, batch.labels, views=batch.views)  # companions are in the plan, if it pastes them
         plan = MixPlan(tuple(self._settle(plan, place) for place in range(len(plan.operations))))
         key = _key(batch, plan)
         if key not in self.kinds:
             self.kinds[key] = _Kind(
-                Batch(*(_own(tensor, self.device) for tensor in (batch.images, batch.labels))),
+                Batch(
+                    _own(batch.images, self.device),
+                    _own(batch.labels, self.device),
+                    views=batch.views and tuple(_own(view, self.device) for view in batch.views),
+                ),
                 MixPlan(tuple(_own_operation(operation, self.device) for operation in plan.operations)),
                 torch.tensor(progress, dtype=torch.float64, device=self.device),
             )
@@ -119,6 +123,8 @@ class StepGraphs:
 
     def _settle(self, plan: MixPlan, place: int) -> Operation:
         """An operation with the stage of every peer as a number, and bounds of a box that a mask can be made of."""
+        if isinstance(plan.operations[place], PerPeer):
+            raise RuntimeError("boxes of each peer's own are not recorded in graphs; graphs=False would work")
         found = tuple(cast(int, plan.at(self.stages, peer).operations[place].stage) for peer in range(self.peers))
         stage: Any = found[0] if len(set(found)) == 1 else found
         settled = replace(plan.operations[place], stage=stage)
@@ -145,7 +151,7 @@ def _tensor_fields(operation: Operation) -> list[tuple[str, Tensor]]:
 def _tensors(batch: Batch, plan: MixPlan) -> list[Tensor]:
     """Everything that changes from step to step, in a fixed order."""
     own = [tensor for operation in plan.operations for _, tensor in _tensor_fields(operation)]
-    return [batch.images, batch.labels, *own]
+    return [batch.images, batch.labels, *(batch.views or ()), *own]
 
 
 def _key(batch: Batch, plan: MixPlan) -> Hashable:

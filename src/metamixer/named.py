@@ -34,7 +34,7 @@ LOSSES: dict[str, type[nn.Module]] = {
 def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:
     """The object that a part names, its settings checked against its signature."""
     settings = {name: value for name, value in part.items() if name != "name"}
-    cls = _find(part["name"], table, key)
+    cls = find(part["name"], table, key)
     try:
         model = _model(cls)
         valid = model.model_validate(settings)
@@ -49,11 +49,12 @@ def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:
 def all_settings(part: Mapping[str, Any], table: Mapping[str, type]) -> dict[str, Any]:
     """The settings of a part with the defaults filled in, as plain values."""
     settings = {name: value for name, value in part.items() if name != "name"}
-    dumped: dict[str, Any] = _model(_find(part["name"], table, "")).model_validate(settings).model_dump(mode="json")
+    dumped: dict[str, Any] = _model(find(part["name"], table, "")).model_validate(settings).model_dump(mode="json")
     return dumped
 
 
-def _find(name: str, table: Mapping[str, type], key: str) -> type:
+def find(name: str, table: Mapping[str, type], key: str) -> type:
+    """The class of that name, or the one that an import path names; RecipeError where there is none."""
     if name in table:
         return table[name]
     module, colon, attribute = name.partition(":")

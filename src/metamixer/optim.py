@@ -64,11 +64,13 @@ class Optim:
     def build(self, cohort: Cohort, loss: nn.Module) -> torch.optim.Optimizer:
         """One optimizer with a group for each peer that learns and one for what the loss learns."""
         modules = [*cohort.peers, loss]
-        groups: list[dict[str, Any]] = [
-            {"params": learning}
-            for module in modules
-            if (learning := [weight for weight in module.parameters() if weight.requires_grad])
-        ]
+        groups: list[dict[str, Any]] = []
+        taken: set[nn.Parameter] = set()  # a trunk that peers share is in the first one's group
+        for module in modules:
+            learning = [weight for weight in module.parameters() if weight.requires_grad and weight not in taken]
+            if learning:
+                groups.append({"params": learning})
+                taken.update(learning)
         if not groups:
             raise ValueError("no peer learns: all of them are frozen")
         # One fused kernel for all weights; where it does not exist torch says so itself.

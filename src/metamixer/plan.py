@@ -35,6 +35,11 @@ class Blend:
     partner: Tensor
     stage: Stage | tuple[Stage, ...] = 0
 
+    @property
+    def drawn(self) -> Tensor:
+        """What identifies the draw: the same for all peers that follow it."""
+        return self.lam
+
     def __call__(self, x: Tensor) -> Tensor:
         """``(B, ...)`` -> ``(B, ...)``, images or activations."""
         return blend(x, self.lam, self.partner)
@@ -64,6 +69,11 @@ class Paste:
 
     stage: Stage = 0
 
+    @property
+    def drawn(self) -> Tensor:
+        """What identifies the draw: the same for all peers that follow it."""
+        return self.low
+
     def __call__(self, x: Tensor) -> Tensor:
         """``(B, C, *size)`` -> ``(B, C, *size)``; ValueError for images of another size."""
         if tuple(x.shape[2:]) != self.size:
@@ -79,7 +89,33 @@ class Paste:
         return torch.lerp(targets, targets.index_select(0, self.partner.to(targets.device)), weight)
 
 
-Operation = Blend | Paste
+@dataclass(frozen=True)
+class PerPeer:
+    """Each peer has a box of its own, all of one area, so that every peer's image has the same label (CutnMix).
+
+    Args:
+        pastes: one for each peer; shadows, which come after the peers, have those of their peers.
+    """
+
+    pastes: tuple[Paste, ...]
+
+    stage: Stage = 0
+
+    @property
+    def drawn(self) -> Tensor:
+        """What identifies the draw."""
+        return self.pastes[0].low
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The first peer's box; :meth:`MixPlan.at` gives a peer its own."""
+        return self.pastes[0](x)
+
+    def mix_targets(self, targets: Tensor) -> Tensor:
+        """``(B, C)`` -> ``(B, C)``: one answer for all peers, because all boxes have one area."""
+        return self.pastes[0].mix_targets(targets)
+
+
+Operation = Blend | Paste | PerPeer
 
 
 @dataclass(frozen=True)
@@ -138,6 +174,8 @@ class MixPlan:
 
 
 def _settle(operation: Operation, stages: int, peer: int) -> Operation:
+    if isinstance(operation, PerPeer):
+        return operation.pastes[peer % len(operation.pastes)]
     stage = operation.stage
     if isinstance(stage, tuple):
         if peer >= len(stage):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from metamixer.datasets import Data
 from metamixer.mixing import box_share
-from metamixer.plan import Blend, MixPlan, Operation, Paste
+from metamixer.plan import Blend, MixPlan, Operation, Paste, PerPeer
 from metamixer.recipe import Recipe
 from metamixer.records import Batch
 from metamixer.runs import load_data, train_loader
@@ -92,6 +92,8 @@ def _visible(operation: Operation) -> bool:
         kept = torch.as_tensor(operation.lam).float().mean()
         others = (operation.partner != torch.arange(len(operation.partner))).float().mean()
         return bool(0.3 <= kept <= 0.7 and others > 0.8)
+    if isinstance(operation, PerPeer):
+        return _visible(operation.pastes[0])
     share = box_share(operation.low, operation.high, operation.size).mean()
     return bool(0.1 <= share <= 0.5)
 

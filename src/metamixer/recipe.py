@@ -16,14 +16,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
+from metamixer.branches import share_trunk
 from metamixer.cohort import Cohort
 from metamixer.models import build
-from metamixer.named import LOSSES, MIXERS, all_settings, faults, make
+from metamixer.named import LOSSES, MIXERS, all_settings, faults, find, make
 from metamixer.optim import Optim
 from metamixer.parallel import Parallel
 from metamixer.plan import Mixer
 from metamixer.recipe_file import RecipeError, read_yaml, with_changes
 from metamixer.seeds import derive
+from metamixer.stages import find_stages
+from metamixer.trainer import Update
 
 
 class _Section(BaseModel):
@@ -70,6 +73,9 @@ class PeerSection(_Section):
         frozen: it does not learn: a teacher.
         weights: a ``.safetensors`` file to start from.
         stages: module paths at whose outputs its stages end; None: found.
+        branches: how many peers grow from this network, on a trunk that they share.
+        trunk: the stage at whose end they branch; None: the last but one, so that each has a last stage of its own.
+        rescale: divide the gradient that reaches the trunk by the number of branches (CL-ILR).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -78,6 +84,9 @@ class PeerSection(_Section):
     frozen: bool = False
     weights: str | None = None
     stages: list[str] | None = None
+    branches: int = Field(1, ge=1)
+    trunk: int | None = Field(None, ge=1)
+    rescale: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -96,6 +105,8 @@ class TrainSection(_Section):
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine.
         num_nodes: machines.
+        per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
+        update: ``joint``, or ``alternating``: one peer after the other, as in DML's Algorithm 1.
         parallel: peers one after the other (``none``), side by side on the cores of a CPU (``threads``) or on a GPU
             (``streams``).
         compile: run the peers through ``torch.compile``.
@@ -111,6 +122,8 @@ class TrainSection(_Section):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)
+    per_class: int | None = Field(None, ge=2)
+    update: Update = "joint"
     parallel: Parallel = "none"
     compile: bool = False
     graphs: bool = False
@@ -217,9 +230,20 @@ class Recipe(_Section):
         ]
 
     @property
+    def members(self) -> tuple[PeerSection, ...]:
+        """The section of every peer that learns or teaches: one with branches is there once for each."""
+        return tuple(peer for peer in self.peers for _ in range(peer.branches))
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """The peers' names, numbered: ``0 resnet20``, ``1 resnet32``."""
-        return tuple(f"{index} {peer.name}" for index, peer in enumerate(self.peers))
+        """The peers' names, numbered, and those of their shadows: ``0 resnet20``, ``1 resnet32``."""
+        names = tuple(f"{index} {peer.name}" for index, peer in enumerate(self.members))
+        shadow = self.loss_constant("shadows", "")
+        return (*names, *(f"{name} {shadow}" for name in names)) if shadow else names
+
+    def loss_constant(self, name: str, default: Any) -> Any:
+        """What the loss's class says of itself, such as ``needs``."""
+        return getattr(find(self.loss.name, LOSSES, "loss"), name, default)
 
     def build_mixer(self) -> Mixer:
         """The mixer with its settings."""
@@ -239,8 +263,9 @@ class Recipe(_Section):
         """
         networks: list[nn.Module] = []
         wrong: list[str] = []
+        sections = [section for section in enumerate(self.peers) for _ in range(section[1].branches)]
         with torch.random.fork_rng(devices=[]):
-            for index, peer in enumerate(self.peers):
+            for index, (place, peer) in enumerate(sections):
                 torch.manual_seed(derive(self.train.seed, "init", index))
                 try:
                     network = build(
@@ -254,20 +279,38 @@ class Recipe(_Section):
                         _load_weights(network, Path(peer.weights))
                     networks.append(network)
                 except (TypeError, ValueError, ImportError, RuntimeError, OSError) as error:
-                    wrong.append(f"peers.{index} ({peer.name}): {error}")
+                    wrong.append(f"peers.{place} ({peer.name}): {error}")
         if wrong:
-            raise RecipeError("\n".join(wrong))
-        frozen = [index for index, peer in enumerate(self.peers) if peer.frozen]
+            raise RecipeError("\n".join(dict.fromkeys(wrong)))
         try:
+            self._share_trunks(networks)
+            if "trunk" in self.loss_constant("needs", ()) and all(peer.branches == 1 for peer in self.peers):
+                raise ValueError(
+                    f"{self.loss.name} is for branches on a trunk; peers=[{{name: {self.peers[0].name}, branches: 3}}] "
+                    "would work"
+                )
             return Cohort(
                 networks,
-                stages=[peer.stages for peer in self.peers],
-                frozen=frozen,
+                stages=[peer.stages for _, peer in sections],
+                frozen=[index for index, (_, peer) in enumerate(sections) if peer.frozen],
+                shadows=bool(self.loss_constant("shadows", "")),
                 parallel=self.train.parallel,
                 compile=self.train.compile,
             )
         except ValueError as error:
             raise RecipeError(f"peers: {error}") from error
+
+    def _share_trunks(self, networks: list[nn.Module]) -> None:
+        first = 0
+        for peer in self.peers:
+            own = networks[first : first + peer.branches]
+            first += peer.branches
+            if peer.branches > 1:
+                paths = peer.stages or find_stages(own[0])
+                trunk = len(paths) - 1 if peer.trunk is None else peer.trunk
+                if not 1 <= trunk <= len(paths):
+                    raise ValueError(f"{peer.name} has {len(paths)} stages, its trunk cannot end with stage {trunk}")
+                share_trunk(own, paths[trunk - 1], rescale=peer.rescale)
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

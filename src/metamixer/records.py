@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +22,26 @@ class Batch:
         companions: ``(B, C, ...)``; ``companions[b]`` is another training image of class ``labels[b]``
             (the image itself, augmented anew, where its class holds no other). None: the mixer pairs inside
             the batch.
+        views: for methods that show every peer an augmentation of its own: ``views[p]`` are the same images as
+            ``images``, augmented for peer ``p``. None: all peers see ``images``.
     """
 
     images: Tensor
     labels: Tensor
     companions: Tensor | None = None
+    views: tuple[Tensor, ...] | None = None
+
+    @property
+    def seen(self) -> Tensor | Sequence[Tensor]:
+        """What a cohort is to look at: the views where there are any."""
+        return self.images if self.views is None else self.views
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+Run = Callable[[int, Tensor], Tensor]
+"""Peer ``p`` on other images ``(B, C, ...)`` by the same plan, without mixing at the input: logits ``(B, classes)``."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +52,33 @@ class Outputs:
         logits: ``(P, B, C)`` before the softmax.
         stages: ``stages[p][k]`` is the output of stage ``k + 1`` of peer ``p``, after mixing. Every peer has
             the same number of entries, aligned by relative depth.
+        features: ``features[p]`` is ``(B, D_p)``, what the last linear layer of peer ``p`` sees.
+        frozen: the peers that do not learn: teachers and shadows.
+        shadows: how many of the last peers follow the first ones instead of learning: peer ``P - shadows + i`` is
+            the shadow of peer ``i``.
+        shared: how many of the first stages all peers have in common; 0 for separate networks.
+        images: ``images[p]`` are the images ``(B, C, ...)`` that peer ``p`` was shown, after mixing at the input.
+        run: runs a peer again, for methods that look at other images.
     """
 
     logits: Tensor
     stages: tuple[tuple[Tensor, ...], ...] = ()
+    features: tuple[Tensor, ...] = ()
+    frozen: tuple[int, ...] = ()
+    shadows: int = 0
+    shared: int = 0
+    images: tuple[Tensor, ...] = ()
+    run: Run | None = None
 
     @property
     def peers(self) -> int:
-        """The number of peers P."""
+        """The number of peers P, frozen ones included."""
         return len(self.logits)
+
+    @property
+    def learners(self) -> tuple[int, ...]:
+        """The peers that learn."""
+        return tuple(index for index in range(self.peers) if index not in self.frozen)
 
 
 def total(terms: Terms) -> Tensor:

@@ -128,10 +128,13 @@ def train(
     mixer = recipe.build_mixer()
     _check_stages(mixer, cohort)
     settings = recipe.train
+    loss = recipe.build_loss()
+    if set_pixels := getattr(loss, "set_pixels", None):
+        set_pixels(data.mean, data.std)
     trainer = Trainer(
         cohort,
         mixer,
-        recipe.build_loss(),
+        loss,
         optim=recipe.optim,
         epochs=settings.epochs,
         seed=settings.seed,
@@ -139,6 +142,7 @@ def train(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
+        update=settings.update,
         graphs=settings.graphs,
         folder=folder,
         checkpoint_every=settings.checkpoint_every,
@@ -192,7 +196,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
             "metamixer": version("metamixer"),
         }
-        peer = recipe.peers[best.peer]
+        peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
         Classifier(
             network=chosen.peers[best.peer],
             name=peer.name,

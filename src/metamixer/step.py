@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,11 +13,13 @@ from metamixer.records import Batch, Outputs, Terms
 
 
 class Step(NamedTuple):
-    """What a step computed: the terms to minimise, and what they were computed from."""
+    """What a step computed: the terms to minimise, what they were computed from, and what the loss lets one watch
+    besides, such as the accuracy of a discriminator: numbers ``(P,)`` that are no part of the objective."""
 
     terms: Terms
     outputs: Outputs
     targets: Tensor
+    watched: Mapping[str, Tensor] = {}
 
 
 def train_step(
@@ -50,6 +53,7 @@ def follow(
         plan: what happens to the batch.
         progress: as in :func:`train_step`, or a 0-d tensor, which a captured graph can read anew.
     """
-    outputs: Outputs = cohort(batch.images, plan)
+    outputs: Outputs = cohort(batch.seen, plan)
     targets = plan.targets(batch.labels, num_classes=outputs.logits.shape[-1])
-    return Step(loss(outputs, targets, progress=progress), outputs, targets)
+    terms = loss(outputs, targets, progress=progress)
+    return Step(terms, outputs, targets, getattr(loss, "watched", {}))

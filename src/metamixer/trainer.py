@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -29,6 +29,7 @@ from metamixer.step import Step, follow
 from metamixer.sums import Sums
 
 Precision = Literal["32", "bf16"]
+Update = Literal["joint", "alternating"]
 _FABRIC_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -106,9 +107,11 @@ class _Line(nn.Module):
         self.cohort = cohort
         self.loss = loss
 
-    def forward(self, work: Callable[[Cohort, nn.Module], Step]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def forward(
+        self, work: Callable[[Cohort, nn.Module], Step]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
         step = work(self.cohort, self.loss)
-        return dict(step.terms), step.outputs.logits, step.targets
+        return dict(step.terms), dict(step.watched), step.outputs.logits, step.targets
 
 
 class Trainer:
@@ -117,12 +120,15 @@ class Trainer:
     Args:
         cohort: the peers.
         mixer: draws each step's plan.
-        loss: maps outputs and soft targets to terms; ``setup`` and ``after_step`` are called where it has them.
+        loss: maps outputs and soft targets to terms. Called where it has them: ``setup`` once, ``before_epoch`` with
+            the cohort and the validation batches, ``after_step``, and ``deployable`` for the peers to choose from.
         optim: optimizer and schedule.
         epochs: how many times the training data is seen.
         seed: of everything random in training, the networks' dropout included.
         precision: ``32`` or ``bf16`` (autocast).
         accelerator, devices, num_nodes: as in Lightning Fabric: ``auto``, ``cpu``, ``cuda``; how many.
+        update: ``joint``: all peers learn from one forward pass. ``alternating``: one after the other, each from what
+            the others predict after their own update (Algorithm 1 of arXiv 1706.00384); P forward passes of each.
         graphs: capture whole steps as CUDA graphs, one for each stage of mixing. One GPU only.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
         checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
@@ -145,6 +151,7 @@ class Trainer:
         accelerator: str = "auto",
         devices: int = 1,
         num_nodes: int = 1,
+        update: Update = "joint",
         graphs: bool = False,
         folder: Path | None = None,
         checkpoint_every: int = 1,
@@ -166,7 +173,7 @@ class Trainer:
                 num_nodes=num_nodes,
                 precision=_FABRIC_PRECISION[precision],
             )
-        self.graphs = graphs
+        self.update, self.graphs = update, graphs
         self._check_engine()
         self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
         self.checkpoints = folder / "checkpoints" if folder else None
@@ -176,6 +183,13 @@ class Trainer:
 
     def _check_engine(self) -> None:
         """What the chosen device cannot do, said before anything is loaded."""
+        if self.update not in get_args(Update):
+            raise TrainingError(f"update={self.update!r}: {', '.join(get_args(Update))} would work")
+        if self.update == "alternating" and (self.graphs or self.cohort.shared or self.cohort.parallel == "threads"):
+            raise TrainingError(
+                "update='alternating' trains separate networks one after the other, without graphs, threads or a "
+                "shared trunk; update='joint' would work"
+            )
         alone = self.fabric.world_size == 1
         if self.graphs and (self.device.type != "cuda" or not alone):
             raise TrainingError(
@@ -250,7 +264,13 @@ class Trainer:
             self.cohort.train(training)
         classes = outputs.logits.shape[-1]
         if setup := getattr(self.loss, "setup", None):
-            setup(outputs)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(self.seed, "loss"))
+                try:
+                    setup(outputs)
+                except ValueError as error:
+                    raise TrainingError(str(error)) from error
+            self.loss.to(self.device)
         if int(batch.labels.max()) >= classes:
             raise TrainingError(f"there is a label {int(batch.labels.max())}, the peers know {classes} classes")
 
@@ -265,6 +285,8 @@ class Trainer:
         for epoch in range(first, self.epochs):
             began = time.perf_counter()
             self.cohort.train()
+            if not inside and (before_epoch := getattr(self.loss, "before_epoch", None)):
+                before_epoch(self.cohort, val)
             waited, images = 0.0, run.sums.images
             batches = train.epoch(epoch, inside)
             for _ in range(inside, per_epoch):
@@ -347,24 +369,38 @@ class Trainer:
 
     def _compute(self, batch: Batch, plan: MixPlan, progress: float | Tensor) -> Computed:
         """All that a step does on the device."""
+        if self.update == "joint":
+            return self._learn(batch, plan, progress, None)
+        terms: dict[str, Tensor] = {}
+        for peer in self.cohort.learners:
+            now, logits, targets = self._learn(batch, plan, progress, peer)
+            for name, value in now.items():  # each peer's own number, from when it was its turn
+                own = torch.arange(len(value), device=value.device) == peer
+                terms[name] = torch.where(own, value.detach(), terms.get(name, value.detach()))
+        return terms, logits, targets
+
+    def _learn(self, batch: Batch, plan: MixPlan, progress: float | Tensor, peer: int | None) -> Computed:
+        """Forward, backward and an update of all peers, or of one."""
         run = self._run
 
         def work(cohort: Cohort, loss: nn.Module) -> Step:
             return follow(cohort, loss, batch, plan, progress)
 
         try:
-            terms, logits, targets = run.module(work)
+            with self.cohort.learning(peer):
+                terms, watched, logits, targets = run.module(work)
         except ValueError as error:  # how parts say that they do not fit together
             raise TrainingError(str(error)) from error
         if self.device.type == "cpu":  # elsewhere reading would stall the device: the end of the epoch tells
             self._check_finite({name: term.tolist() for name, term in terms.items()}, f"step {run.step + 1}")
         run.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(total(terms))
+        objective = terms if peer is None else {name: term[peer] for name, term in terms.items()}
+        self.fabric.backward(total(objective))
         if self.optim.clip is not None:
             for group in run.optimizer.param_groups:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.optim.clip)
         run.optimizer.step()
-        return terms, logits, targets
+        return {**terms, **watched}, logits, targets
 
     def _share(self, batch: Batch) -> Batch:
         """This process's part of a batch: every world-size-th sample, so that all parts differ by one at the most."""
@@ -389,7 +425,9 @@ class Trainer:
 
     def _keep(self, epoch: int, report: Report | None, chosen_by_validation: bool) -> None:
         run, last = self._run, epoch == self.epochs
-        learning = [index for index in range(len(self.cohort.peers)) if index not in self.cohort.frozen]
+        learning = list(self.cohort.learners)
+        if deployable := getattr(self.loss, "deployable", None):
+            learning = list(deployable(len(self.cohort.peers)))
         better = False
         if report is not None:
             found = max(

@@ -1,0 +1,134 @@
+"""Peers on a shared trunk: the same low stages, computed once, and branches of their own above them.
+
+ONE (arXiv 1806.04606), CL-ILR (1805.11761), OKDDip (1912.00350) and PCL (2006.04147) train such peers. A branch stays a
+whole network that can be taken out, saved and used alone; the modules of the trunk are the same objects in all of them,
+and inside of a cohort's forward pass the first branch computes them for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Trunk:
+    """What the shared modules put out in the running forward pass."""
+
+    def __init__(self, branches: int, rescale: bool) -> None:
+        self.branches, self.rescale = branches, rescale
+        self.kept: dict[str, Any] | None = None
+
+    @contextmanager
+    def computed_once(self) -> Iterator[None]:
+        """Inside of the block every shared module runs for the first branch that comes by, and no more."""
+        self.kept = {}
+        try:
+            yield
+        finally:
+            self.kept = None
+
+
+class _Shared:
+    """Takes the place of a shared module's ``forward``. As an attribute of the module it is called with its hooks, so
+    that the mixing points of every branch act, and leaves names, weights and class of the module as they are."""
+
+    def __init__(self, module: nn.Module, trunk: Trunk, path: str, last: bool) -> None:
+        self.module, self.trunk, self.path, self.last = module, trunk, path, last
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kept = self.trunk.kept
+        if kept is None:
+            return type(self.module).forward(self.module, *args, **kwargs)
+        if self.path not in kept:
+            kept[self.path] = type(self.module).forward(self.module, *args, **kwargs)
+        return self._branch_off(kept[self.path]) if self.last else kept[self.path]
+
+    def _branch_off(self, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"the trunk ends in a {type(output).__name__} ({self.path}), a tensor would work")
+        # A copy for each branch: one that goes on with an operation in place must not change what the others get.
+        return _Rescale.apply(output, self.trunk.branches) if self.trunk.rescale else output.clone()  # type: ignore[no-untyped-call]
+
+
+class _Rescale(torch.autograd.Function):
+    """The identity whose gradient is divided by the number of branches (ILR of arXiv 1805.11761, section 3.3)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branches: int) -> Tensor:
+        ctx.branches = branches
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad / ctx.branches, None
+
+
+def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = False) -> None:
+    """Let networks of one architecture have everything up to the end of ``path`` in common, from the first of them.
+
+    What comes before ``path`` is read from the order in which modules were registered, which in the networks of
+    torchvision, timm and this package is the order in which they run.
+
+    Args:
+        networks: at least two, each with weights of its own; those above the trunk are kept.
+        path: the module where the trunk ends, such as ``layer2``.
+        rescale: divide the gradient that the trunk gets by the number of branches. Otherwise it is their sum.
+
+    Raises:
+        ValueError: the networks differ, or there is no such module.
+    """
+    first = networks[0]
+    if len(networks) < 2:
+        raise ValueError("a trunk is shared by two networks or more")
+    if len({tuple(name for name, _ in network.named_modules()) for network in networks}) > 1:
+        raise ValueError("branches on one trunk need one architecture, these networks differ")
+    try:
+        first.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(f"the trunk cannot end at {path!r}: {error}") from None
+    trunk = Trunk(len(networks), rescale)
+    for other in networks[1:]:
+        for name, value in _own_parameters(first, path):
+            owner, _, attribute = name.rpartition(".")
+            setattr(other.get_submodule(owner), attribute, value)
+    for shared in _before(first, path):
+        module = first.get_submodule(shared)
+        # An attribute hides the method of the class, and nothing else changes.
+        object.__setattr__(module, "forward", _Shared(module, trunk, shared, last=shared == path))
+        for other in networks[1:]:
+            owner, _, attribute = shared.rpartition(".")
+            setattr(other.get_submodule(owner), attribute, module)
+
+
+def trunk_of(network: nn.Module) -> tuple[Trunk, str] | None:
+    """The trunk that a network shares with others, and the path where it ends; None for one that stands alone."""
+    for module in network.modules():
+        shared = vars(module).get("forward")
+        if isinstance(shared, _Shared) and shared.last:
+            return shared.trunk, shared.path
+    return None
+
+
+def _before(network: nn.Module, path: str) -> list[str]:
+    """The outermost modules that run up to the end of ``path``, itself the last."""
+    found, prefix, module = [], "", network
+    for part in path.split("."):
+        names = [name for name, _ in module.named_children()]
+        found += [f"{prefix}{name}" for name in names[: names.index(part)]]
+        prefix, module = f"{prefix}{part}.", module.get_submodule(part)
+    return [*found, path]
+
+
+def _own_parameters(network: nn.Module, path: str) -> list[tuple[str, nn.Parameter]]:
+    """Weights that belong to the containers of ``path`` themselves, such as a transformer's position embedding."""
+    parts = path.split(".")
+    owners = [".".join(parts[:depth]) for depth in range(len(parts))]
+    return [
+        (f"{owner}.{name}" if owner else name, value)
+        for owner in owners
+        for name, value in network.get_submodule(owner).named_parameters(recurse=False)
+    ]
