@@ -5,14 +5,20 @@ Each peer learns from the labels and from the predictions that the others make a
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from metamixer.losses.functional import (
     check_positive,
+    check_share,
     check_targets,
+    check_weights,
+    learning,
     mutual_divergence,
     ramp_up,
     soft_cross_entropy,
+    spread,
 )
 from metamixer.records import Outputs, Terms
 
@@ -21,7 +27,8 @@ class DML(nn.Module):
     """``L_i = CE(z_i, y) + weight * mean over j != i of T^2 KL(p_j || p_i)``, teachers detached (Eq. 8, 9).
 
     All peers are updated at once from one forward pass. With three peers or more each learns from the mean of the
-    divergences, not from the divergence to the mean, which the paper finds too peaked.
+    divergences, not from the divergence to the mean, which the paper finds too peaked. A frozen peer teaches like the
+    others and learns nothing. ``Trainer(update="alternating")`` is the update of the paper's Algorithm 1.
 
     Args:
         temperature: T of both softmaxes. The paper has 1, later work 3 or 4.
@@ -35,11 +42,15 @@ class DML(nn.Module):
     tensor([0., 0.])
     """
 
+    paper: ClassVar[str] = "arXiv 1706.00384"
+    needs: ClassVar[tuple[str, ...]] = ()
+    deploys: ClassVar[str] = "the best peer"
+
     def __init__(self, temperature: float = 1.0, weight: float = 1.0, ramp_up: float = 0.0) -> None:
         super().__init__()
         check_positive(temperature=temperature)
-        if not weight >= 0 or not 0 <= ramp_up <= 1:
-            raise ValueError(f"weight={weight} has to be at least 0 and ramp_up={ramp_up} a share in [0, 1]")
+        check_weights(weight=weight)
+        check_share(ramp_up=ramp_up)
         self.temperature = temperature
         self.weight = weight
         self.ramp_up = ramp_up
@@ -51,7 +62,8 @@ class DML(nn.Module):
         """
         check_targets(outputs.logits, targets)
         weight = self.weight * ramp_up(progress, self.ramp_up)
+        distill = mutual_divergence(outputs.logits, self.temperature)
         return {
-            "task": soft_cross_entropy(outputs.logits, targets),
-            "distill": weight * mutual_divergence(outputs.logits, self.temperature),
+            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
+            "distill": weight * spread(learning(distill, outputs), outputs),
         }

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from metamixer.records import Outputs
+
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """``(P, B, C), (B, C) -> (P,)``: -sum_c t_c log p_c in nats, the mean over the batch."""
@@ -55,6 +57,67 @@ def ramp_up(progress: float | Tensor | None, length: float) -> float | Tensor:
     if isinstance(progress, Tensor):
         return (-5 * (1 - (progress / length).clamp(max=1)) ** 2).exp()
     return math.exp(-5 * (1 - min(progress / length, 1.0)) ** 2)
+
+
+def learning(values: Tensor, outputs: Outputs) -> Tensor:
+    """``(P, ...) -> (L, ...)``: the rows of the L peers that learn. No list as an index: graphs forbid the copy."""
+    if len(outputs.learners) == outputs.peers:
+        return values
+    return torch.stack([values[index] for index in outputs.learners])
+
+
+def spread(values: Tensor, outputs: Outputs) -> Tensor:
+    """``(L,) -> (P,)``: the numbers of the L peers that learn in the places of all P; 0 for those that do not."""
+    if len(outputs.learners) == outputs.peers:
+        return values
+    rows = [values.new_zeros(())] * outputs.peers
+    for value, index in zip(values, outputs.learners, strict=True):
+        rows[index] = value
+    return torch.stack(rows)
+
+
+def require(
+    outputs: Outputs,
+    method: str,
+    *,
+    features: bool = False,
+    stages: int = 0,
+    trunk: bool = False,
+    shadows: bool = False,
+) -> None:
+    """Raise ValueError, with what would work, unless the outputs have what a method compares.
+
+    Args:
+        outputs: of the cohort.
+        method: for the message.
+        features: what the last linear layers see.
+        stages: at least so many stage outputs of each peer.
+        trunk: peers that are branches on a shared trunk.
+        shadows: peers that follow the others.
+    """
+    if features and len(outputs.features) < outputs.peers:
+        raise ValueError(f"{method} compares features: outputs of a Cohort have them, these have none")
+    if stages and (len(outputs.stages) < outputs.peers or min(map(len, outputs.stages)) < stages):
+        raise ValueError(f"{method} compares the outputs of {stages} stages; stages=[...] of a Cohort names more")
+    if trunk and not outputs.shared:
+        raise ValueError(
+            f"{method} needs branches on one trunk: share_trunk(networks, 'layer2') before the Cohort, or in a recipe "
+            "peers=[{name: resnet32, branches: 3}]"
+        )
+    if shadows and not outputs.shadows:
+        raise ValueError(f"{method} needs shadows of its peers: Cohort(networks, shadows=True)")
+
+
+def check_weights(**settings: float) -> None:
+    """Raise ValueError for the settings that are negative."""
+    if wrong := [f"{name}={value}" for name, value in settings.items() if not value >= 0]:
+        raise ValueError(f"{', '.join(wrong)}: has to be at least 0")
+
+
+def check_share(**settings: float) -> None:
+    """Raise ValueError for the settings that are no share in [0, 1]."""
+    if wrong := [f"{name}={value}" for name, value in settings.items() if not 0 <= value <= 1]:
+        raise ValueError(f"{', '.join(wrong)}: has to be a share in [0, 1]")
 
 
 def check_positive(**settings: float) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
-from metamixer.losses.functional import check_targets, soft_cross_entropy
+from metamixer.losses.functional import check_targets, learning, soft_cross_entropy, spread
 from metamixer.records import Outputs, Terms
 
 
 class Independent(nn.Module):
     """Cross-entropy of each peer with the soft targets, in nats: plain training of P networks side by side."""
 
+    paper: ClassVar[str] = "the baseline"
+    needs: ClassVar[tuple[str, ...]] = ()
+    deploys: ClassVar[str] = "the best peer"
+
     def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,)}``."""
         check_targets(outputs.logits, targets)
-        return {"task": soft_cross_entropy(outputs.logits, targets)}
+        return {"task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs)}
