@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,10 +11,13 @@ from metamixer.bench.results import Measured, Missing, Section, ratios
 from metamixer.bench.settings import Settings, spelled
 from metamixer.bench.timing import Case, Work, fixed, interleave
 from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated, set_up
+from metamixer.branches import share_trunk
 from metamixer.cohort import Cohort
 from metamixer.losses import DML
 from metamixer.mixers import NoMix
 from metamixer.named import LOSSES, MIXERS, make
+from metamixer.records import Batch
+from metamixer.stages import find_stages
 
 JOINT = "DML, 2 peers"
 _DRAWN = (
@@ -93,13 +97,12 @@ def mixers(settings: Settings, name: str, precision: str) -> Section:
 
 
 def losses(settings: Settings, name: str, precision: str) -> Section:
-    """Every loss of the table, on two peers, with nothing mixed."""
+    """Every loss of the table, on two peers that learn, with nothing mixed."""
     shape, times = settings.shape(name), _steps(settings)
-    batch = batch_of(settings, shape, companions=False)
-    cohort = Cohort([settings.network(name) for _ in range(2)])
     cases, missing = [], []
     for title in LOSSES:
         try:
+            cohort, batch = _peers_for(title, settings, name)
             loss: nn.Module = set_up(make({"name": title}, LOSSES, "loss"), cohort, batch)
             step = joint_step(cohort, NoMix(), loss, batch, settings, precision)
         except Exception as error:  # a loss may need settings or networks that these are not
@@ -109,6 +112,21 @@ def losses(settings: Settings, name: str, precision: str) -> Section:
     measured, failed = interleave(cases, settings.rounds, settings.where)
     pairs = [(each.name, "dml", 1.0, "") for each in _but(measured, "dml")]
     return Section(_title("losses", settings, name, precision), measured, ratios(measured, pairs), (*missing, *failed))
+
+
+def _peers_for(loss: str, settings: Settings, name: str) -> tuple[Cohort, Batch]:
+    """Two peers with what the loss needs: a trunk, shadows, a teacher, a view for each."""
+    needs = getattr(LOSSES[loss], "needs", ())
+    shape = settings.shape(name)
+    batch = batch_of(settings, shape, companions=False)
+    networks = [settings.network(name) for _ in range(3 if "teacher" in needs else 2)]
+    if "trunk" in needs:
+        share_trunk(networks, find_stages(networks[0])[-2])
+    cohort = Cohort(networks, frozen=[2] if "teacher" in needs else [], shadows="shadows" in needs)
+    if "views" in needs:
+        other = batch_of(settings, shape, companions=False, seed=1).images
+        batch = replace(batch, views=(batch.images, other))
+    return cohort, batch
 
 
 def _but(measured: tuple[Measured, ...], name: str) -> list[Measured]:
