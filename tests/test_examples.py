@@ -1,7 +1,10 @@
 """The examples run as they stand, and learn."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -30,3 +33,20 @@ def test_the_loop_of_the_readme_runs_as_it_is_printed():
     exec(code, names)  # noqa: S102
     assert names["terms"]["task"].shape == (2,)
     assert all(term.isfinite().all() for term in names["terms"].values())
+
+
+def test_a_method_from_outside_of_the_package(tmp_path):
+    """As docs/extending.md says: one file under 80 lines, named by an import path, in the folder one is in."""
+    assert len((EXAMPLES / "confident_peers.py").read_text().splitlines()) < 80
+    words = ["--data", "fashion-mini", "--peers", "resnet8,resnet8", "--loss", "confident_peers:ConfidentPeers"]
+    changes = ["loss.threshold=0.6", "data.train_limit=20", "train.epochs=1", "--mixer", "none"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "from metamixer.cli import main; main()", "train", *words, *changes]
+        + ["--out", str(tmp_path / "run"), "--quiet"],
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},  # as the installed script: without the folder one is in
+    )
+    assert done.returncode == 0, done.stderr
+    assert "threshold: 0.6" in (tmp_path / "run" / "recipe.yaml").read_text()

@@ -5,6 +5,8 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -225,5 +227,6 @@ def bench(
 
 def main() -> None:
     """The entry point."""
+    sys.path.append(os.getcwd())  # for import paths of one's own, as with `python -m metamixer`
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     app()

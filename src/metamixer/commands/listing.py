@@ -41,14 +41,24 @@ def show_names(what: str | None) -> int:
 
 
 def _print(title: str, entries: Sequence[Entry], others: Mapping[str, str]) -> None:
-    settings = [_lines(entry.fixed or entry.settings) for entry in entries]
-    some = any(settings)
-    made = table(["name", "what it is", *(["settings"] if some else [])], numbers=False)
-    for entry, lines in zip(entries, settings, strict=True):
-        made.add_row(entry.name, entry.line, *(["\n".join(lines)] if some else []))
+    """What there is nothing to say about for any of the entries has no column."""
+    columns: dict[str, list[str]] = {
+        "paper": [str(entry.constants.get("paper", "")) for entry in entries],
+        "needs": [", ".join(_words(entry.constants.get("needs"))) for entry in entries],
+        "deploys": [str(entry.constants.get("deploys", "")) for entry in entries],
+        "settings": ["\n".join(_lines(entry.fixed or entry.settings)) for entry in entries],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    made = table(["name", "what it is", *shown], numbers=False)
+    for row, entry in enumerate(entries):
+        made.add_row(entry.name, entry.line, *(cells[row] for cells in shown.values()))
     for name, line in others.items():
-        made.add_row(name, line, *([""] if some else []))
+        made.add_row(name, line, *[""] * len(shown))
     console().print(titled(title, made))
+
+
+def _words(value: Any) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, tuple | list) else []
 
 
 def _lines(settings: Mapping[str, Any]) -> list[str]:

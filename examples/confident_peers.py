@@ -1,0 +1,53 @@
+"""A method of your own in one file: peers listen to each other where the other one is sure.
+
+    cd examples
+    metamixer train --data fashion-mini --peers resnet8,resnet8 --loss confident_peers:ConfidentPeers loss.threshold=0.6
+
+Deep mutual learning (arXiv 1706.00384) copies whatever the other peer says. Here a prediction counts only where its
+largest probability is above a threshold, as in selective methods for noisy labels. It is an example, not a published
+method.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.functional import check_share, check_targets, soft_cross_entropy
+from metamixer.records import Outputs, Terms
+
+
+class ConfidentPeers(nn.Module):
+    """``CE(z_i, y) + mean over j != i of [max p_j > threshold] KL(p_j || p_i)``, teachers detached.
+
+    Args:
+        threshold: the least probability of the other peer's first choice.
+        weight: of the distillation.
+    """
+
+    paper: ClassVar[str] = "an example"
+    needs: ClassVar[tuple[str, ...]] = ()
+    deploys: ClassVar[str] = "the best peer"
+
+    def __init__(self, threshold: float = 0.5, weight: float = 1.0) -> None:
+        super().__init__()
+        check_share(threshold=threshold)
+        self.threshold, self.weight = threshold, weight
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
+        check_targets(outputs.logits, targets)
+        log_p = outputs.logits.log_softmax(-1)
+        terms = []
+        for own in range(outputs.peers):
+            others = [self._listen(log_p[other], log_p[own]) for other in range(outputs.peers) if other != own]
+            terms.append(torch.stack(others).mean())
+        return {
+            "task": soft_cross_entropy(outputs.logits, targets),
+            "distill": self.weight * torch.stack(terms),
+        }
+
+    def _listen(self, other: Tensor, own: Tensor) -> Tensor:
+        teacher = other.detach()
+        sure = teacher.exp().amax(-1) > self.threshold
+        return (sure * (teacher.exp() * (teacher - own)).sum(-1)).mean()
