@@ -161,7 +161,7 @@ def deadly(function):
 pathlib = sys.modules["pathlib"]
 pathlib.Path.rename, pathlib.Path.replace = deadly(pathlib.Path.rename), deadly(pathlib.Path.replace)
 checkpoint.os.fsync, torch.save = deadly(os.fsync), deadly(torch.save)
-checkpoint.safetensors.torch.save_model = deadly(checkpoint.safetensors.torch.save_model)
+checkpoint.safetensors.torch.save_file = deadly(checkpoint.safetensors.torch.save_file)
 folder = Path(sys.argv[1])
 for step in (2, 3):
     path = written(folder, step=step, seed=step)

@@ -46,9 +46,15 @@ class Checkpoint:
             partial: leave aside what the module has no place for.
         """
         try:
-            missing, _ = safetensors.torch.load_model(module, self.path / _WEIGHTS, strict=not partial)
-            if missing:
+            tensors = safetensors.torch.load_file(self.path / _WEIGHTS)
+            found = module.load_state_dict(tensors, strict=False)
+            own = _places(module)
+            there = {own[name] for name in tensors if name in own}
+            # What modules share was written once, under its first name.
+            if missing := [name for name in found.missing_keys if own[name] not in there]:
                 raise RuntimeError(f"it lacks {', '.join(sorted(missing)[:5])}")
+            if found.unexpected_keys and not partial:
+                raise RuntimeError(f"there is no place for {', '.join(sorted(found.unexpected_keys)[:5])}")
         except RuntimeError as error:
             raise CheckpointError(f"{self.path / _WEIGHTS} does not fit these networks: {error}") from error
 
@@ -77,7 +83,10 @@ def write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        safetensors.torch.save_model(module, str(partial / _WEIGHTS))
+        # Not by `save_model`: it cannot look at memory that is both shared and channels last.
+        first = {place: name for name, place in reversed(_places(module).items())}
+        weights = module.state_dict()
+        safetensors.torch.save_file({name: weights[name].contiguous() for name in first.values()}, partial / _WEIGHTS)
         torch.save(state, partial / _STATE)
         files = {
             name: {"sha256": _digest(partial / name), "bytes": (partial / name).stat().st_size}
@@ -94,6 +103,14 @@ def write(
         last = pointed(folder, "LATEST")
         raise OSError(f"cannot write the checkpoint {final}: {error}; the last good one is {last}") from error
     return final
+
+
+def _places(module: nn.Module) -> dict[str, object]:
+    """Where each tensor of a module is in memory: the same for names that share one."""
+    return {
+        name: (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def point(folder: Path, pointer: str, checkpoint: Path) -> None:
