@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from typing import ClassVar
 
 import pytest
 import safetensors
@@ -11,9 +12,13 @@ import torch
 
 from metamixer.checkpoint import CheckpointError, pointed
 from metamixer.classifier import Classifier
+from metamixer.datasets import DataError
+from metamixer.losses import DML
 from metamixer.models import build
+from metamixer.named import find
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
+from metamixer.records import Outputs
 from metamixer.runs import _wants_companions, evaluate_run, load_data, train, train_loader
 
 TINY = ["data.train_limit=12", "peers.0.name=resnet8", "peers.1.name=resnet14", "train.epochs=2", "train.batch_size=40",
@@ -164,3 +169,58 @@ def test_the_default_crop_is_an_eighth_of_the_side():
     padded = Recipe.of({}, [*TINY, "data.pad=1", "data.flip=false"])
     loader = train_loader(padded, data, torch.device("cpu"))
     assert (loader.augment.pad, loader.augment.flip) == (1, False)
+
+
+class OfViews(DML):
+    """Deep mutual learning of peers that see augmentations of their own."""
+
+    needs: ClassVar[tuple[str, ...]] = ("views",)
+    seen: ClassVar[list[Outputs]] = []
+
+    def forward(self, outputs, targets, progress=None):
+        if torch.is_grad_enabled():
+            self.seen.append(outputs)
+        return super().forward(outputs, targets, progress)
+
+
+def test_peers_see_views_of_their_own_where_the_loss_needs_them(tmp_path):
+    recipe = Recipe.of({"loss": "tests.test_runs:OfViews", "mixer": "none"}, [*TINY, "train.epochs=1"])
+    loader = train_loader(recipe, load_data(recipe), torch.device("cpu"))
+    assert (loader.views, loader.per_class) == (2, None)
+    seen = find(recipe.loss.name, {}, "loss").seen
+    seen.clear()
+    result = train(recipe, tmp_path / "run")
+    assert len(seen) == 3
+    for outputs in seen:
+        first, second = outputs.images
+        assert first.shape == second.shape
+        differ = (first != second).flatten(1).any(1)
+        assert differ.float().mean() > 0.9  # one crop and flip in 162 is the other peer's
+    assert result.best.epoch == 1
+    plain = Recipe.of({}, TINY)
+    assert train_loader(plain, load_data(plain), torch.device("cpu")).views == 1
+
+
+def test_a_frozen_teacher_has_a_view_as_well():
+    peers = ["resnet8", "resnet8", {"name": "resnet8", "frozen": True}]
+    recipe = Recipe.of({"loss": "tests.test_runs:OfViews", "peers": peers}, TINY[:1])
+    assert train_loader(recipe, load_data(recipe), torch.device("cpu")).views == 3
+
+
+def test_contrastive_peers_train_on_batches_of_classes(tmp_path):
+    content = {"loss": {"name": "mcl", "logits": True}, "mixer": "none"}
+    recipe = Recipe.of(content, [*TINY, "train.batch_size=20", "train.per_class=2", "train.epochs=1"])
+    loader = train_loader(recipe, load_data(recipe), torch.device("cpu"))
+    for batch in loader.epoch(0):
+        assert torch.bincount(batch.labels).tolist() == [2] * 10
+    result = train(recipe, tmp_path / "run")
+    weights = safetensors.torch.load_file(result.model)
+    assert not [name for name in weights if "projector" in name]
+    last = json.loads((result.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"task", "vcl", "soft_vcl", "icl", "soft_icl", "distill"} <= set(last["terms"])
+
+
+def test_batches_that_cannot_be_of_classes_are_refused(tmp_path):
+    recipe = Recipe.of({"loss": "mcl"}, [*TINY, "train.per_class=2"])
+    with pytest.raises(DataError, match="needs 20 classes, these images have 10; batch_size=20 would work"):
+        train(recipe, tmp_path / "run")

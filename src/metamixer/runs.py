@@ -72,7 +72,7 @@ def load_data(recipe: Recipe) -> Data:
 
 
 def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:
-    """Augmented batches with companions, as the recipe says."""
+    """Augmented batches, with companions, views and classes as recipe and loss ask for them."""
     return TrainLoader(
         data.train,
         Augment(
@@ -86,6 +86,8 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
         companions=_wants_companions(recipe),
         device=device,
         workers=recipe.data.workers,
+        views=len(recipe.members) if "views" in recipe.loss_constant("needs", ()) else 1,
+        per_class=recipe.train.per_class,
     )
 
 
@@ -166,6 +168,10 @@ def _check_stages(mixer: Mixer, cohort: Cohort) -> None:
         raise RecipeError(
             f"mixer.stages: {max(stages)} is too deep, these networks have stages 0 (images) to {cohort.stages}"
         )
+    boxes = getattr(mixer, "peers", None)
+    learn = len(cohort.peers) - cohort.shadows
+    if boxes is not None and boxes != learn:
+        raise RecipeError(f"mixer.peers: boxes for {boxes} peers, there are {learn}; mixer.peers={learn} would work")
     if 1 < draws < len(cohort.peers):
         raise RecipeError(
             f"mixer.stage_draws: {draws} stages for {len(cohort.peers)} peers; 1 for all of them or "

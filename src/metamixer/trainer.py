@@ -408,7 +408,8 @@ class Trainer:
         if world == 1:
             return batch
         companions = None if batch.companions is None else batch.companions[rank::world]
-        return Batch(batch.images[rank::world], batch.labels[rank::world], companions)
+        views = None if batch.views is None else tuple(view[rank::world] for view in batch.views)
+        return Batch(batch.images[rank::world], batch.labels[rank::world], companions, views)
 
     def _evaluate(self, val: Iterable[Batch]) -> Report:
         return evaluate(self.cohort, val, names=self.names, precision=self.fabric.autocast())

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metamixer.datasets import CompanionTable, DataError, limit_per_class, split
+from metamixer.datasets.classwise import ClassBatches
 
 labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda values: torch.tensor(values))
 
@@ -88,3 +89,46 @@ def test_companions_draw_from_the_given_generator_alone():
     first = table.draw(torch.arange(50), torch.Generator().manual_seed(1))
     assert torch.equal(first, table.draw(torch.arange(50), torch.Generator().manual_seed(1)))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_images_of_a_class_are_dealt_until_used_up():
+    """Seven images, two at a time: three batches have six different ones, then they are shuffled anew."""
+    labels = torch.tensor([0] * 7 + [1] * 2 + [2] * 2)
+    batches = ClassBatches(labels, ("a", "b", "c"), batch_size=6, per_class=2)  # all classes in every batch
+    drawn = batches.draw(9, torch.Generator().manual_seed(0))
+    assert drawn.shape == (9, 6)
+    hands = [[row for row in batch.tolist() if row < 7] for batch in drawn]
+    for start in (0, 3, 6):
+        assert len({row for hand in hands[start : start + 3] for row in hand}) == 6
+    assert len({row for hand in hands for row in hand}) == 7
+    for batch in drawn:
+        assert len(set(batch.tolist())) == 6
+        assert labels[batch[:3]].tolist() == labels[batch[3:]].tolist()
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(3, 9), min_size=3, max_size=8),
+    per_class=st.integers(1, 3),
+    count=st.integers(1, 3),
+    batches=st.integers(1, 6),
+    seed=st.integers(0, 100),
+)
+def test_batches_have_so_many_of_so_many_classes(counts, per_class, count, batches, seed):
+    labels = torch.cat([torch.full((n,), 2 * label) for label, n in enumerate(counts)])[torch.randperm(sum(counts))]
+    names = [str(label) for label in range(2 * len(counts))]  # every other class has no images
+    made = ClassBatches(labels, names, count * per_class, per_class)
+    drawn = made.draw(batches, torch.Generator().manual_seed(seed))
+    assert torch.equal(drawn, made.draw(batches, torch.Generator().manual_seed(seed)))
+    for batch in drawn:
+        assert len(set(batch.tolist())) == count * per_class
+        found = torch.bincount(labels[batch])
+        assert found[found > 0].tolist() == [per_class] * count
+
+
+def test_classes_are_drawn_alike_whatever_their_size():
+    labels = torch.tensor([0] * 90 + [1] * 6 + [2] * 4 + [3] * 4)
+    drawn = ClassBatches(labels, tuple("abcd"), 4, 2).draw(3000, torch.Generator().manual_seed(0))
+    counts = torch.bincount(labels[drawn[:, :2]].flatten())
+    # Each class is in half of the batches: mean 1500, sd 27.
+    assert 1500 - 5 * 27.4 < counts.min() <= counts.max() < 1500 + 5 * 27.4

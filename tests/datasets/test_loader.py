@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from metamixer.datasets import Augment, DataError, EvalLoader, TensorImages, TrainLoader, normalise
+from metamixer.datasets import Augment, CompanionTable, DataError, EvalLoader, TensorImages, TrainLoader, normalise
+from metamixer.records import Batch
+from metamixer.seeds import generator
 
 PLAIN = Augment(pad=0, flip=False)
 
@@ -107,3 +109,100 @@ def test_wrong_settings_are_refused(images):
         loader(images.subset(torch.arange(0)))
     with pytest.raises(DataError, match="6 batches"):
         next(loader(images).epoch(0, start=7))
+
+
+def test_batches_are_the_function_of_seed_epoch_and_number_that_they_always_were(images):
+    """Old runs resume: the order, crops, flips and companions come from these seeds and no others."""
+    augment, mean, std = Augment(pad=2), [0.1] * 3, [0.5] * 3
+    order = torch.randperm(50, generator=generator(7, "order", 2))
+    for views in (1, 3):
+        made = TrainLoader(images, augment, mean, std, 8, 7, companions=True, views=views)
+        for number, batch in enumerate(made.epoch(2)):
+            rows = order[8 * number : 8 * number + 8]
+            others = CompanionTable(images.labels).draw(rows, generator(7, "companions", 2, number))
+            draw = generator(7, "augment", 2, number)
+            assert torch.equal(batch.images, augment(images.fetch(rows), mean, std, draw))
+            assert torch.equal(batch.companions, augment(images.fetch(others), mean, std, draw))
+
+
+def test_without_views_there_are_none(images):
+    assert next(loader(images).epoch(0)).views is None
+
+
+def test_views_are_the_same_images_each_augmented_by_itself(images):
+    plain = next(loader(images, PLAIN, views=3, batch_size=50).epoch(0))
+    assert [torch.equal(which(view), which(plain.images)) for view in plain.views] == [True] * 3
+    # All images alike: views that differ were cropped or flipped differently.
+    pixels = torch.arange(36).byte().view(1, 1, 6, 6).expand(40, 1, 6, 6).clone()
+    same = TensorImages(pixels, torch.zeros(40, dtype=torch.int64), ("a",))
+    batch = next(loader(same, views=3, mean=[0.0], std=[1.0], batch_size=40, companions=True).epoch(0))
+    assert batch.views[0] is batch.images
+    assert len(batch.views) == 3
+    shown = [*batch.views, batch.companions]
+    for first in range(4):
+        for second in range(first):
+            assert (shown[first] != shown[second]).flatten(1).any(1).sum() > 30
+
+
+def test_one_more_view_changes_no_other_and_a_start_in_the_middle_gives_the_same(images):
+    two = list(loader(images, views=2, companions=True).epoch(3))
+    three = list(loader(images, views=3, companions=True).epoch(3))
+    rest = list(loader(images, views=3, companions=True).epoch(3, 4))
+    for a, b in zip(two, three, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.companions, b.companions)
+        assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=False))
+    for a, b in zip(three[4:], rest, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
+    assert not torch.equal(three[0].views[1] - three[0].views[0], three[1].views[1] - three[1].views[0])
+
+
+def balanced():
+    """Five classes of 4 to 12 images; the value of a pixel says which image it is."""
+    labels = torch.tensor([label for label in range(5) for _ in range(4 + 2 * label)])
+    values = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 6, 6).clone()
+    return TensorImages(values, labels, tuple("abcde"))
+
+
+def test_batches_hold_as_many_images_of_each_of_their_classes():
+    held = balanced()
+    made = loader(held, PLAIN, batch_size=6, per_class=2, companions=True, views=2)
+    assert len(made) == len(loader(held, batch_size=6)) == 6
+    whole = list(made.epoch(1))
+    assert len(whole) == 6
+    for batch in whole:
+        counts = torch.bincount(batch.labels, minlength=5)
+        assert sorted(counts.tolist()) == [0, 0, 2, 2, 2]
+        assert len(which(batch.images).unique()) == 6
+        assert torch.equal(held.labels[which(batch.images)], batch.labels)
+        assert torch.equal(held.labels[which(batch.companions)], batch.labels)
+    assert all(same(a, b) for a, b in zip(map(tensors, whole[2:]), map(tensors, made.epoch(1, 2)), strict=True))
+    assert not torch.equal(which(whole[0].images), which(next(made.epoch(2)).images))
+
+
+def tensors(batch):
+    """A batch with its views in a row, for ``same``."""
+    return Batch(torch.stack([batch.images, *batch.views]), batch.labels, batch.companions)
+
+
+def test_two_images_of_a_class_go_to_the_same_process():
+    """Processes take every n-th image."""
+    batch = next(loader(balanced(), batch_size=8, per_class=2).epoch(0))
+    for rank in (0, 1):
+        assert sorted(torch.bincount(batch.labels[rank::2], minlength=5).tolist()) == [0, 0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"views": 0}, "views=0: at least 1"),
+        ({"per_class": 0}, "per_class=0: at least 1"),
+        ({"per_class": 3}, "batch_size=8 cannot hold per_class=3 .* batch_size=6 would work"),
+        ({"per_class": 2, "batch_size": 12}, "needs 6 classes, these images have 5; batch_size=10 would work"),
+        ({"per_class": 5, "batch_size": 10}, "the class 'a' has 4 images to train on, per_class=5 needs 5"),
+    ],
+    ids=str,
+)
+def test_classes_and_views_that_do_not_fit(changes, message):
+    with pytest.raises(DataError, match=message):
+        loader(balanced(), **changes)

@@ -134,3 +134,27 @@ def test_random_crops_keep_to_the_limits():
                 assert 3 / 4 - 1e-9 <= (right - left) / (bottom - top) <= 4 / 3 + 1e-9
         if width == 100:
             assert 0.2 - 1e-9 <= min(shares) < 0.25 < 0.55 < max(shares) <= 0.6 + 1e-9
+
+
+def test_views_are_crops_of_their_own_for_any_number_of_workers(data):
+    here, alone = list(loader(data, views=3).epoch(1)), list(loader(data).epoch(1))
+    there = loader(data, workers=2, views=3)
+    for wanted, found in ((here, list(there.epoch(1))), (here[2:], list(there.epoch(1, start=2)))):
+        assert equal(wanted, found)
+        for a, b in zip(wanted, found, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
+    assert equal(here, alone)
+    first = here[0]
+    assert first.views[0] is first.images
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (first.views[one] != first.views[other]).flatten(1).any(1).all()
+
+
+def test_an_image_that_comes_again_in_an_epoch_is_cropped_anew(data):
+    """24 images on disk; a subset of three of each class, two of each at a time, so that all come again and again."""
+    rows = torch.cat([(data.train.labels == label).nonzero().flatten()[:3] for label in (0, 1)])
+    few = replace(data, train=data.train.subset(rows.repeat_interleave(4)))
+    seen = list(loader(few, per_class=2).epoch(0))
+    crops = torch.cat([batch.images for batch in seen])
+    assert len(seen) == 6
+    assert len(crops.flatten(1).unique(dim=0)) == 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,3 +110,85 @@ class CompanionTable:
         # The remainder of a 62-bit number is uniform to within count / 2^62.
         step = 1 + torch.randint(2**62, indices.shape, generator=draw) % (count - 1).clamp_min(1)
         return order[starts[indices] + (rank + step) % count]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBatches:
+    """Batches with the same number of images of each of their classes, for losses that compare images of one class.
+
+    What MPerClassSampler of pytorch-metric-learning draws and MCL (arXiv 2104.12565) trains on. The classes of a batch
+    are drawn without replacement, so a small class comes as often as a large one. Unlike there, the images of a class
+    are dealt like cards: shuffled, handed out until fewer than ``per_class`` are left, and shuffled anew. Drawing them
+    for each batch anew leaves some 37 % of them unseen in an epoch.
+
+    Args:
+        labels: ``(N,)`` int64 labels of the training images.
+        classes: the name of every class.
+        batch_size: images in a batch.
+        per_class: images of each class in it.
+
+    Raises:
+        DataError: the batch size is no multiple, or there are too few classes, or too few images of one.
+
+    >>> batches = ClassBatches(torch.tensor([0, 1, 0, 1, 2, 2]), ("a", "b", "c"), batch_size=4, per_class=2)
+    >>> batches.labels[batches.draw(2, torch.Generator().manual_seed(0))]
+    tensor([[2, 0, 2, 0],
+            [2, 1, 2, 1]])
+    """
+
+    labels: Tensor
+    classes: Sequence[str]
+    batch_size: int
+    per_class: int
+
+    def __post_init__(self) -> None:
+        B, m, known = self.batch_size, self.per_class, len(self._members)
+        if m < 1:
+            raise DataError(f"per_class={m}: at least 1 would work")
+        if B % m:
+            raise DataError(
+                f"batch_size={B} cannot hold per_class={m} images of each of its classes, "
+                f"batch_size={m * max(1, B // m)} would work"
+            )
+        if B // m > known:
+            raise DataError(
+                f"batch_size={B} with per_class={m} needs {B // m} classes, these images have {known}; "
+                f"batch_size={known * m} would work"
+            )
+        fewest = min(self._members, key=len)
+        if len(fewest) < m:
+            raise DataError(
+                f"the class {self.classes[int(self.labels[fewest[0]])]!r} has {len(fewest)} images to train on, "
+                f"per_class={m} needs {m} of every class"
+            )
+
+    @cached_property
+    def _members(self) -> tuple[Tensor, ...]:
+        """The images of every class that there is."""
+        _, classes, counts = torch.unique(self.labels, return_inverse=True, return_counts=True)
+        return torch.split(classes.argsort(stable=True), counts.tolist())
+
+    def draw(self, batches: int, draw: torch.Generator) -> Tensor:
+        """The image indices of so many batches: ``(batches, batch_size)`` int64.
+
+        A batch has one image of each of its classes, then the next of each in the same order. So processes that take
+        every n-th image have whole classes, where n divides the number of classes in a batch.
+        """
+        count = self.batch_size // self.per_class
+        drawn = torch.stack([torch.randperm(len(self._members), generator=draw)[:count] for _ in range(batches)])
+        drawn = drawn.flatten()
+        places = drawn.argsort(stable=True)  # class by class, in the order of the batches
+        wanted = torch.bincount(drawn, minlength=len(self._members)).tolist()
+        dealt = torch.empty(len(drawn), self.per_class, dtype=torch.int64)
+        for members, own in zip(self._members, torch.split(places, wanted), strict=True):
+            dealt[own] = self._deal(members, len(own), draw)
+        return dealt.view(batches, count, self.per_class).transpose(1, 2).reshape(batches, self.batch_size)
+
+    def _deal(self, members: Tensor, hands: int, draw: torch.Generator) -> Tensor:
+        """``(n,)`` -> ``(hands, per_class)``: no image twice in a hand, none again before the others had their turn."""
+        fit = len(members) // self.per_class
+        rounds = [
+            members[torch.randperm(len(members), generator=draw)[: fit * self.per_class]]
+            for _ in range(-(-hands // fit))
+        ]
+        return torch.cat([members[:0], *rounds]).view(-1, self.per_class)[:hands]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from metamixer.datasets.augment import Augment, Scale, normalise
-from metamixer.datasets.classwise import CompanionTable
+from metamixer.datasets.classwise import ClassBatches, CompanionTable
 from metamixer.datasets.errors import DataError
 from metamixer.datasets.images import Device, ImageSet
-from metamixer.datasets.stream import FolderImages, Request, Stream
+from metamixer.datasets.stream import FolderImages, Read, Request, Stream
 from metamixer.records import Batch
 from metamixer.seeds import generator
 
@@ -39,6 +39,10 @@ class TrainLoader:
         companions: also give every image another one of its class, augmented independently.
         device: where the batches go. Bytes are copied there and augmented there.
         workers: processes that decode images on disk; the batches do not depend on it. 0: this process.
+        views: how many times the images of a batch are augmented, each time independently, so that every peer can see
+            its own; the first is the batch's ``images``. 1: all peers see these.
+        per_class: images of each class that a batch has (:class:`ClassBatches`), so that contrastive losses find
+            positives; an epoch keeps its number of batches. None: every image once, in random order.
 
     >>> from metamixer.datasets import TensorImages
     >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
@@ -56,9 +60,14 @@ class TrainLoader:
     companions: bool = False
     device: Device = "cpu"
     workers: int = 0
+    views: int = 1
+    per_class: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.images, self.batch_size, self.workers)
+        if self.views < 1:
+            raise DataError(f"views={self.views}: at least 1 would work")
+        _ = self._classes  # says now what does not fit
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -77,29 +86,42 @@ class TrainLoader:
         """The batches of an epoch from number ``start`` on, equal to the last bit to those of the whole epoch."""
         if not 0 <= start <= len(self):
             raise DataError(f"an epoch has {len(self)} batches, none to start from at {start}")
-        order = torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
-        rows = torch.split(order, self.batch_size)[: len(self)]
+        rows = self._order(epoch)
         requests = [self._request(epoch, number, rows[number]) for number in range(start, len(self))]
-        for request, (images, others) in zip(requests, self._read(requests), strict=True):
-            draw = generator(self.seed, "augment", epoch, request.number)
-            yield Batch(
-                self._finish(images, draw),
-                self.images.labels[request.rows].to(self.device, non_blocking=True),
-                None if others is None else self._finish(others, draw),
-            )
+        for request, (shown, others) in zip(requests, self._read(requests), strict=True):
+            place = (epoch, request.number)
+            draw = generator(self.seed, "augment", *place)
+            images = self._finish(shown[0], draw)
+            labels = self.images.labels[request.rows].to(self.device, non_blocking=True)
+            companions = None if others is None else self._finish(others, draw)
+            yield Batch(images, labels, companions, self._views(place, images, shown[1:]))
+
+    def _order(self, epoch: int) -> Sequence[Tensor]:
+        """The image indices of every batch."""
+        draw = generator(self.seed, "order", epoch)
+        if self._classes is not None:
+            return self._classes.draw(len(self), draw).unbind()
+        return torch.split(torch.randperm(len(self.images), generator=draw), self.batch_size)[: len(self)]
+
+    def _views(self, place: tuple[int, int], first: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """What every peer sees. Each view has a seed of its own, so that one more of them changes no other."""
+        if self.views == 1:
+            return None
+        draws = (generator(self.seed, "view", *place, view) for view in range(1, self.views))
+        return (first, *(self._finish(images, draw) for images, draw in zip(others, draws, strict=True)))
 
     def _request(self, epoch: int, number: int, rows: Tensor) -> Request:
         others = None
         if self.companions:
             others = self._table.draw(rows, generator(self.seed, "companions", epoch, number))
-        return Request(rows, others, self.seed, epoch, number)
+        return Request(rows, others, self.seed, epoch, number, self.views, again=self.per_class is not None)
 
-    def _read(self, requests: list[Request]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _read(self, requests: list[Request]) -> Iterator[Read]:
         if self._stream is not None:
             return self._stream.read(requests)
         return (
             (
-                self.images.fetch(request.rows),
+                (self.images.fetch(request.rows),) * self.views,
                 None if request.others is None else self.images.fetch(request.others),
             )
             for request in requests
@@ -112,6 +134,12 @@ class TrainLoader:
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
         return _scale(self.mean, self.std, self.device)
+
+    @cached_property
+    def _classes(self) -> ClassBatches | None:
+        if self.per_class is None:
+            return None
+        return ClassBatches(self.images.labels, self.images.classes, self.batch_size, self.per_class)
 
     @cached_property
     def _table(self) -> CompanionTable:
@@ -160,7 +188,7 @@ class EvalLoader:
         rows = torch.split(torch.arange(len(self.images)), self.batch_size)
         read: Iterator[Tensor]
         if self._stream is not None:
-            read = (images for images, _ in self._stream.read([Request(part) for part in rows]))
+            read = (images for (images,), _ in self._stream.read([Request(part) for part in rows]))
         else:
             read = (self.images.fetch(part) for part in rows)
         for part, images in zip(rows, read, strict=True):

@@ -99,7 +99,8 @@ def random_crop(area: tuple[float, float], draw: torch.Generator) -> Crop:
 class Request:
     """A batch to read: image indices, those of the companions or None, and what seeds the crops.
 
-    Without an epoch the images are read as they are evaluated.
+    Without an epoch the images are read as they are evaluated. ``views``: how many crops of every image. ``again``: an
+    image may come in several batches of an epoch, and has other crops in each.
     """
 
     rows: Tensor
@@ -107,20 +108,28 @@ class Request:
     seed: int = 0
     epoch: int | None = None
     number: int = 0
+    views: int = 1
+    again: bool = False
+
+
+Read = tuple[tuple[Tensor, ...], Tensor | None]
+"""The images of a batch, once for every view, and the companions: each ``(B, C, H, W)`` uint8."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader(Dataset[tuple[Tensor, Tensor | None]]):
+class _Reader(Dataset[Read]):
     images: FolderImages
 
-    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor | None]:
+    def __getitem__(self, request: Request) -> Read:
         if request.epoch is None:
-            return self.images.fetch(request.rows), None
-        images = self.images.crops(request.rows, request.seed, "crop", request.epoch)
+            return (self.images.fetch(request.rows),), None
+        place = (request.epoch, request.number) if request.again else (request.epoch,)
+        purposes = [("crop", *place), *(("view crop", view, *place) for view in range(1, request.views))]
+        shown = tuple(self.images.crops(request.rows, request.seed, *purpose) for purpose in purposes)
         if request.others is None:
-            return images, None
+            return shown, None
         purpose = ("companion crop", request.epoch, request.number)
-        return images, self.images.crops(request.others, request.seed, *purpose)
+        return shown, self.images.crops(request.others, request.seed, *purpose)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +143,8 @@ class Stream:
     images: FolderImages
     workers: int = 0
 
-    def read(self, requests: list[Request]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """For every request images and companions, each ``(B, C, H, W)`` uint8 on the CPU."""
+    def read(self, requests: list[Request]) -> Iterator[Read]:
+        """For every request images and companions, on the CPU."""
         reader = _Reader(self.images)
         if self.workers == 0:
             return (reader[request] for request in requests)
@@ -144,7 +153,7 @@ class Stream:
         return iter(loader)
 
     @cached_property
-    def _pipe(self) -> tuple[list[Request], DataLoader[tuple[Tensor, Tensor | None]]]:
+    def _pipe(self) -> tuple[list[Request], DataLoader[Read]]:
         requests: list[Request] = []
         loader = DataLoader(
             _Reader(self.images),
@@ -159,5 +168,5 @@ class Stream:
         return requests, loader
 
 
-def _unchanged(batch: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+def _unchanged(batch: Read) -> Read:
     return batch
