@@ -7,7 +7,7 @@ and inside of a cohort's forward pass the first branch computes them for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,20 +16,39 @@ from torch import Tensor, nn
 
 
 class Trunk:
-    """What the shared modules put out in the running forward pass."""
+    """What the shared modules put out in the running forward pass, in the order in which they are called.
+
+    The order and not the module tells which output is meant: a network may call one activation in several places.
+    """
 
     def __init__(self, branches: int, rescale: bool) -> None:
         self.branches, self.rescale = branches, rescale
-        self.kept: dict[str, Any] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.running = self.inside = False
+        self.kept: list[Any] = []
+        self.passed = 0
+        self.shown: Tensor | None = None
+        self.learns = False
 
     @contextmanager
     def computed_once(self) -> Iterator[None]:
         """Inside of the block every shared module runs for the first branch that comes by, and no more."""
-        self.kept = {}
+        self.running = True
         try:
             yield
         finally:
-            self.kept = None
+            self._forget()
+
+    def begin(self, images: Tensor) -> None:
+        """A branch sets out on its pass. It runs the trunk anew if it is shown other images than the one before it."""
+        if not self.running:
+            return
+        if self.shown is not images or self.learns != torch.is_grad_enabled():
+            self.kept = []
+        self.shown, self.learns = images, torch.is_grad_enabled()
+        self.inside, self.passed = True, 0
 
 
 class _Shared:
@@ -40,12 +59,20 @@ class _Shared:
         self.module, self.trunk, self.path, self.last = module, trunk, path, last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        kept = self.trunk.kept
-        if kept is None:
+        trunk = self.trunk
+        if not trunk.inside:  # outside of a cohort's pass, or above the trunk
             return type(self.module).forward(self.module, *args, **kwargs)
-        if self.path not in kept:
-            kept[self.path] = type(self.module).forward(self.module, *args, **kwargs)
-        return self._branch_off(kept[self.path]) if self.last else kept[self.path]
+        if trunk.passed == len(trunk.kept):
+            trunk.inside = False  # modules that are called in here are a part of this one
+            output = type(self.module).forward(self.module, *args, **kwargs)
+            trunk.inside = True
+            trunk.kept.append(output)
+        output = trunk.kept[trunk.passed]
+        trunk.passed += 1
+        if self.last:
+            trunk.inside = False
+            output = self._branch_off(output)
+        return output
 
     def _branch_off(self, output: Any) -> Any:
         if not isinstance(output, Tensor):
@@ -71,7 +98,8 @@ def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = Fal
     """Let networks of one architecture have everything up to the end of ``path`` in common, from the first of them.
 
     What comes before ``path`` is read from the order in which modules were registered, which in the networks of
-    torchvision, timm and this package is the order in which they run.
+    torchvision, timm and this package is the order in which they run. Weights that belong to the network itself or to
+    another container of ``path``, such as a position embedding, are shared as well.
 
     Args:
         networks: at least two, each with weights of its own; those above the trunk are kept.
@@ -79,7 +107,7 @@ def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = Fal
         rescale: divide the gradient that the trunk gets by the number of branches. Otherwise it is their sum.
 
     Raises:
-        ValueError: the networks differ, or there is no such module.
+        ValueError: the networks differ or are on a trunk already, or there is no such module, or it is never called.
     """
     first = networks[0]
     if len(networks) < 2:
@@ -87,9 +115,13 @@ def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = Fal
     if len({tuple(name for name, _ in network.named_modules()) for network in networks}) > 1:
         raise ValueError("branches on one trunk need one architecture, these networks differ")
     try:
-        first.get_submodule(path)
+        end = first.get_submodule(path)
     except AttributeError as error:
         raise ValueError(f"the trunk cannot end at {path!r}: {error}") from None
+    if not path or isinstance(end, _LISTS):
+        raise ValueError(f"the trunk cannot end at {path!r}: a {type(end).__name__} is {_why_not(path)}")
+    if any(trunk_of(network) for network in networks):
+        raise ValueError("a network shares a trunk already; new networks would work")
     trunk = Trunk(len(networks), rescale)
     for other in networks[1:]:
         for name, value in _own_parameters(first, path):
@@ -113,14 +145,48 @@ def trunk_of(network: nn.Module) -> tuple[Trunk, str] | None:
     return None
 
 
+def counters_left_out(module: nn.Module, state: Mapping[str, Any], prefix: str) -> list[str]:
+    """The counters of the batch normalisations that a state has nothing of, because shared tensors are saved once.
+
+    Batch normalisation fills its own counter in where a state has no version, as in safetensors; and a shared name that
+    does not come out as missing is one too many for ``safetensors.torch.load_model``.
+    """
+    names = [
+        f"{prefix}{name}."
+        for name, each in module.named_modules(remove_duplicate=False)
+        if getattr(each, "num_batches_tracked", None) is not None
+    ]
+    return [
+        f"{name}num_batches_tracked"
+        for name in names
+        if f"{name}num_batches_tracked" not in state and f"{name}running_mean" not in state
+    ]
+
+
+_LISTS = (nn.ModuleList, nn.ModuleDict)  # never called themselves
+
+
+def _why_not(path: str) -> str:
+    return "never called, its last entry would work" if path else "the network itself, a part of it would work"
+
+
 def _before(network: nn.Module, path: str) -> list[str]:
-    """The outermost modules that run up to the end of ``path``, itself the last."""
+    """The outermost modules that are called up to the end of ``path``, itself the last."""
     found, prefix, module = [], "", network
     for part in path.split("."):
-        names = [name for name, _ in module.named_children()]
-        found += [f"{prefix}{name}" for name in names[: names.index(part)]]
+        for name, child in module.named_children():
+            if name == part:
+                break
+            found += _called(f"{prefix}{name}", child)
         prefix, module = f"{prefix}{part}.", module.get_submodule(part)
     return [*found, path]
+
+
+def _called(path: str, module: nn.Module) -> list[str]:
+    """The path itself, or for a list, which is never called, those of what is in it."""
+    if not isinstance(module, _LISTS):
+        return [path]
+    return [called for name, child in module.named_children() for called in _called(f"{path}.{name}", child)]
 
 
 def _own_parameters(network: nn.Module, path: str) -> list[tuple[str, nn.Parameter]]:

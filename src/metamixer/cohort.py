@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from metamixer.branches import Trunk, trunk_of
+from metamixer.branches import Trunk, counters_left_out, trunk_of
 from metamixer.parallel import PARALLEL, Parallel, in_streams, in_threads
 from metamixer.plan import MixPlan
 from metamixer.points import Tap, install, pooled
@@ -92,9 +92,10 @@ class Cohort(nn.Module):
         for network, found, tap in zip(self.peers, self.stage_paths, self._taps, strict=True):
             self._handles += install(network, found, tap)
         self._trunks = _trunks(self.peers)
+        self._branches = self._group()
         self.shared = self._count_shared()
-        if self._trunks and parallel == "threads":
-            raise ValueError("parallel='threads': branches wait for their shared trunk; parallel='none' would work")
+        if self._trunks and parallel != "none":
+            raise ValueError(f"parallel={parallel!r}: branches wait for their shared trunk; parallel='none' would work")
         for index in self.frozen:
             self.peers[index].requires_grad_(False)
         self.train(self.training)
@@ -130,9 +131,13 @@ class Cohort(nn.Module):
         """
         if not self.shadows:
             raise ValueError("there are no shadows: Cohort(networks, shadows=True) has them")
+        moved: set[int] = set()  # a trunk that shadows share must not move once for each of them
         for peer, shadow in zip(self.peers[: self.shadows], self.peers[self.shadows :], strict=True):
-            own, followed = shadow.state_dict(), peer.state_dict()
+            own, followed = shadow.state_dict(keep_vars=True), peer.state_dict()
             for name, value in own.items():
+                if id(value) in moved:
+                    continue
+                moved.add(id(value))
                 if value.is_floating_point():
                     value.lerp_(followed[name], 1 - decay)
                 else:
@@ -169,13 +174,12 @@ class Cohort(nn.Module):
         Raises:
             ValueError: the peers disagree about the number of classes, or a stage was never reached.
         """
-        settled = [(plan or MixPlan()).at(self.stages, index) for index in range(len(self.peers))]
+        settled = [(plan or MixPlan()).at(self.stages, self._led_by(index)) for index in range(len(self.peers))]
         shown = _mix_images(settled, self._views(images))
         inside = [each.after_images() for each in settled]
-        if self.shared:
-            self._check_trunk(inside)
+        self._check_trunks(inside)
         with ExitStack() as stack:
-            for trunk in self._trunks:
+            for trunk in dict.fromkeys(self._trunks.values()):
                 stack.enter_context(trunk.computed_once())
             found = self._run(inside, shown)
         logits = [each[0] for each in found]
@@ -183,8 +187,14 @@ class Cohort(nn.Module):
             shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(logits))
             raise ValueError(f"peers need the same classes to teach each other, their logits are: {shapes}")
 
-        def again(index: int, other: Tensor) -> Tensor:
-            return self._forward_peer(index, other, inside[index])[0]
+        def again(index: int, other: Tensor, training: bool = True) -> Tensor:
+            with ExitStack() as stack:
+                if index in self._trunks:  # its gradient is shared out as in the pass before
+                    stack.enter_context(self._trunks[index].computed_once())
+                if training:
+                    return self._forward_peer(index, other, inside[index])[0]
+                stack.enter_context(_evaluating(self.peers[index]))
+                return self._forward_peer(index, other, inside[index], learns=True)[0]
 
         return Outputs(
             logits=torch.stack(logits),
@@ -197,6 +207,10 @@ class Cohort(nn.Module):
             run=again,
         )
 
+    def _led_by(self, index: int) -> int:
+        """The peer itself, or the one that a shadow follows: both are mixed in the same way."""
+        return index % self.shadows if self.shadows else index
+
     def _views(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         if isinstance(images, Tensor):
             return [images] * len(self.peers)
@@ -206,17 +220,34 @@ class Cohort(nn.Module):
             raise ValueError(f"there are {len(images)} views of the images for {learn} peers")
         return views
 
-    def _check_trunk(self, plans: Sequence[MixPlan]) -> None:
+    def _group(self) -> list[tuple[list[int], int]]:
+        """The branches of each trunk, and how many stages end in it."""
+        found = []
+        for trunk in dict.fromkeys(self._trunks.values()):
+            branches = [index for index, own in self._trunks.items() if own is trunk]
+            some, other = (self.peers[index] for index in branches[:2])
+            within = {
+                tuple(path for path in self.stage_paths[index] if some.get_submodule(path) is other.get_submodule(path))
+                for index in branches
+            }
+            if len(within) > 1:
+                raise ValueError(
+                    f"branches on one trunk need the same stages in it, not {' and '.join(map(str, within))}"
+                )
+            found.append((branches, len(within.pop())))
+        return found
+
+    def _check_trunks(self, plans: Sequence[MixPlan]) -> None:
         """A trunk that runs once can be mixed in one way only."""
-        learning = plans[: len(plans) - self.shadows]
-        below = [
-            tuple(operation.stage for operation in plan.operations if cast(int, operation.stage) <= self.shared)
-            for plan in learning
-        ]
-        if len(set(below)) > 1:
-            raise ValueError(
-                "branches share their trunk, so one stage is drawn for all of them there: mixer.stage_draws=1"
-            )
+        for branches, stages in self._branches:
+            below = {
+                tuple(operation.stage for operation in plans[index].operations if cast(int, operation.stage) <= stages)
+                for index in branches
+            }
+            if len(below) > 1:
+                raise ValueError(
+                    "branches share their trunk, so one stage is drawn for all of them there: mixer.stage_draws=1"
+                )
 
     def _run(self, plans: list[MixPlan], images: list[Tensor]) -> list[tuple[Tensor, ...]]:
         """Logits and stages of every peer."""
@@ -239,9 +270,15 @@ class Cohort(nn.Module):
             return in_streams(work, images)
         return [work(index, own) for index, own in enumerate(images)]
 
-    def _forward_peer(self, index: int, images: Tensor, plan: MixPlan) -> tuple[Tensor, ...]:
-        learns = torch.is_grad_enabled() and index not in self.frozen and self._alone in (None, index)
-        with torch.set_grad_enabled(learns), self._taps[index].following(plan) as tap:
+    def _forward_peer(
+        self, index: int, images: Tensor, plan: MixPlan, learns: bool | None = None
+    ) -> tuple[Tensor, ...]:
+        if learns is None:
+            learns = index not in self.frozen and self._alone in (None, index)
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()), self._taps[index].following(plan) as tap:
+            if index in self._trunks:
+                # A branch that was shown a view or a box of its own, or that has a graph, runs the trunk anew.
+                self._trunks[index].begin(images)
             output = self._call(index, images)
             seen, features = tuple(tap.seen), tap.features
         if [stage for stage, _ in seen] != list(range(1, self.stages + 1)):
@@ -269,6 +306,11 @@ class Cohort(nn.Module):
         with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=64):
             return self._compiled[index](images)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        missing: list[str] = rest[2]
+        missing += counters_left_out(self, state_dict, prefix)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}  # a copy compiles its own networks
 
@@ -286,9 +328,23 @@ def _mix_images(plans: Sequence[MixPlan], images: Sequence[Tensor]) -> list[Tens
     return found
 
 
-def _trunks(peers: nn.ModuleList) -> list[Trunk]:
-    found = {id(shared[0]): shared[0] for peer in peers if (shared := trunk_of(peer)) is not None}
-    return list(found.values())
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside of the block, and after it each module as it was: some may be in it for good."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _trunks(peers: nn.ModuleList) -> dict[int, Trunk]:
+    """The trunk of each peer that shares one with another peer here."""
+    found = {index: shared[0] for index, peer in enumerate(peers) if (shared := trunk_of(peer)) is not None}
+    trunks = list(found.values())
+    return {index: trunk for index, trunk in found.items() if trunks.count(trunk) > 1}
 
 
 def _align(paths: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,8 +41,16 @@ class Batch:
         return len(self.labels)
 
 
-Run = Callable[[int, Tensor], Tensor]
-"""Peer ``p`` on other images ``(B, C, ...)`` by the same plan, without mixing at the input: logits ``(B, classes)``."""
+class Run(Protocol):
+    """A peer on other images ``(B, C, ...)`` by the same plan, without mixing at the input: logits ``(B, classes)``.
+
+    With ``training=False`` as one looks at a peer from outside, to search for images: in evaluation mode, so that no
+    statistic moves, and with a graph for images that require gradients, whether or not the peer learns. Otherwise in
+    the mode that it is in, as in the pass that made the outputs.
+    """
+
+    def __call__(self, peer: int, images: Tensor, /, training: bool = True) -> Tensor:
+        """Run it."""
 
 
 @dataclass(frozen=True)
