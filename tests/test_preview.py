@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from metamixer.cli import app
-from metamixer.plan import Blend, MixPlan, Paste
+from metamixer.plan import Blend, MixPlan, Paste, PerPeer
 from metamixer.preview import CELL, DPI, LEFT, MARGIN, compose, draw
 from metamixer.recipe import Recipe
 from metamixer.records import Batch
@@ -26,6 +26,7 @@ def expected_size(rows, columns):
         ("metamixer", ["Images", "Companions", "Local mix", "Global mix"]),
         ("metamixer, global_probability: 0.02, local_probability: 0.02", ["Images", "Companions"]),
         ("cutmix", ["Images", "CutMix"]),
+        ("cutnmix", ["Images", "CutMix, peer 0", "CutMix, peer 1"]),
         ("mixup", ["Images", "Mixup"]),
         ("same-class-cutmix, box: sample", ["Images", "Companions", "Local mix"]),
         ("none", ["Images"]),
@@ -72,6 +73,19 @@ def test_what_the_rows_show():
     assert rows[3].images[0, 0, 3, 3] == 0.25
     assert rows[3].targets[0].tolist() == [0.75, 0.25, 0]
     assert "at the images or after stage 1 of 3, by peer" in rows[3].note
+
+
+def test_boxes_of_each_peers_own_have_a_row_each():
+    images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 2, 4).contiguous()
+    partner = torch.tensor([1, 0])
+    pastes = tuple(Paste(torch.tensor([0, at]), torch.tensor([2, at + 1]), (2, 4), partner=partner) for at in (0, 2))
+    plan = MixPlan((PerPeer(pastes), Blend(torch.tensor(0.5), partner)))
+    rows = compose(Batch(images, torch.tensor([0, 1])), plan, classes=2, stages=3, peers=2)
+    assert [row.title for row in rows] == ["Images", "CutMix, peer 0", "CutMix, peer 1", "Global mix"]
+    assert [row.images[0, 0].tolist() for row in rows[1:3]] == [[[1, 0, 0, 0]] * 2, [[0, 0, 1, 0]] * 2]
+    assert [row.targets[0].tolist() for row in rows[1:]] == [[0.75, 0.25], [0.75, 0.25], [0.5, 0.5]]
+    assert [row.paste for row in rows] == [None, *pastes, None]
+    assert rows[3].images[0, 0].tolist() == [[0.5] * 4] * 2
 
 
 def test_the_same_seed_gives_the_same_picture(tmp_path):

@@ -109,8 +109,12 @@ def compose(batch: Batch, plan: MixPlan, classes: int, stages: int, peers: int) 
         rows.append(Row("Companions", "others of the same class", batch.companions, targets))
     for index, operation in enumerate(plan.operations):
         here = replace(operation, stage=0)
-        images, targets = here(images), here.mix_targets(targets)
-        if isinstance(operation, Paste):
+        before, images, targets = images, here(images), here.mix_targets(targets)
+        if isinstance(operation, PerPeer):
+            note = "a box of the same size at a place of its own"
+            for peer, own in enumerate(operation.pastes):  # what follows goes on from the first peer's images
+                rows.append(Row(f"CutMix, peer {peer}", note, own(before), targets, own))
+        elif isinstance(operation, Paste):
             local = operation.source is not None or bool((targets == rows[0].targets).all())
             title = "Local mix" if local else "CutMix"
             note = "a box from the companion" if operation.source is not None else "a box from another image"

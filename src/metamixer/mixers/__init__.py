@@ -1,9 +1,10 @@
 """Mixers: settings that draw a plan for every batch. One file each; what they draw with is in ``functional``."""
 
 from metamixer.mixers.cutmix import CutMix, SameClassCutMix
+from metamixer.mixers.cutnmix import CutnMix
 from metamixer.mixers.manifold import ManifoldMixup
 from metamixer.mixers.metamixer import MetaMixer
 from metamixer.mixers.mixup import Mixup
 from metamixer.mixers.none import NoMix
 
-__all__ = ["CutMix", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"]
+__all__ = ["CutMix", "CutnMix", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"]

@@ -1,0 +1,75 @@
+"""Cut^nMix (Shen, Xu, Yang, Li, Guo, arXiv 2206.12370): CutMix where every peer has a box of its own.
+
+We know the abstract: "an even stronger MSR (mixed sample regularization) specifically for online distillation, named
+as Cut^nMix". That n peers see n boxes of one pair of images, with one label, is our reading of the name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metamixer.mixers.functional import beta, check, check_alpha, check_window, happens, permutation, strength
+from metamixer.plan import MixPlan, Paste, PerPeer
+
+
+@dataclass(frozen=True)
+class CutnMix:
+    """Pastes a box of a random other image, for each peer at a place of its own; the labels mix by the pasted area.
+
+    Our reading of the paper's abstract. All peers have the same partners and boxes of the same size, so that one label
+    holds for all of them and they can teach each other, while each has to recognise other parts of the two images. For
+    the areas to agree exactly the boxes are not cut off at the edges, as CutMix's are: each lies inside, all such
+    places being equally likely. Large boxes are therefore more frequent than in CutMix, and parts near the edges rarer.
+
+    Args:
+        alpha: of Beta(alpha, alpha), the share of the box. 1 as in CutMix: every area is equally likely.
+        probability: that a batch is mixed. 0.5, as CutMix on CIFAR.
+        peers: how many boxes, one for each peer of the cohort; its shadows have those of their peers.
+        until: the share of training after which mixing stops.
+        ramp: the share of training before ``until`` over which the probability falls to 0.
+    """
+
+    alpha: float = 1.0
+    probability: float = 0.5
+    peers: int = 2
+    until: float = 1.0
+    ramp: float = 0.0
+
+    wants_companions: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_alpha(alpha=self.alpha)
+        check_window(self.probability, self.until, self.ramp)
+        check(peers=(self.peers, self.peers >= 1, "the number of peers, at least one"))
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        companions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float | None = None,
+    ) -> MixPlan:
+        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
+        if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
+            return MixPlan()
+        size = tuple(images.shape[2:])
+        if not size:
+            raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(images.shape)}")
+        sides = self._sides(size, generator)
+        # From 0 to size - sides, both included.
+        free = torch.tensor(size) - sides + 1
+        place = torch.rand((self.peers, len(size)), generator=generator, dtype=torch.float64)
+        partner = permutation(len(labels), generator).to(images.device)
+        pastes = tuple(Paste(low, low + sides, size, partner=partner) for low in (place * free).long())
+        return MixPlan((PerPeer(pastes),))
+
+    def _sides(self, size: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """``(S,)`` int64: the sides of all boxes, ``size * (1 - lambda) ** (1 / S)``, rounded."""
+        share = (1 - beta(self.alpha, None, generator)).pow(1 / len(size))
+        return (torch.tensor(size) * share).round().long()
