@@ -35,9 +35,12 @@ def test_the_names_are_those_of_the_table_in_its_order(read, table):
     assert [entry.name for entry in read()] == list(table)
 
 
-@pytest.mark.parametrize("entry", [*catalogue.mixers(), *catalogue.losses()], ids=lambda entry: entry.name)
-def test_mixers_and_losses_are_as_imported(entry):
-    table = MIXERS if entry.name in MIXERS else LOSSES
+@pytest.mark.parametrize(
+    ("entry", "table"),
+    [*((entry, MIXERS) for entry in catalogue.mixers()), *((entry, LOSSES) for entry in catalogue.losses())],
+    ids=lambda each: getattr(each, "name", ""),
+)
+def test_mixers_and_losses_are_as_imported(entry, table):
     cls = table[entry.name]
     assert entry.doc == inspect.getdoc(cls)
     assert as_in_a_file(entry.settings) == all_settings({"name": entry.name}, table)
@@ -124,7 +127,7 @@ def test_what_source_can_say():
     entries = {row[0]: catalogue._entry(*row) for row in catalogue._rows("named", "TABLE")}
     settings = entries["settings"]
     assert (settings.doc, settings.line) == ("One line.\n\nMore.", "One line.")
-    assert settings.settings == {"must": ..., "usual": 0.25, "third": "1 / 3", "stages": (0, -1)}
+    assert settings.settings == {"must": ..., "usual": 0.25, "third": 1 / 3, "stages": (0, -1)}
     assert settings.constants == {"paper": "a paper", "needs": ("stages", "logits")}
     module = entries["module"]
     assert module.settings == {"first": ..., "second": 2, "third": 3.0, "fourth": ...}

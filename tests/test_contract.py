@@ -6,7 +6,10 @@ Where the paper of a method means it otherwise, its class says so by an attribut
 - ``symmetric = False``: the peers have different parts, so permuting them does not permute the terms;
 - ``crosses_peers = True``: a gradient flows from the term of one peer into another on purpose;
 - ``distils_identical_peers = True``: the teacher is not one of the peers, so there is something to learn from it even
-  where all peers agree.
+  where all peers agree;
+- ``plays_a_game = True``: some of its terms have discriminators to beat, so not all of them fall together;
+- ``task_weight``: the cross-entropy is weighed by a number other than 1;
+- ``for_peers = (2,)``: the numbers of learning peers that it is for.
 """
 
 import copy
@@ -20,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from metamixer.branches import share_trunk
 from metamixer.cohort import Cohort
 from metamixer.mixers import MetaMixer, NoMix
 from metamixer.named import LOSSES, MIXERS
@@ -208,22 +212,59 @@ def test_a_mixer_is_a_value(name):
 # Losses
 
 
-def outputs_of(peers=3, seed=0, identical=False):
-    """Logits and three stages for each peer, all leaves."""
+def kinds(loss, peers):
+    """How many peers there are in all, which are frozen, and how many of them are shadows."""
+    if getattr(loss, "shadows", ""):
+        return 2 * peers, tuple(range(peers, 2 * peers)), peers
+    if "teacher" in getattr(loss, "needs", ()):
+        return peers + 1, (peers,), 0
+    return peers, (), 0
+
+
+def outputs_of(loss, peers=3, seed=0, identical=False, scale=2.0):
+    """Logits, features and three stages for ``peers`` learning peers, and what else the loss needs: all leaves."""
     g = seeded(seed)
+    everyone, frozen, shadows = kinds(loss, peers)
 
     def draw(*shape):
-        rows = [torch.randn(shape, generator=g) for _ in range(peers)]
+        rows = [torch.randn(shape, generator=g) for _ in range(everyone)]
         return [rows[0].clone() for _ in rows] if identical else rows
 
-    logits = torch.stack(draw(8, CLASSES)).mul(2).requires_grad_()
-    stages = zip(*(draw(8, c, s, s) for c, s in ((4, 8), (6, 4), (8, 2))), strict=True)
-    return Outputs(logits, tuple(tuple(stage.requires_grad_() for stage in peer) for peer in stages))
+    logits = torch.stack(draw(8, CLASSES)).mul(scale).requires_grad_()
+    stages = [[stage.requires_grad_() for stage in draw(8, c, s, s)] for c, s in ((4, 8), (6, 4), (8, 2))]
+    shared = 2 if "trunk" in getattr(loss, "needs", ()) else 0
+    for stage in stages[:shared]:
+        stage[1:peers] = [stage[0]] * (peers - 1)
+    features = tuple(row.requires_grad_() for row in draw(8, 6))
+    images = (images_of((6, 6)),) * everyone
+    return Outputs(logits, tuple(zip(*stages, strict=True)), features, frozen, shadows, shared, images)
+
+
+def permuted(outputs, order):
+    """The same peers in another order; shadows follow theirs, a teacher stays the last."""
+    learn = len(outputs.learners)
+    rows = [*order, *(learn + peer for peer in order)] if outputs.shadows else [*order, *outputs.frozen]
+    return dataclasses.replace(
+        outputs,
+        logits=torch.stack([outputs.logits[row] for row in rows]),
+        stages=tuple(outputs.stages[row] for row in rows),
+        features=tuple(outputs.features[row] for row in rows),
+    )
 
 
 def targets_of(seed=0):
     mixer = MetaMixer(local_probability=1.0, global_probability=1.0)
     return mixer(images_of((6, 6)), LABELS, generator=seeded(seed)).targets(LABELS, CLASSES)
+
+
+def numbers_of_peers(name):
+    """2 and 3, unless the method is for one number of peers."""
+    return [peers for peers in (2, 3) if peers in getattr(LOSSES[name], "for_peers", (2, 3))]
+
+
+every_loss_and_number = pytest.mark.parametrize(
+    ("name", "peers"), [(name, peers) for name in LOSSES for peers in numbers_of_peers(name)]
+)
 
 
 def build(name, outputs):
@@ -244,87 +285,96 @@ def per_peer(terms):
     return torch.stack(list(terms.values())).sum(0)
 
 
-@every_loss
-@pytest.mark.parametrize("peers", [2, 3])
+@every_loss_and_number
 def test_terms_are_one_finite_number_a_peer_with_gradients(name, peers):
-    outputs, targets = outputs_of(peers), targets_of()
+    outputs, targets = outputs_of(LOSSES[name], peers), targets_of()
     terms = run(build(name, outputs), outputs, targets)
     assert "task" in terms
+    learners = list(outputs.learners)
     for term in terms.values():
-        assert term.shape == (peers,)
+        assert term.shape == (outputs.peers,)
         assert term.dtype == torch.float32
         assert term.isfinite().all()
-    for value in per_peer(terms):
+        assert not term[list(outputs.frozen)].any(), "who does not learn has no terms"
+    for value in per_peer(terms)[learners]:
         (grad,) = torch.autograd.grad(value, outputs.logits, retain_graph=True)
         assert grad.isfinite().all()
     total(terms).backward()
-    assert (outputs.logits.grad.flatten(1).norm(dim=1) > 1e-3).all()
+    assert (outputs.logits.grad.flatten(1).norm(dim=1)[learners] > 1e-3).all()
+    assert not outputs.logits.grad[list(outputs.frozen)].any()
 
 
 @every_loss
 def test_permuting_peers_permutes_terms(name):
-    outputs, targets = outputs_of(3), targets_of()
+    peers = numbers_of_peers(name)[-1]
+    outputs, targets = outputs_of(LOSSES[name], peers), targets_of()
     loss = build(name, outputs)
     if not getattr(loss, "symmetric", True):
         pytest.skip("the peers of this method have different parts")
-    order = [2, 0, 1]
-    permuted = Outputs(outputs.logits[order], tuple(outputs.stages[peer] for peer in order))
-    straight, turned = run(loss, outputs, targets), run(loss, permuted, targets)
+    order = [2, 0, 1][-peers:]
+    straight, turned = run(loss, outputs, targets), run(loss, permuted(outputs, order), targets)
     for key in straight:
-        torch.testing.assert_close(turned[key], straight[key][order])
-        assert key != "task" or len(set(straight[key].tolist())) == 3
+        torch.testing.assert_close(turned[key][:peers], straight[key][order])
+        assert key != "task" or len(set(straight[key][:peers].tolist())) == peers
 
 
-@every_loss
-@pytest.mark.parametrize("peers", [2, 3])
+@every_loss_and_number
 def test_identical_peers_have_nothing_to_distil(name, peers):
-    outputs = outputs_of(peers, identical=True)
+    outputs = outputs_of(LOSSES[name], peers, identical=True)
     loss = build(name, outputs)
     if getattr(loss, "distils_identical_peers", False):
         pytest.skip("the teacher of this method is none of the peers")
     for key, term in run(loss, outputs, targets_of()).items():
         if "distill" in key:
-            torch.testing.assert_close(term, torch.zeros(peers), rtol=0, atol=1e-6)
+            torch.testing.assert_close(term, torch.zeros(outputs.peers), rtol=0, atol=1e-6)
 
 
 @every_loss
 def test_different_peers_have_something_to_distil(name):
-    outputs = outputs_of(3)
+    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1])
     for key, term in run(build(name, outputs), outputs, targets_of()).items():
-        assert "distill" not in key or (term > 1e-3).all()
+        assert "distill" not in key or (term[list(outputs.learners)].sum() > 1e-3)
 
 
 @every_loss
 def test_no_gradient_crosses_between_peers(name):
-    outputs = outputs_of(3)
+    peers = numbers_of_peers(name)[-1]
+    outputs = outputs_of(LOSSES[name], peers)
     loss = build(name, outputs)
     if getattr(loss, "crosses_peers", False):
-        pytest.skip("the peers of this method are one network")
-    leaves = [outputs.logits, *(stage for peer in outputs.stages for stage in peer)]
-    for i, value in enumerate(per_peer(run(loss, outputs, targets_of()))):
-        of_logits, *of_stages = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-        assert [bool(grad.any()) for grad in of_logits] == [j == i for j in range(3)]
-        for j in range(3):
-            grads = of_stages[3 * j : 3 * j + 3]
+        pytest.skip("a gradient crosses between the peers of this method on purpose")
+    own = [
+        [stage for k, stage in enumerate(outputs.stages[peer]) if k >= outputs.shared] + [outputs.features[peer]]
+        for peer in range(outputs.peers)
+    ]
+    for i, value in enumerate(per_peer(run(loss, outputs, targets_of()))[:peers]):
+        flat = [leaf for leaves in own for leaf in leaves]
+        of_logits, *rest = torch.autograd.grad(value, [outputs.logits, *flat], retain_graph=True, allow_unused=True)
+        assert [bool(grad.any()) for grad in of_logits] == [j == i for j in range(outputs.peers)]
+        left = iter(rest)
+        for j, leaves in enumerate(own):
+            grads = [next(left) for _ in leaves]
             assert j == i or not any(grad is not None and grad.any() for grad in grads)
 
 
 @every_loss
 def test_an_empty_plan_is_plain_training(name):
-    outputs = outputs_of(3)
+    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1])
     targets = MixPlan().targets(LABELS, CLASSES)
-    terms = run(build(name, outputs), outputs, targets)
-    wanted = torch.stack([F.cross_entropy(peer, LABELS) for peer in outputs.logits])
-    torch.testing.assert_close(terms["task"], wanted)
-    grads = [torch.autograd.grad(v.sum(), outputs.logits, retain_graph=True)[0] for v in (terms["task"], wanted)]
+    loss = build(name, outputs)
+    learners = list(outputs.learners)
+    found = run(loss, outputs, targets)["task"]
+    weight = getattr(loss, "task_weight", 1.0)
+    wanted = weight * torch.stack([F.cross_entropy(outputs.logits[peer], LABELS) for peer in learners])
+    torch.testing.assert_close(found[learners], wanted)
+    grads = [torch.autograd.grad(v.sum(), outputs.logits, retain_graph=True)[0] for v in (found, wanted)]
     torch.testing.assert_close(*grads)
 
 
 @every_loss
-@pytest.mark.parametrize("scale", [1e4, 0.0])
+@pytest.mark.parametrize("scale", [2e4, 0.0])
 def test_sure_and_clueless_peers(name, scale):
-    drawn = outputs_of(3)
-    outputs = Outputs((drawn.logits.detach() * scale).requires_grad_(), drawn.stages)
+    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1], scale=scale)
     terms = run(build(name, outputs), outputs, targets_of())
     assert all(term.isfinite().all() for term in terms.values())
     total(terms).backward()
@@ -333,14 +383,14 @@ def test_sure_and_clueless_peers(name, scale):
 
 @every_loss
 def test_labels_as_class_indices_are_refused(name):
-    outputs = outputs_of(3)
+    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1])
     with pytest.raises(ValueError, match="soft"):
         run(build(name, outputs), outputs, LABELS)
 
 
 @every_loss
 def test_a_loss_is_copied_pickled_and_restored(name):
-    outputs, targets = outputs_of(3), targets_of()
+    outputs, targets = outputs_of(LOSSES[name], numbers_of_peers(name)[-1]), targets_of()
     loss = build(name, outputs)
     twins = [copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), build(name, outputs)]
     twins[2].load_state_dict(loss.state_dict())
@@ -353,47 +403,65 @@ def test_a_loss_is_copied_pickled_and_restored(name):
 
 
 @every_loss
-def test_progress_is_taken(name):
-    outputs, targets = outputs_of(3), targets_of()
+def test_progress_is_taken_as_a_number_and_as_a_tensor(name):
+    """A captured graph reads the progress from a tensor."""
+    outputs, targets = outputs_of(LOSSES[name], numbers_of_peers(name)[-1]), targets_of()
     loss = build(name, outputs)
-    for progress in (None, 0.0, 0.5, 1.0):
+    for progress in (None, 0.0, 0.13, 0.5, 1.0):
         terms = copy.deepcopy(loss)(outputs, targets, progress=progress)
         assert all(term.isfinite().all() for term in terms.values())
+        if progress is not None:
+            tensor = torch.tensor(progress, dtype=torch.float64)
+            for name_, term in copy.deepcopy(loss)(outputs, targets, progress=tensor).items():
+                torch.testing.assert_close(term.float(), terms[name_])
+
+
+@every_loss
+def test_a_loss_says_what_it_is(name):
+    cls = LOSSES[name]
+    assert cls.paper
+    assert cls.deploys
+    known = {"features", "stages", "trunk", "views", "shadows", "teacher", "held-out", "pixels", "per-class"}
+    assert set(cls.needs) <= known
+    assert ("shadows" in cls.needs) == bool(getattr(cls, "shadows", ""))
 
 
 # Every mixer with every loss
 
 
-def tiny(peers=2):
+def tiny(loss=None, peers=2):
     torch.manual_seed(0)
-    return Cohort(
-        [
-            nn.Sequential(
-                nn.Conv2d(3, 8, 3, stride=2),
-                nn.ReLU(),
-                nn.Conv2d(8, 8, 3),
-                nn.ReLU(),
-                nn.Flatten(),
-                nn.Linear(8, CLASSES),
-            )
-            for _ in range(peers)
-        ],
-        stages=["1", "3"],
-    )
+    everyone, frozen, shadows = kinds(loss, peers)
+    networks = [
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8, CLASSES),
+        )
+        for _ in range(everyone - shadows)
+    ]
+    if "trunk" in getattr(loss, "needs", ()):
+        share_trunk(networks, "1")
+    return Cohort(networks, stages=["1", "3"], frozen=() if shadows else frozen, shadows=shadows > 0)
 
 
 @every_mixer
 @pytest.mark.parametrize("loss_name", LOSSES)
 def test_a_step_reduces_the_loss(name, loss_name):
-    cohort, mixer = tiny(), variants(name)["always"]
+    cohort, mixer = tiny(LOSSES[loss_name]), variants(name)["always"]
     batch = Batch(images_of((7, 7)), LABELS, companions=images_of((7, 7)).flip(-1))
     loss = build(loss_name, cohort(batch.images, MixPlan()))
+    game = getattr(loss, "plays_a_game", False)  # then one player's gain is the other's loss
 
     def value(after=False):
         used = loss if after else copy.deepcopy(loss)
-        return total(train_step(cohort, mixer, used, batch, seeded(2)).terms)
+        terms = train_step(cohort, mixer, used, batch, seeded(2)).terms
+        return terms["task"].sum() if game and not after else total(terms)
 
-    optimizer = torch.optim.SGD([*cohort.parameters(), *loss.parameters()], lr=0.02)
+    optimizer = torch.optim.SGD([p for p in [*cohort.parameters(), *loss.parameters()] if p.requires_grad], lr=0.02)
     first = value()
     for _ in range(3):
         before = value()
@@ -404,13 +472,13 @@ def test_a_step_reduces_the_loss(name, loss_name):
         if hasattr(loss, "after_step"):
             loss.after_step(cohort)
     assert value() < first
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in cohort.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in cohort.parameters() if p.requires_grad)
 
 
 @every_loss
 def test_no_mixing_hands_on_plain_images_and_labels(name):
     """NoMix hands the loss one-hot targets and the networks their images as they are."""
-    cohort = tiny()
+    cohort = tiny(LOSSES[name])
     batch = Batch(images_of((7, 7)), LABELS)
     step = train_step(cohort, NoMix(), build(name, cohort(batch.images)), batch)
     assert torch.equal(step.targets, torch.eye(CLASSES)[LABELS])

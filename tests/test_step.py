@@ -46,9 +46,10 @@ def test_plain_training_is_the_hand_written_loop_bit_for_bit():
 
 def test_what_a_step_hands_back():
     cohort, (batch,) = Cohort(resnets()), batches(1)
-    terms, outputs, targets = train_step(cohort, MetaMixer(), DML(), batch)
+    terms, outputs, targets, watched = train_step(cohort, MetaMixer(), DML(), batch)
     assert {name: term.shape for name, term in terms.items()} == {"task": (2,), "distill": (2,)}
     assert outputs.logits.shape == (2, 8, 4)
+    assert not watched
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
     torch.testing.assert_close(terms["task"], DML()(outputs, targets)["task"])
 

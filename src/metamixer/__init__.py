@@ -8,10 +8,30 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metamixer.branches import share_trunk
     from metamixer.cohort import Cohort
     from metamixer.evaluate import Report, Score, evaluate
-    from metamixer.losses import DML, Independent
-    from metamixer.mixers import CutMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
+    from metamixer.losses import (
+        AFD,
+        AMLN,
+        CLILR,
+        DKD,
+        DML,
+        FFL,
+        KD,
+        KDCL,
+        LMCL,
+        MCL,
+        ONE,
+        PCL,
+        Codistillation,
+        CutnMixLoss,
+        Independent,
+        InfoMaxAdversarial,
+        OKDDip,
+        SwitOKD,
+    )
+    from metamixer.mixers import CutMix, CutnMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
     from metamixer.optim import Optim
     from metamixer.plan import Blend, Mixer, MixPlan, Paste
     from metamixer.records import Batch, Outputs, Terms, total
@@ -24,9 +44,10 @@ __all__ = [
     # values
     "Batch", "Outputs", "Terms", "total", "MixPlan", "Blend", "Paste", "Mixer",
     # parts
-    "Cohort",
-    "NoMix", "Mixup", "CutMix", "ManifoldMixup", "SameClassCutMix", "MetaMixer",
-    "Independent", "DML",
+    "Cohort", "share_trunk",
+    "NoMix", "Mixup", "CutMix", "ManifoldMixup", "SameClassCutMix", "MetaMixer", "CutnMix",
+    "Independent", "DML", "KDCL", "PCL", "ONE", "OKDDip", "CLILR", "FFL", "MCL", "LMCL", "AFD", "AMLN", "SwitOKD",
+    "Codistillation", "CutnMixLoss", "InfoMaxAdversarial", "KD", "DKD",
     # line and loop
     "Step", "train_step", "Score", "Report", "evaluate", "Optim", "Trainer",
 ]  # fmt: skip
@@ -34,8 +55,28 @@ __all__ = [
 _HOMES = {
     "metamixer.cohort": ("Cohort",),
     "metamixer.evaluate": ("Report", "Score", "evaluate"),
-    "metamixer.losses": ("DML", "Independent"),
-    "metamixer.mixers": ("CutMix", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"),
+    "metamixer.branches": ("share_trunk",),
+    "metamixer.losses": (
+        "AFD",
+        "AMLN",
+        "CLILR",
+        "Codistillation",
+        "CutnMixLoss",
+        "DKD",
+        "DML",
+        "FFL",
+        "InfoMaxAdversarial",
+        "Independent",
+        "KD",
+        "KDCL",
+        "LMCL",
+        "MCL",
+        "OKDDip",
+        "ONE",
+        "PCL",
+        "SwitOKD",
+    ),
+    "metamixer.mixers": ("CutMix", "CutnMix", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"),
     "metamixer.optim": ("Optim",),
     "metamixer.plan": ("Blend", "Mixer", "MixPlan", "Paste"),
     "metamixer.records": ("Batch", "Outputs", "Terms", "total"),

@@ -169,6 +169,8 @@ def _call(module: str, node: _Node) -> dict[str, Any]:
 def _value(module: str, node: ast.expr) -> Any:
     """A literal's value, also where it goes by a name; of anything else the source text."""
     try:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):  # 80 / 300 epochs
+            return ast.literal_eval(node.left) / ast.literal_eval(node.right)
         return ast.literal_eval(_follow(module, node)[1] if isinstance(node, ast.Name) else node)
     except (ValueError, LookupError):
         return ast.unparse(node)

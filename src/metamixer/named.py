@@ -12,14 +12,34 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import nn
 
-from metamixer.losses import DML, Independent
-from metamixer.mixers import CutMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
+from metamixer.losses import (
+    AFD,
+    AMLN,
+    CLILR,
+    DKD,
+    DML,
+    FFL,
+    KD,
+    KDCL,
+    LMCL,
+    MCL,
+    ONE,
+    PCL,
+    Codistillation,
+    CutnMixLoss,
+    Independent,
+    InfoMaxAdversarial,
+    OKDDip,
+    SwitOKD,
+)
+from metamixer.mixers import CutMix, CutnMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
 from metamixer.recipe_file import RecipeError
 
 MIXERS: dict[str, type] = {
     "none": NoMix,
     "mixup": Mixup,
     "cutmix": CutMix,
+    "cutnmix": CutnMix,
     "manifold-mixup": ManifoldMixup,
     "same-class-cutmix": SameClassCutMix,
     "metamixer": MetaMixer,
@@ -28,6 +48,22 @@ MIXERS: dict[str, type] = {
 LOSSES: dict[str, type[nn.Module]] = {
     "independent": Independent,
     "dml": DML,
+    "cl-ilr": CLILR,
+    "one": ONE,
+    "okddip": OKDDip,
+    "mcl": MCL,
+    "lmcl": LMCL,
+    "afd": AFD,
+    "amln": AMLN,
+    "infomax-adversarial": InfoMaxAdversarial,
+    "ffl": FFL,
+    "switokd": SwitOKD,
+    "cutnmix": CutnMixLoss,
+    "kd": KD,
+    "dkd": DKD,
+    "kdcl": KDCL,
+    "pcl": PCL,
+    "codistillation": Codistillation,
 }
 
 

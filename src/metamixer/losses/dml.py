@@ -24,7 +24,9 @@ from metamixer.records import Outputs, Terms
 
 
 class DML(nn.Module):
-    """``L_i = CE(z_i, y) + weight * mean over j != i of T^2 KL(p_j || p_i)``, teachers detached (Eq. 8, 9).
+    """Peers learn from the labels and from what the others predict at the same moment.
+
+    ``L_i = CE(z_i, y) + weight * mean over j != i of T^2 KL(p_j || p_i)``, teachers detached (Eq. 8, 9).
 
     All peers are updated at once from one forward pass. With three peers or more each learns from the mean of the
     divergences, not from the divergence to the mean, which the paper finds too peaked. A frozen peer teaches like the

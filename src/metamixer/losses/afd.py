@@ -1,0 +1,139 @@
+"""Feature-map-level online adversarial knowledge distillation (Chung, Park, Kim, Kwak, ICML 2020, arXiv 2002.01775).
+
+Peers learn each other's predictions by a divergence, and the *distribution* of each other's feature maps by a game: a
+discriminator tells a peer's own maps from another's, and the peer learns to be taken for the other.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.adversarial import Discriminator, layer, least_squares, same_size, single
+from metamixer.losses.functional import (
+    check_positive,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    mutual_divergence,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Outputs, Terms
+
+
+class AFD(nn.Module):
+    """Peers learn each other's predictions, and by a game the distribution of each other's feature maps.
+
+    ``L_i = CE(z_i, y) + weight * T^2 KL(p_j || p_i) + adversarial * (1 - D_i(T_i(G_i)))^2``, peer j before i.
+
+    ``D_i`` minimises ``(1 - D_i(T_j(G_j)))^2 + D_i(T_i(G_i))^2``: the other's maps are real, its own are fake. G are
+    the features of the last stage, T transfer layers (1x1 convolutions) to one width. More than two peers stand in a
+    circle, 1 -> 2 -> ... -> P -> 1, with one discriminator each; logits are learned from all others, as in DML.
+
+    The formulas are those of two independent summaries of the paper, which has no official code. The paper updates
+    twice a step, features by Adam at a rate (2e-5, from memory) much below that of the logits. Here one backward pass
+    has both players' gradients, and the slow rate becomes the weight ``adversarial`` on what the *networks* get from
+    the game; discriminators learn at full speed. Transfer layers learn with their networks; those of frozen peers stay
+    as they were drawn. Maps of different sizes are averaged down to the smaller before D, maps of different numbers of
+    axes to vectors.
+
+    Args:
+        temperature: T of both softmaxes (3, from memory).
+        weight: of the divergence; 1 in the paper.
+        adversarial: weight of the networks' part of the game. Ours: for a network of n weights a step of Adam has a
+            length of up to 2e-5 sqrt(n), 0.014 for a ResNet-32, where SGD at 0.1 with momentum 0.9 takes one of about
+            the gradient's norm, which is of the order of 1.
+        width: channels after the transfer layers; None: those of the peer that has the fewest (ours).
+        cyclic_logits: learn logits, too, from the one peer before in the circle. The same for two peers.
+
+    >>> same = Outputs(torch.zeros(2, 4, 10), stages=((torch.ones(4, 8, 2, 2),),) * 2)
+    >>> loss = AFD()
+    >>> loss.setup(same)
+    >>> loss(same, torch.full((4, 10), 0.1))["distill"]
+    tensor([0., 0.])
+    """
+
+    paper: ClassVar[str] = "arXiv 2002.01775"
+    needs: ClassVar[tuple[str, ...]] = ("stages",)
+    deploys: ClassVar[str] = "the best peer"
+    symmetric: ClassVar[bool] = False
+    plays_a_game: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        temperature: float = 3.0,
+        weight: float = 1.0,
+        adversarial: float = 0.05,
+        width: int | None = None,
+        cyclic_logits: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature, width=1 if width is None else width)
+        check_weights(weight=weight, adversarial=adversarial)
+        self.temperature = temperature
+        self.weight = weight
+        self.adversarial = adversarial
+        self.width = width
+        self.cyclic_logits = cyclic_logits
+        self.transfers = nn.ModuleList()
+        self.discriminators = nn.ModuleDict()
+        self.watched: dict[str, Tensor] = {}
+        self._made: object = None
+
+    def setup(self, outputs: Outputs) -> None:
+        """Make a transfer layer for each peer and a discriminator for each that learns, unless they are there."""
+        require(outputs, "AFD", stages=1)
+        if outputs.peers < 2:
+            raise ValueError("AFD: a single peer has nobody to be taken for; two peers or more would work")
+        maps = [single(stages[-1]) for stages in outputs.stages]
+        made = [(each.shape[1], each.ndim) for each in maps], outputs.learners
+        if made == self._made:
+            return
+        width = self.width or min(each.shape[1] for each in maps)
+        self.transfers = nn.ModuleList(layer(each.shape[1], width, each.ndim - 2) for each in maps)
+        for peer in outputs.frozen:
+            self.transfers[peer].requires_grad_(False)
+        self.discriminators = nn.ModuleDict(
+            {
+                str(peer): Discriminator(width, axes=same_size(maps[peer - 1], maps[peer])[0].ndim - 2)
+                for peer in outputs.learners
+            }
+        )
+        self.to(maps[0].device, maps[0].dtype)
+        self._made = made
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Terms ``(P,)``: ``task`` and ``distill`` in nats, ``adversarial`` (the networks) and ``discriminator``.
+
+        ``watched`` has ``discriminator_accuracy`` afterwards: near 1 the game is lost for the networks, 1/2 is chance.
+        """
+        check_targets(outputs.logits, targets)
+        require(outputs, "AFD", stages=1)
+        if len(self.transfers) != outputs.peers:
+            raise ValueError(
+                f"AFD has parts for {len(self.transfers)} peers, there are {outputs.peers}: setup(outputs) makes them"
+            )
+        maps = [transfer(single(stages[-1])) for transfer, stages in zip(self.transfers, outputs.stages, strict=True)]
+        games = [
+            # The peer before in the circle is real; the first one's is the last.
+            least_squares(self.discriminators[str(peer)], *same_size(maps[peer - 1], maps[peer]))
+            for peer in outputs.learners
+        ]
+        telling, fooling, accuracy = (spread(torch.stack(column), outputs) for column in zip(*games, strict=True))
+        self.watched = {"discriminator_accuracy": accuracy}
+        distill = (
+            divergence(outputs.logits.roll(1, 0), outputs.logits, self.temperature)
+            if self.cyclic_logits
+            else mutual_divergence(outputs.logits, self.temperature)
+        )
+        return {
+            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
+            "distill": self.weight * spread(learning(distill, outputs), outputs),
+            "adversarial": self.adversarial * fooling,
+            "discriminator": telling,
+        }

@@ -1,0 +1,167 @@
+"""Adversarial-based mutual learning network (Zhang, Lu, Gong, Luo, Liu, ECCV 2020).
+
+Peers learn from each other while they compute and not only from what comes out: block by block their features are
+aligned by discriminators, and each block's features are led towards the *final* features of the other.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.adversarial import Discriminator, layer, least_squares, same_size, single
+from metamixer.losses.functional import (
+    check_positive,
+    check_targets,
+    check_weights,
+    learning,
+    mutual_divergence,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Outputs, Terms
+
+
+class AMLN(nn.Module):
+    """Peers align their features stage by stage by games, and lead them towards the other's final ones.
+
+    ``CE(z_i, y) + weight * T^2 KL(p_j || p_i) + adversarial * mean_k (1 - D_ik(F_ik))^2 + align * L2_i``.
+
+    At the end of every stage k a discriminator minimises ``(1 - D_ik(F_jk))^2 + D_ik(F_ik)^2``: the features F of the
+    peer before, j = i - 1 in a circle, are real, its own are fake. At every stage but the last an alignment container
+    A maps features to the last stage's of peer j: ``L2_i = mean_k mean (A_ik(F_ik) - F_jK)^2``, the target detached.
+    Stages in a shared trunk, the same for all peers, are left out of both. Logits are learned from all others, as in
+    DML.
+
+    Known at second hand are the parts: discriminators after each block, containers from block to the peer's final
+    feature by L2, the divergence of the predictions. There is no public code, and no weights are published. Ours:
+    every weight, the temperature, least squares as the game (as in AFD), one backward pass for both players, the
+    circle for more than two peers, and the container: a 3x3 convolution, ReLU and a 1x1 convolution on features
+    averaged down to the size of their target. Where peers differ in channels, 1x1 convolutions, which learn with their
+    networks, lead to those of the narrowest before a discriminator; those of frozen peers stay as they were drawn.
+
+    Args:
+        temperature: T of both softmaxes.
+        weight: of the divergence.
+        adversarial: weight of the networks' part of the games; discriminators learn at full speed (see AFD).
+        align: weight of the intermediate-to-final alignment.
+
+    >>> same = Outputs(torch.zeros(2, 4, 10), stages=((torch.ones(4, 6, 4, 4), torch.ones(4, 8, 2, 2)),) * 2)
+    >>> loss = AMLN()
+    >>> loss.setup(same)
+    >>> list(loss.containers), len(loss.discriminators)
+    (['0-1', '1-1'], 4)
+    """
+
+    paper: ClassVar[str] = "ECCV 2020, doi 10.1007/978-3-030-58610-2_10"
+    needs: ClassVar[tuple[str, ...]] = ("stages",)
+    deploys: ClassVar[str] = "the best peer"
+    symmetric: ClassVar[bool] = False
+    plays_a_game: ClassVar[bool] = True
+
+    def __init__(
+        self, temperature: float = 3.0, weight: float = 1.0, adversarial: float = 0.05, align: float = 1.0
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        check_weights(weight=weight, adversarial=adversarial, align=align)
+        self.temperature = temperature
+        self.weight = weight
+        self.adversarial = adversarial
+        self.align = align
+        self.transfers = nn.ModuleDict()
+        self.discriminators = nn.ModuleDict()
+        self.containers = nn.ModuleDict()
+        self.watched: dict[str, Tensor] = {}
+        self._made: object = None
+        self._peers = 0
+
+    def setup(self, outputs: Outputs) -> None:
+        """Make the discriminators of every stage and the layers around them, unless they are there."""
+        self._check(outputs)
+        if outputs.peers < 2:
+            raise ValueError("AMLN: a single peer has nobody to align with; two peers or more would work")
+        made = (
+            [[(each.shape[1], each.ndim) for each in row] for row in outputs.stages],
+            outputs.learners,
+            outputs.shared,
+        )
+        if made == self._made:
+            return
+        self.transfers, self.discriminators, self.containers = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        *_, last = stages = range(outputs.shared, len(outputs.stages[0]))
+        for stage in stages:
+            features = [single(row[stage]) for row in outputs.stages]
+            widths = [each.shape[1] for each in features]
+            for peer, each in enumerate(features):
+                if len(set(widths)) > 1:
+                    transfer = layer(widths[peer], min(widths), each.ndim - 2)
+                    self.transfers[_key(peer, stage)] = transfer.requires_grad_(peer in outputs.learners)
+                if peer not in outputs.learners:
+                    continue
+                axes = same_size(features[peer - 1], each)[0].ndim - 2
+                self.discriminators[_key(peer, stage)] = Discriminator(min(widths), axes)
+                if stage != last:
+                    final = outputs.stages[peer - 1][-1]
+                    axes = same_size(each, single(final))[0].ndim - 2
+                    self.containers[_key(peer, stage)] = nn.Sequential(
+                        layer(widths[peer], final.shape[1], axes, size=3),
+                        nn.ReLU(),
+                        layer(final.shape[1], final.shape[1], axes),
+                    )
+        self.to(outputs.logits.device, single(outputs.stages[0][-1]).dtype)
+        self._made, self._peers = made, outputs.peers
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Terms ``(P,)``: ``task``, ``distill`` in nats, ``adversarial`` and ``align`` (networks), ``discriminator``.
+
+        ``watched`` has ``discriminator_accuracy`` afterwards, the mean over the stages; 1/2 is chance.
+        """
+        check_targets(outputs.logits, targets)
+        self._check(outputs)
+        if self._peers != outputs.peers:
+            raise ValueError(
+                f"AMLN has parts for {self._peers} peers, there are {outputs.peers}: setup(outputs) makes them"
+            )
+        found = [self._compare(outputs, peer) for peer in outputs.learners]
+        telling, fooling, accuracy, gap = (spread(torch.stack(column), outputs) for column in zip(*found, strict=True))
+        self.watched = {"discriminator_accuracy": accuracy}
+        distill = mutual_divergence(outputs.logits, self.temperature)
+        return {
+            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
+            "distill": self.weight * spread(learning(distill, outputs), outputs),
+            "adversarial": self.adversarial * fooling,
+            "align": self.align * gap,
+            "discriminator": telling,
+        }
+
+    def _compare(self, outputs: Outputs, peer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One peer with the one before: what its discriminators minimise, how well it fools them, accuracy, gap."""
+        games, gaps = [], []
+        other = (peer - 1) % outputs.peers
+        final = single(outputs.stages[other][-1]).detach()
+        for stage in range(outputs.shared, len(outputs.stages[peer])):
+            own, real = (self._transferred(outputs, each, stage) for each in (peer, other))
+            games.append(least_squares(self.discriminators[_key(peer, stage)], *same_size(real, own)))
+            if (key := _key(peer, stage)) in self.containers:
+                features, wanted = same_size(single(outputs.stages[peer][stage]), final)
+                gaps.append((single(self.containers[key](features)) - wanted).square().mean())
+        telling, fooling, accuracy = (torch.stack(column) for column in zip(*games, strict=True))
+        # A sum where the weights are each discriminator's own: how fast it learns must not depend on their number.
+        gap = torch.stack(gaps).mean() if gaps else final.new_zeros(())
+        return telling.sum(), fooling.mean(), accuracy.mean(), gap
+
+    def _transferred(self, outputs: Outputs, peer: int, stage: int) -> Tensor:
+        key, features = _key(peer, stage), single(outputs.stages[peer][stage])
+        return self.transfers[key](features) if key in self.transfers else features
+
+    def _check(self, outputs: Outputs) -> None:
+        require(outputs, "AMLN", stages=outputs.shared + 1)
+
+
+def _key(peer: int, stage: int) -> str:
+    """The stages of the outputs are counted from 1, as plans do."""
+    return f"{peer}-{stage + 1}"

@@ -1,0 +1,63 @@
+"""Weights of terms by the size of their gradients: each is held against the cross-entropy's, where both meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Balance(nn.Module):
+    """Running means of ``|dL/dF_i|`` of each peer i, and their ratio ``|dCE/dF_i| / (|dL/dF_i| + 1e-6)``.
+
+    VQGAN weighs its discriminator in a like way, there at the last layer's weights. The price is one more backward pass
+    for each term and peer, from the loss down to F and no further.
+
+    Args:
+        peers: P.
+        terms: the names of the terms that are held against ``task``.
+        decay: of the running means; they start at 0 all, which cancels in the ratio.
+    """
+
+    def __init__(self, peers: int, terms: Sequence[str], decay: float = 0.9) -> None:
+        super().__init__()
+        self.decay = decay
+        for name in ("task", *terms):
+            self.register_buffer(name, torch.zeros(peers))
+
+    def update(self, losses: Mapping[str, Tensor], features: Mapping[int, Tensor]) -> None:
+        """Take the gradients of a step into the means: losses ``(P,)`` by name, F by peer.
+
+        Peers whose features have no graph, because it is another's turn, keep what they have.
+
+        Raises:
+            ValueError: there is no way in the graph from a loss to the features.
+        """
+        for name, values in losses.items():
+            norms = self.get_buffer(name)
+            found = [norms[index] for index in range(len(norms))]
+            for index, at in features.items():
+                if at.requires_grad:
+                    found[index] = _norm(values[index], at).to(norms)
+            with torch.no_grad():
+                norms.lerp_(torch.stack(found), 1 - self.decay)
+
+    def ratio(self, term: str) -> Tensor:
+        """``(P,)``."""
+        return self.get_buffer("task") / (self.get_buffer(term) + 1e-6)
+
+
+def _norm(value: Tensor, at: Tensor) -> Tensor:
+    problem = (
+        "gradients at the last stage cannot be compared: peers that are compiled, or run in threads, keep the way from "
+        "there to their logits to themselves; balance=False or plain peers would work"
+    )
+    try:
+        (gradient,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise ValueError(f"{problem} ({error})") from error
+    if gradient is None:
+        raise ValueError(problem)
+    norm: Tensor = gradient.norm()
+    return norm

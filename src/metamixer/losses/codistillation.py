@@ -1,0 +1,188 @@
+"""Codistillation (Anil, Pereyra, Passos, Ormandi, Dahl, Hinton, ICLR 2018, arXiv 1804.03235).
+
+Peers learn from what the others predicted some time ago, so that they need not run in step, nor in one process: they
+exchange weights, and rarely.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from metamixer.losses.counting import StepCount
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    check_weights,
+    learning,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Outputs, Terms
+
+
+class Codistillation(nn.Module):
+    """Peers learn from what the others predicted some time ago; they may live in other processes.
+
+    ``L_i = CE(z_i, y) + weight * T^2 KL(mean over j != i of p_j^earlier || p_i)`` (Algorithm 1), teachers detached.
+
+    The teachers are earlier copies of the others, refreshed every ``interval`` steps: the cohort's shadows. The paper
+    has the cross-entropy of the mean; KL has the same gradient and is 0 where there is nothing to learn. It also gives
+    each peer a part of the data of its own, which is up to the loader.
+
+    With ``exchange`` every process trains one peer and finds the others' weights in a folder that all of them reach.
+    Its cohort is the own network and, frozen, the networks of the other processes in the order of their numbers, of
+    whatever architectures: ``Cohort([own, *others], frozen=[1, ...])``. Every ``interval`` steps the own weights
+    replace ``peer-<peer>.safetensors`` at once, and the others' are read. A file that is missing, damaged or not
+    finite is passed over: its peer stays as it was, and does not teach before its first file has come. A peer that
+    dies stops changing, and nobody waits for it. Such runs are not repeated in the same bits. Each needs a new folder.
+
+    Args:
+        weight: of the distillation once the burn-in is over, 1 in a third-party implementation.
+        temperature: T of both softmaxes; the paper has none (1).
+        interval: steps between refreshes; 50 in a third-party implementation.
+        burn_in: the share of training before peers learn from each other. The paper gives steps of its own runs; 0.4
+            is 28 of 70 epochs of a third-party ImageNet recipe.
+        exchange: the folder; None: all peers are in this process.
+        peer: the number of this process's peer, from 0; only with ``exchange``.
+        peers: how many there are in all processes; only with ``exchange``.
+
+    >>> old, new = torch.tensor([[[0.0, 2.0]], [[1.0, 0.0]]]), torch.zeros(2, 1, 2)
+    >>> outputs = Outputs(torch.cat([new, old]), frozen=(2, 3), shadows=2)
+    >>> Codistillation()(outputs, torch.tensor([[1.0, 0.0]]))["distill"]  # the first learns from the second's copy
+    tensor([0.1109, 0.3278, 0.0000, 0.0000])
+    """
+
+    paper: ClassVar[str] = "arXiv 1804.03235"
+    needs: ClassVar[tuple[str, ...]] = ("shadows",)
+    deploys: ClassVar[str] = "the best peer"
+    shadows: str = "earlier"
+
+    arrived: Tensor | None
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        interval: int = 50,
+        burn_in: float = 0.4,
+        exchange: str | None = None,
+        peer: int = 0,
+        peers: int = 2,
+    ) -> None:
+        super().__init__()
+        check_weights(weight=weight)
+        check_positive(temperature=temperature, interval=interval)
+        check_share(burn_in=burn_in)
+        if exchange is not None and not 0 <= peer < peers:
+            raise ValueError(f"peer={peer}, peers={peers}: the peers of all processes are numbered from 0")
+        self.weight = weight
+        self.temperature = temperature
+        self.interval = interval
+        self.burn_in = burn_in
+        self.exchange = None if exchange is None else Path(exchange)
+        self.peer = peer
+        self.count = StepCount()
+        self.register_buffer("arrived", None if exchange is None else torch.zeros(peers - 1))
+        if exchange is not None:
+            self.shadows = ""  # the other processes' peers are in their place
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
+        check_targets(outputs.logits, targets)
+        kind = torch.promote_types(outputs.logits.dtype, torch.float32)
+        shares = self._shares(outputs).to(kind)
+        earlier = torch.stack([outputs.logits[index] for index in outputs.frozen]).detach().to(kind)
+        teachers = torch.einsum("lf,fbc->lbc", shares, (earlier / self.temperature).softmax(-1))
+        own = learning(outputs.logits, outputs)
+        students = (own.to(kind) / self.temperature).log_softmax(-1)
+        distill = (torch.xlogy(teachers, teachers) - teachers * students).sum(-1).mean(-1)
+        return {
+            "task": spread(soft_cross_entropy(own, targets), outputs),
+            "distill": self._on(progress) * self.weight * self.temperature**2 * spread(distill, outputs),
+        }
+
+    def _on(self, progress: float | Tensor | None) -> float | Tensor:
+        if isinstance(progress, Tensor):
+            return (progress >= self.burn_in).to(torch.float32)
+        return float(progress is None or progress >= self.burn_in)
+
+    def _shares(self, outputs: Outputs) -> Tensor:
+        """``(L, F)``: how much each of the L learners takes of each of the F frozen peers; rows of zeros: of none."""
+        learners, frozen = len(outputs.learners), len(outputs.frozen)
+        if self.arrived is None:
+            require(outputs, "codistillation", shadows=True)
+            return (1 - torch.eye(learners, device=outputs.logits.device)) / max(learners - 1, 1)
+        if (learners, frozen) != (1, len(self.arrived)):
+            raise ValueError(
+                f"codistillation with exchange trains one peer in each process: here {learners} learn and {frozen} are "
+                f"frozen; Cohort(networks, frozen={list(range(1, len(self.arrived) + 1))}) of "
+                f"{len(self.arrived) + 1} networks would work"
+            )
+        return (self.arrived / self.arrived.sum().clamp(min=1))[None]
+
+    @torch.no_grad()
+    def after_step(self, cohort: Any) -> None:
+        """Refresh the teachers every ``interval`` steps."""
+        if self.count.add() % self.interval:
+            return
+        if self.exchange is None or self.arrived is None:
+            cohort.update_shadows(0.0)
+            return
+        _publish(cohort.peers[cohort.learners[0]], self._file(self.peer))
+        others = [number for number in range(len(self.arrived) + 1) if number != self.peer]
+        for place, (number, index) in enumerate(zip(others, sorted(cohort.frozen), strict=True)):
+            found = _received(self._file(number))
+            if found is None:
+                continue
+            try:
+                cohort.peers[index].load_state_dict(found)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self._file(number)} does not fit network {index} of this cohort, which has to be the one that "
+                    f"process {number} trains: {error}"
+                ) from error
+            self.arrived[place] = 1
+
+    def _file(self, number: int) -> Path:
+        assert self.exchange is not None  # noqa: S101
+        return self.exchange / f"peer-{number}.safetensors"
+
+
+def _publish(network: nn.Module, path: Path) -> None:
+    """Replace the file at once. A disk that is full or gone is no reason to stop training."""
+    partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    weights = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(weights, partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"the others go on with an earlier copy of this peer: {error}", stacklevel=3)
+
+
+def _received(path: Path) -> dict[str, Tensor] | None:
+    """Another process's weights; None where there are none to be used."""
+    try:
+        found = safetensors.torch.load(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"passed over {path}: {error}", stacklevel=3)
+        return None
+    if not all(value.isfinite().all() for value in found.values()):
+        warnings.warn(f"passed over {path}: its weights are not finite", stacklevel=3)
+        return None
+    return found

@@ -1,0 +1,142 @@
+"""The distillation framework around Cut^nMix (Shen, Xu, Yang, Li, Guo, arXiv 2206.12370), in our reading.
+
+We know the abstract: the framework is "to enhance the distillation with feature level mutual learning and a
+self-ensemble teacher". No formula, no weight and no code of the authors are known to us.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metamixer.losses.counting import StepCount
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    mutual_divergence,
+    ramp_up,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.losses.kd import softened_mean
+from metamixer.records import Outputs, Terms
+
+
+class CutnMixLoss(nn.Module):
+    """Peers teach each other by logits and by features, and the mean of their averaged selves teaches all of them.
+
+    Our reading of the paper's abstract, in every formula and every default. ``L_i = CE(z_i, y) + r(t) (...)`` with
+
+    - ``weight`` times the mean over j != i of ``T^2 KL(p_j || p_i)``;
+    - ``feature_weight`` times the mean over j != i of ``||n(W_ij f_i) - n(f_j)||^2``: f_i is what the last linear layer
+      of peer i sees, W_ij a learned projection to the width of f_j, and n scales to length 1;
+    - ``ensemble_weight`` times ``T^2 KL(p_e || p_i)``: p_e is the mean of the softened probabilities of all shadows. A
+      shadow is a copy of a peer that follows it as a moving average of its weights.
+
+    Who teaches is detached, p_j and f_j as well as p_e. The features of the teaching side are compared as they are: two
+    learned projections could agree on one direction for all images, and nothing would be taught.
+
+    Made for the mixer ``cutnmix``, works with every mixer. The paper's networks and how it deploys are unknown to us; a
+    peer is deployed here, not its average.
+
+    Args:
+        temperature: T of all softmaxes, 3 as in other online methods.
+        weight: of mutual learning by logits.
+        feature_weight: of mutual learning by features.
+        ensemble_weight: of what the averages teach.
+        decay: of the averages: ``shadow = decay * shadow + (1 - decay) * peer`` after every step; after step n
+            1 - 1 / n while that is less, which is the plain mean of all steps.
+        ramp_up: the share of training over which all three weights rise to their full values, 80 of 300 epochs in other
+            online methods.
+
+    >>> outputs = Outputs(torch.zeros(4, 3, 10), features=tuple(torch.rand(4, 3, 8)), frozen=(2, 3), shadows=2)
+    >>> loss = CutnMixLoss()
+    >>> loss.setup(outputs)
+    >>> terms = loss(outputs, torch.eye(10)[:3])
+    >>> terms["distill"].tolist(), terms["ensemble"].tolist(), terms["feature"].shape
+    ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], torch.Size([4]))
+    """
+
+    paper: ClassVar[str] = "arXiv 2206.12370"
+    needs: ClassVar[tuple[str, ...]] = ("features", "shadows")
+    deploys: ClassVar[str] = "the best peer"
+    shadows: ClassVar[str] = "average"
+    symmetric: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        temperature: float = 3.0,
+        weight: float = 1.0,
+        feature_weight: float = 1.0,
+        ensemble_weight: float = 1.0,
+        decay: float = 0.999,
+        ramp_up: float = 0.2667,
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        check_weights(weight=weight, feature_weight=feature_weight, ensemble_weight=ensemble_weight)
+        check_share(decay=decay, ramp_up=ramp_up)
+        self.temperature = temperature
+        self.weight = weight
+        self.feature_weight = feature_weight
+        self.ensemble_weight = ensemble_weight
+        self.decay = decay
+        self.ramp_up = ramp_up
+        self.projections = nn.ModuleDict()
+        self.count = StepCount()
+
+    def setup(self, outputs: Outputs) -> None:
+        """Create a projection for every ordered pair of peers; those that fit stay."""
+        require(outputs, "CutnMixLoss", features=True, shadows=True)
+        widths = [features.shape[1] for features in outputs.features[: outputs.peers - outputs.shadows]]
+        shapes = {f"{i}-{j}": (to, own) for i, own in enumerate(widths) for j, to in enumerate(widths) if j != i}
+        here = {name.removesuffix(".weight"): tuple(each.shape) for name, each in self.projections.named_parameters()}
+        if here != shapes:
+            made = {name: nn.Linear(own, to, bias=False) for name, (to, own) in shapes.items()}
+            self.projections = nn.ModuleDict(made).to(outputs.logits)
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill", "feature", "ensemble"}``, each ``(P,)``.
+
+        Raises:
+            ValueError: there are no features or no shadows, or :meth:`setup` was not called.
+        """
+        check_targets(outputs.logits, targets)
+        require(outputs, "CutnMixLoss", features=True, shadows=True)
+        peers = outputs.peers - outputs.shadows
+        if len(self.projections) != peers * (peers - 1):
+            raise ValueError("CutnMixLoss has projections: loss.setup(outputs) makes them from one example")
+        logits = learning(outputs.logits, outputs)
+        ramp = ramp_up(progress, self.ramp_up)
+        ensemble = softened_mean(outputs.logits[peers:], self.temperature)
+        terms = {
+            "task": soft_cross_entropy(logits, targets),
+            "distill": ramp * (self.weight * mutual_divergence(logits, self.temperature)),
+            "feature": ramp * (self.feature_weight * self._apart(outputs, peers)),
+            "ensemble": ramp * (self.ensemble_weight * divergence(ensemble, logits, self.temperature)),
+        }
+        return {name: spread(term, outputs) for name, term in terms.items()}
+
+    def _apart(self, outputs: Outputs, peers: int) -> Tensor:
+        """``(peers,)``: the mean over the other peers of the squared distance between directions, from 0 to 4."""
+        own = [each.to(outputs.logits.dtype) for each in outputs.features[:peers]]
+        goals = [F.normalize(each.detach(), dim=-1) for each in own]
+
+        def distance(i: int, j: int) -> Tensor:
+            projected = self.projections[f"{i}-{j}"](own[i]).to(goals[j].dtype)
+            return (F.normalize(projected, dim=-1) - goals[j]).square().sum(-1).mean()
+
+        rows = [[distance(i, j) for j in range(peers) if j != i] for i in range(peers)]
+        return torch.stack([torch.stack(row).mean() if row else goals[0].new_zeros(()) for row in rows])
+
+    def after_step(self, cohort: Any) -> None:
+        """Let the averages follow the peers, for the first steps as the plain mean of all steps."""
+        cohort.update_shadows(min(self.decay, 1 - 1 / self.count.add()))

@@ -1,0 +1,107 @@
+"""Decoupled knowledge distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679).
+
+KL(p_t || p_s) = TCKD + (1 - p_t[target]) NCKD: how sure the teacher is of the label, and what it thinks of the other
+classes. Where a teacher is sure, the second hardly counts; given a weight of its own it counts always.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.losses.kd import mean_teacher
+from metamixer.records import Outputs, Terms
+
+
+class DKD(nn.Module):
+    """Peers learn from a frozen teacher: its trust in the label and its view of the other classes, apart.
+
+    A frozen teacher, target class and the others apart: ``CE + w (alpha T^2 TCKD + beta T^2 NCKD)``.
+
+    TCKD is the KL of (p[target], 1 - p[target]), NCKD that of the softmaxes over the other classes. The teachers are
+    the frozen peers of the cohort. Of several, the mean of their softened probabilities teaches.
+
+    The paper has one label a sample. For the soft targets of a mixer the target class is the one with the largest
+    share, the first of equal ones; that is our generalisation.
+
+    Args:
+        temperature: T of all softmaxes. 4, as in the official code.
+        alpha: weight of the target class (TCKD), 1.
+        beta: weight of the others (NCKD). 8 is the official code's default; there it is tuned to each pair of networks,
+            such as 2 for ResNet-56 and ResNet-20, 6 for WRN-40-2 and WRN-16-2.
+        warm_up: the share of training over which w rises linearly from 0 to 1: 20 of 240 epochs in the official code.
+
+    >>> outputs = Outputs(torch.zeros(2, 4, 10), frozen=(1,))
+    >>> sorted(DKD()(outputs, torch.eye(10)[:4]))
+    ['distill_others', 'distill_target', 'task']
+    """
+
+    paper: ClassVar[str] = "arXiv 2203.08679"
+    needs: ClassVar[tuple[str, ...]] = ("teacher",)
+    deploys: ClassVar[str] = "the best peer"
+
+    def __init__(
+        self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, warm_up: float = 0.0833
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        check_weights(alpha=alpha, beta=beta)
+        check_share(warm_up=warm_up)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.beta = beta
+        self.warm_up = warm_up
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill_target", "distill_others"}``, each ``(P,)``.
+
+        Raises:
+            ValueError: no peer is frozen.
+        """
+        check_targets(outputs.logits, targets)
+        teacher = mean_teacher(outputs, self.temperature, "DKD")
+        students = learning(outputs.logits, outputs)
+        teacher_two, teacher_others = _decouple(teacher[None], targets, self.temperature)
+        student_two, student_others = _decouple(students, targets, self.temperature)
+        weight = self._warmth(progress)
+        target = self.alpha * divergence(teacher_two, student_two, self.temperature)
+        others = self.beta * divergence(teacher_others, student_others, self.temperature)
+        return {
+            "task": spread(soft_cross_entropy(students, targets), outputs),
+            "distill_target": weight * spread(target, outputs),
+            "distill_others": weight * spread(others, outputs),
+        }
+
+    def _warmth(self, progress: float | Tensor | None) -> float | Tensor:
+        if progress is None or self.warm_up == 0:
+            return 1.0
+        share = progress / self.warm_up
+        return share.clamp(max=1) if isinstance(share, Tensor) else min(share, 1.0)
+
+
+def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """``(P, B, C)`` -> ``(P, B, 2)``, logits of "the target class or any other", and ``(P, B, C - 1)``, of the others.
+
+    The target's column is left out by its index. To push it away by a large number, as the official code does, lets it
+    come back where a network is very sure, and a mask of infinities has gradients that are not numbers.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    label = targets.argmax(-1, keepdim=True)
+    column = torch.arange(logits.shape[-1] - 1, device=logits.device)
+    place = (column + (column >= label)).expand(len(logits), -1, -1)
+    others = logits.gather(-1, place)
+    target = logits.gather(-1, label.expand(len(logits), -1, -1)).squeeze(-1)
+    rest = temperature * (others / temperature).logsumexp(-1)
+    return torch.stack((target, rest), -1), others

@@ -1,0 +1,162 @@
+"""FFL, feature fusion learning (Kim, Hyun, Chung, Kwak, arXiv 1904.09058).
+
+The peers' last feature maps are fused and classified. The peers' mean teaches the fused classifier, and that teaches
+every peer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    ramp_up,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Outputs, Terms
+
+
+class FFL(nn.Module):
+    """The peers' feature maps are fused and classified; the fused classifier teaches every peer.
+
+    ``sum_i CE(z_i) + CE(z_f) + weight r(t) T^2 [sum_i KL(p_f || p_i) + KL(p_e || p_f)]``, z_e the mean of the z_i.
+
+    z_f is what the fusion module makes of the last stages' maps: concatenated, 3x3 depthwise convolution, 1x1
+    convolution (each with batch norm and ReLU), mean over the positions, linear. Who teaches is detached. The features
+    are not: CE(z_f) and KL(p_e || p_f) train the peers through them, as in the official code. For branches on one trunk
+    (the paper's sub-networks) and for separate networks.
+
+    What belongs to the fused classifier is divided evenly over the peers that learn. A frozen peer's map is fused and
+    its logits are in the mean, and it learns nothing. A peer is deployed, without the fusion module.
+
+    Ours: maps of different sizes are averaged down to the smallest, and the module is as wide as the widest peer (one
+    peer's width, as in the paper, where all have the same). The official code trains the module with a weight decay of
+    its own, 1e-5; here it has the optimizer's.
+
+    Args:
+        temperature: T of all softmaxes. 3, as in the official code.
+        weight: of the distillation, 1 as there.
+        ramp_up: the share of training over which the weight rises to its full value: 80 of 300 epochs there.
+
+    >>> maps = torch.rand(2, 4, 6, 5, 5)
+    >>> outputs = Outputs(torch.zeros(2, 4, 10), tuple((each,) for each in maps))
+    >>> loss = FFL()
+    >>> loss.setup(outputs)
+    >>> sorted(loss(outputs, torch.eye(10)[:4]))
+    ['distill', 'distill_fused', 'fused', 'task']
+    """
+
+    paper: ClassVar[str] = "arXiv 1904.09058"
+    needs: ClassVar[tuple[str, ...]] = ("stages",)
+    deploys: ClassVar[str] = "the best peer"
+    symmetric: ClassVar[bool] = False
+    crosses_peers: ClassVar[bool] = True
+    distils_identical_peers: ClassVar[bool] = True
+
+    def __init__(self, temperature: float = 3.0, weight: float = 1.0, ramp_up: float = 0.2667) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        check_weights(weight=weight)
+        check_share(ramp_up=ramp_up)
+        self.temperature = temperature
+        self.weight = weight
+        self.ramp_up = ramp_up
+        self.fusion: Fusion | None = None
+
+    def setup(self, outputs: Outputs) -> None:
+        """Create the fusion module for the shapes of these outputs; one that fits them stays.
+
+        Raises:
+            ValueError: the stages do not end in feature maps of 1 to 3 axes, the same number for all peers.
+        """
+        require(outputs, "FFL", stages=1)
+        maps = [stages[-1] for stages in outputs.stages]
+        axes = {each.ndim - 2 for each in maps}
+        if len(axes) > 1 or not axes <= {1, 2, 3}:
+            shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(maps))
+            raise ValueError(
+                f"FFL fuses feature maps (B, channels, ...) of 1 to 3 axes, as many for all peers; the last stages put "
+                f"out {shapes}: stages=[...] of a Cohort names modules that end in such maps"
+            )
+        shape = (tuple(each.shape[1] for each in maps), axes.pop(), outputs.logits.shape[-1])
+        if self.fusion is None or self.fusion.shape != shape:
+            self.fusion = Fusion(*shape).to(outputs.logits)
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill", "fused", "distill_fused"}``, each ``(P,)``.
+
+        ``fused`` is CE(z_f), ``distill_fused`` KL(p_e || p_f), both in equal parts for the peers that learn.
+
+        Raises:
+            ValueError: :meth:`setup` was not called.
+        """
+        check_targets(outputs.logits, targets)
+        if self.fusion is None:
+            raise ValueError("FFL has a fusion module: loss.setup(outputs) makes it from one example")
+        maps = [
+            stages[-1].detach() if peer in outputs.frozen else stages[-1] for peer, stages in enumerate(outputs.stages)
+        ]
+        fused, ensemble = self.fusion(maps)[None], outputs.logits.mean(0, keepdim=True)
+        students = learning(outputs.logits, outputs)
+        weight = self.weight * ramp_up(progress, self.ramp_up)
+        taught = divergence(ensemble, fused, self.temperature)
+        return {
+            "task": spread(soft_cross_entropy(students, targets), outputs),
+            "distill": weight * spread(divergence(fused, students, self.temperature), outputs),
+            "fused": _divided(soft_cross_entropy(fused, targets), outputs),
+            "distill_fused": weight * _divided(taught, outputs),
+        }
+
+
+class Fusion(nn.Module):
+    """Feature maps of all peers -> logits ``(B, classes)``.
+
+    Args:
+        channels: of each peer's map.
+        axes: spatial axes of the maps, 1 to 3.
+        classes: how many.
+    """
+
+    def __init__(self, channels: tuple[int, ...], axes: int, classes: int) -> None:
+        super().__init__()
+        self.shape = (channels, axes, classes)
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1]
+        every, width = sum(channels), max(channels)
+        self.body = nn.Sequential(
+            conv(every, every, 3, padding=1, groups=every, bias=False),
+            norm(every),
+            nn.ReLU(),
+            conv(every, width, 1, bias=False),
+            norm(width),
+            nn.ReLU(),
+        )
+        self.last = nn.Linear(width, classes)
+        for layer in self.body:
+            if isinstance(layer, conv):  # as the official code
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps ``(B, channels, ...)`` of all peers -> ``(B, classes)``."""
+        size = tuple(map(min, zip(*(each.shape[2:] for each in maps), strict=True)))
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
+        even = [each if each.shape[2:] == size else pool(each, size) for each in maps]
+        return self.last(self.body(torch.cat(even, 1)).flatten(2).mean(-1))  # type: ignore[no-any-return]
+
+
+def _divided(value: Tensor, outputs: Outputs) -> Tensor:
+    """``(1,)`` -> ``(P,)``: in equal parts for those who learn."""
+    learners = len(outputs.learners)
+    return spread((value / learners).expand(learners), outputs)

@@ -1,0 +1,89 @@
+"""Knowledge distillation (Hinton, Vinyals, Dean, arXiv 1503.02531): a teacher that has learned before.
+
+The classic that online distillation does without. Here for comparison, and for a teacher that is at hand anyway.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    divergence,
+    learning,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Outputs, Terms
+
+
+class KD(nn.Module):
+    """Peers learn from a frozen teacher's soft predictions beside the labels.
+
+    A frozen teacher's soft predictions beside the labels: ``L_i = (1 - a) CE(z_i, y) + a T^2 KL(p_t || p_i)``.
+
+    The teachers are the frozen peers of the cohort. Of several, p_t is the mean of their softened probabilities. The
+    peers that learn learn from the teachers alone and not from each other, so two of them are two runs of KD.
+
+    Args:
+        temperature: T of both softmaxes. 4, as in the usual comparisons (mdistiller, RepDistiller).
+        alpha: a, the share of distillation; 1 - a is left for the labels. 0.9, from there as well: the paper has no
+            number.
+
+    >>> KD()(Outputs(torch.zeros(2, 4, 10), frozen=(1,)), torch.eye(10)[:4])
+    {'task': tensor([0.2303, 0.0000]), 'distill': tensor([0., 0.])}
+    """
+
+    paper: ClassVar[str] = "arXiv 1503.02531"
+    needs: ClassVar[tuple[str, ...]] = ("teacher",)
+    deploys: ClassVar[str] = "the best peer"
+
+    def __init__(self, temperature: float = 4.0, alpha: float = 0.9) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        check_share(alpha=alpha)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.task_weight = 1 - alpha
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
+
+        Raises:
+            ValueError: no peer is frozen.
+        """
+        check_targets(outputs.logits, targets)
+        teacher = mean_teacher(outputs, self.temperature, "KD")
+        students = learning(outputs.logits, outputs)
+        return {
+            "task": self.task_weight * spread(soft_cross_entropy(students, targets), outputs),
+            "distill": self.alpha * spread(divergence(teacher, students, self.temperature), outputs),
+        }
+
+
+def mean_teacher(outputs: Outputs, temperature: float, method: str) -> Tensor:
+    """``(B, C)`` logits whose softmax at ``temperature`` is the mean of the frozen peers', with no gradient.
+
+    Raises:
+        ValueError: there is no frozen peer but shadows.
+    """
+    teachers = [index for index in outputs.frozen if index < outputs.peers - outputs.shadows]
+    if not teachers:
+        raise ValueError(
+            f"{method} learns from a frozen teacher, and all {outputs.peers} peers learn: in a recipe "
+            "peers.1.frozen=true peers.1.weights=teacher.safetensors, in code Cohort(networks, frozen=[1])"
+        )
+    logits = torch.stack([outputs.logits[index] for index in teachers]).detach()
+    return logits[0] if len(teachers) == 1 else softened_mean(logits, temperature)
+
+
+def softened_mean(logits: Tensor, temperature: float) -> Tensor:
+    """``(N, B, C)`` -> ``(B, C)``: logits whose softmax at ``temperature`` is the mean of the N softmaxes at it."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # Not divided by N: what is added to all logits alike does not change a softmax.
+    return temperature * (logits / temperature).log_softmax(-1).logsumexp(0)

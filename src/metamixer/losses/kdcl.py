@@ -1,0 +1,192 @@
+"""KDCL: online knowledge distillation via collaborative learning (Guo et al., CVPR 2020, pages 11020-11029).
+
+All peers learn from one soft target, made of the predictions of all of them. The paper shows every peer an augmentation
+of its own, so that the target also makes them invariant to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metamixer.losses.functional import (
+    check_positive,
+    check_targets,
+    check_weights,
+    learning,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Batch, Outputs, Terms
+
+Kind = Literal["naive", "linear", "minlogit", "general"]
+RIDGE = 1e-4
+"""Of the errors' mean square, added to the diagonal of their covariance before it is inverted."""
+
+
+class KDCL(nn.Module):
+    """All peers learn from one soft target that is made of the predictions of all of them.
+
+    ``L_i = CE(z_i, y) + weight * T^2 KL(p_t || p_i)`` with one teacher ``p_t`` made of all peers, detached.
+
+    - ``naive``: of each sample the peer with the least cross-entropy.
+    - ``linear``: the mixture of the logits with the least cross-entropy, ``argmin_a CE(a^T Z, y)`` over the simplex,
+      of each sample by itself. Solved by :func:`best_mixture`.
+    - ``minlogit``: of each class the least logit, after each peer's logit of the label was subtracted. Its
+      cross-entropy at T = 1 is no greater than that of any peer. With soft targets t the label's logit is
+      ``sum_c t_c z_c`` (ours; the same for one-hot ones).
+    - ``general``: ``p_t = sum_i w_i p_i`` with ``w = C^-1 1 / (1^T C^-1 1)``, the mixture with the least squared error
+      on held-out images, where C_ij is the mean of ``(p_i - y) . (p_j - y)`` there; anew before every epoch. Equal
+      weights without held-out images.
+
+    The general weights may be negative; then the mixture is cut at 0 and normalised (ours), as is the ridge that makes
+    C invertible when peers agree. Frozen peers are in the teacher like the others and learn nothing. No official code
+    is known; formulas, temperature and weight are from second-hand accounts of the paper.
+
+    Args:
+        kind: how the teacher is made. ``general`` is best on CIFAR-100 in the paper, ``linear`` and ``minlogit`` on
+            ImageNet (second-hand).
+        temperature: T of both softmaxes; 2 for CIFAR in the paper (second-hand).
+        weight: of the distillation; 1 in the paper, and much the same from 0.2 to 5 (second-hand).
+
+    >>> sure, unsure = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.0, 1.0]])
+    >>> outputs, targets = Outputs(torch.stack([sure, unsure])), torch.tensor([[1.0, 0.0, 0.0]])
+    >>> [round(value, 3) for value in KDCL("naive")(outputs, targets)["distill"].tolist()]  # the first is the teacher
+    [0.0, 0.698]
+    """
+
+    paper: ClassVar[str] = "CVPR 2020, 11020-11029"
+    needs: ClassVar[tuple[str, ...]] = ("views",)
+    deploys: ClassVar[str] = "the best peer"
+
+    weights: Tensor | None
+
+    def __init__(self, kind: Kind = "general", temperature: float = 2.0, weight: float = 1.0) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind={kind!r}: {', '.join(get_args(Kind))} would work")
+        check_positive(temperature=temperature)
+        check_weights(weight=weight)
+        self.kind = kind
+        self.temperature = temperature
+        self.weight = weight
+        self.register_buffer("weights", None)
+
+    def setup(self, outputs: Outputs) -> None:
+        """Equal weights for the peers; those that are there already stay."""
+        if self.kind == "general" and (self.weights is None or len(self.weights) != outputs.peers):
+            self.weights = torch.full((outputs.peers,), 1 / outputs.peers, device=outputs.logits.device)
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
+        check_targets(outputs.logits, targets)
+        logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
+        teacher = self._teacher(logits.detach(), targets)
+        students = (learning(logits, outputs) / self.temperature).log_softmax(-1)
+        divergence = (torch.xlogy(teacher, teacher) - teacher * students).sum(-1).mean(-1)
+        return {
+            "task": spread(soft_cross_entropy(learning(logits, outputs), targets), outputs),
+            "distill": self.weight * self.temperature**2 * spread(divergence, outputs),
+        }
+
+    def _teacher(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """``(P, B, C), (B, C) -> (B, C)``: the probabilities that all peers learn."""
+        if self.kind == "general":
+            found = (logits / self.temperature).softmax(-1)
+            mixed = found.mean(0) if self.weights is None else torch.einsum("p,pbc->bc", self.weights.to(found), found)
+            mixed = mixed.clamp(min=0)
+            return mixed / mixed.sum(-1, keepdim=True)
+        if self.kind == "naive":
+            best = (targets * logits.log_softmax(-1)).sum(-1).argmax(0)
+            chosen = _rows(logits, best)
+        elif self.kind == "linear":
+            chosen = (best_mixture(logits, targets)[..., None] * logits).sum(0)
+        else:
+            chosen = (logits - (targets * logits).sum(-1, keepdim=True)).amin(0)
+        return (chosen / self.temperature).softmax(-1)
+
+    @torch.no_grad()
+    def before_epoch(self, cohort: Any, held_out: Iterable[Batch] | None) -> None:
+        """Weigh the peers of ``general`` by their errors on the held-out batches; None leaves the weights."""
+        if self.kind != "general" or held_out is None:
+            return
+        training, sums, images = cohort.training, None, 0
+        cohort.eval()
+        try:
+            for batch in held_out:
+                outputs: Outputs = cohort(batch.images)
+                errors = outputs.logits.softmax(-1) - F.one_hot(batch.labels, outputs.logits.shape[-1])
+                products = errors.flatten(1) @ errors.flatten(1).T
+                sums = products if sums is None else sums + products
+                images += len(batch)
+                self.setup(outputs)
+        finally:
+            cohort.train(training)
+        if sums is not None and self.weights is not None:
+            self.weights.copy_(ensemble_weights(sums / images))
+
+
+def ensemble_weights(covariance: Tensor) -> Tensor:
+    """``(P, P) -> (P,)``: weights that sum to 1 of the mixture with the least squared error, C^-1 1 / (1^T C^-1 1).
+
+    Two peers of which one errs three times as much, independently:
+
+    >>> ensemble_weights(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+    tensor([0.7500, 0.2500], dtype=torch.float64)
+    """
+    found = covariance.double().cpu()
+    ridge = RIDGE * found.diagonal().mean().clamp(min=1e-12)
+    solved: Tensor = torch.linalg.solve(
+        found + ridge * torch.eye(len(found)), torch.ones(len(found), dtype=found.dtype)
+    )
+    return solved / solved.sum()
+
+
+def best_mixture(logits: Tensor, targets: Tensor, lines: int = 10) -> Tensor:
+    """``(P, B, C), (B, C) -> (P, B)``: for each sample the a in the simplex that minimises CE(a^T Z, t).
+
+    A convex problem. Each round moves weight from the peer with the steepest rise to the one with the steepest fall,
+    as far as the cross-entropy falls; two peers take one round, P take 6 P. Gradient steps of a fixed length, which
+    are plainer, stall or overshoot: the curvature grows with the square of the logits.
+
+    Args:
+        logits: of all peers.
+        targets: soft.
+        lines: evaluations in each round.
+    """
+    peers, batch, _ = logits.shape
+    weights = logits.new_full((peers, batch), 1 / peers)
+    for _ in range(1 if peers <= 2 else 6 * peers):
+        mixed = (weights[..., None] * logits).sum(0)
+        rise = ((mixed.softmax(-1) - targets) * logits).sum(-1)
+        to, away = rise.argmin(0), torch.where(weights > 0, rise, -torch.inf).argmax(0)
+        room = weights.gather(0, away[None])[0]
+        step = _lowest(mixed, _rows(logits, to) - _rows(logits, away), targets, room, lines)[None]
+        weights = weights.scatter_add(0, to[None], step).scatter_add(0, away[None], -step)
+    return weights
+
+
+def _lowest(start: Tensor, direction: Tensor, targets: Tensor, room: Tensor, lines: int) -> Tensor:
+    """``(B, C), (B, C), (B, C), (B,) -> (B,)``: how far along ``direction``, in [0, room], the cross-entropy is least.
+
+    Newton's method where it stays between the bounds that are known, and halving where it does not.
+    """
+    low, high, at = torch.zeros_like(room), room, room
+    for _ in range(lines):
+        found = (start + at[:, None] * direction).softmax(-1)
+        mean = (found * direction).sum(-1)
+        slope = mean - (targets * direction).sum(-1)
+        curve = (found * (direction - mean[:, None]) ** 2).sum(-1)
+        low, high = torch.where(slope <= 0, at, low), torch.where(slope > 0, at, high)
+        newton = at - slope / curve
+        at = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+    return at
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """``(P, B, C), (B,) -> (B, C)``: of each sample the row of one peer."""
+    return values.gather(0, index[None, :, None].expand(1, -1, values.shape[-1]))[0]

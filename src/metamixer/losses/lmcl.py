@@ -1,0 +1,205 @@
+"""Layer-wise mutual contrastive learning (Yang, An, Zhou, Zhuang, Xu, Zhang, TPAMI 2023, arXiv 2207.11518).
+
+MCL between all pairs of stages of two peers. Each stage has an exit of its own; the exits together teach the final one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.adversarial import layer, single
+from metamixer.losses.contrastive import contrast, embed, positives, projector, row_divergence, similarities
+from metamixer.losses.functional import (
+    check_positive,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.points import pooled
+from metamixer.records import Outputs, Terms
+
+
+class LMCL(nn.Module):
+    """Contrastive learning between all pairs of stages of two peers, whose exits teach the final one.
+
+    Cross-entropy of every exit, MCL between the stages of peers, and ``sum_j T^2 KL(aggregated_j || final_i)``.
+
+    Each of the last ``stages`` stages but the last one has an exit: a refinement to the width of the last stage, and a
+    classifier. An attention network of each peer (from the features of its exits, a softmax over them) mixes its exits'
+    logits and the final ones into ``aggregated_i``, which learns from the labels; the final logits of each peer learn
+    from the aggregated logits of all peers, its own among them, detached. The four terms of
+    :class:`~metamixer.losses.MCL` are summed over all other peers j and all pairs of a stage k of i and a stage z of j,
+    every anchor weighted by ``w = sigmoid(cos(linear(f_ik), linear(f_jz)))``, which lies in (0.27, 0.73). They count
+    twice, as in the official code, which goes through every pair of peers in both orders with all four terms of both.
+    The rest is the code's too.
+
+    **What replaces the paper's meta-optimisation.** There the network of w is trained by bilevel steps: every 50 steps
+    two inner updates on the contrastive terms and an outer gradient of the cross-entropy through them. Here it is
+    trained by the one backward pass: ``weighting`` is the mean of ``w r - log(w) / 2``, r being the pair's loss over
+    the mean loss of all pairs of stages of the two peers, detached. Its least value is at ``w = 1 / (2 r)``: an average
+    pair keeps 1/2, what fits better counts more, what fits worse less, as in weighting by uncertainty
+    (arXiv 1705.07115), here relative, so that it does not drift as the losses fall. Minimising ``w L`` alone would
+    choose the least weight for all. No gradient of w reaches the peers, as in the paper. Published figures are no
+    evidence for this weighting.
+
+    Also ours: a refinement is one 3x3 convolution of stride 2 for each stage to come, with batch normalisation (the
+    official code repeats the stages themselves), and soft targets as in MCL. Exits of frozen peers learn, their
+    cross-entropy is shared by the peers that learn. All parts stay behind when a peer is deployed.
+
+    Args:
+        temperature: T of soft terms and logits; 3 in the official code.
+        tau: temperature of the similarities, 0.1 in the code.
+        vcl, soft_vcl, icl, soft_icl: weights of the four terms, the code's.
+        stages: how many of the last stages are compared; 3 in the code. All, where there are fewer.
+        width: of the embeddings and of what w compares, 128 in the code.
+
+    >>> stages = torch.ones(4, 8, 2, 2), torch.ones(4, 6)
+    >>> same = Outputs(torch.zeros(2, 4, 10), (stages, stages), (torch.ones(4, 6),) * 2)
+    >>> loss = LMCL()
+    >>> loss.setup(same)
+    >>> list(loss(same, torch.eye(10)[[0, 0, 1, 1]]))
+    ['task', 'exits', 'distill', 'vcl', 'soft_vcl', 'icl', 'soft_icl', 'weighting']
+    """
+
+    paper: ClassVar[str] = "arXiv 2207.11518"
+    needs: ClassVar[tuple[str, ...]] = ("features", "stages", "per-class")
+    deploys: ClassVar[str] = "the best peer"
+    symmetric: ClassVar[bool] = False  # every peer has parts of its own
+    crosses_peers: ClassVar[bool] = True
+    distils_identical_peers: ClassVar[bool] = True  # the exits together are the teacher
+
+    def __init__(
+        self,
+        temperature: float = 3.0,
+        tau: float = 0.1,
+        vcl: float = 0.1,
+        soft_vcl: float = 1.0,
+        icl: float = 0.1,
+        soft_icl: float = 1.0,
+        stages: int = 3,
+        width: int = 128,
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature, tau=tau, stages=stages, width=width)
+        check_weights(vcl=vcl, soft_vcl=soft_vcl, icl=icl, soft_icl=soft_icl)
+        self.temperature, self.tau = temperature, tau
+        self.weights = {"vcl": vcl, "soft_vcl": soft_vcl, "icl": icl, "soft_icl": soft_icl}
+        self.stages, self.width = stages, width
+        self.exits, self.projectors, self.trust = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self._made: object = None
+
+    def setup(self, outputs: Outputs) -> None:
+        """Make exits, attention, projectors and the network of w for each peer, unless they are there."""
+        require(outputs, "LMCL", features=True, stages=1)
+        maps, classes = self._maps(outputs), outputs.logits.shape[-1]
+        ends = [each.shape[1] for each in outputs.features]
+        made = [[(each.shape[1], each.ndim) for each in own] for own in maps], ends, classes
+        if made == self._made:
+            return
+        self.exits = nn.ModuleList(_Exits(own, end, classes) for own, end in zip(maps, ends, strict=True))
+        # What an exit puts out is as wide as the last stage; the last one's features are the network's own.
+        widths = [[own[-1].shape[1]] * (len(own) - 1) + [end] for own, end in zip(maps, ends, strict=True)]
+        self.projectors = nn.ModuleList(projector(each, self.width) for own in widths for each in own)
+        self.trust = nn.ModuleList(nn.Linear(each, self.width) for own in widths for each in own)
+        self.to(outputs.logits.device, outputs.logits.dtype)
+        self._made = made
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Terms ``(P,)``, weighted and named as above; ``exits``: of the exits and of the aggregated logits."""
+        check_targets(outputs.logits, targets)
+        require(outputs, "LMCL", features=True, stages=1)
+        if len(self.exits) != outputs.peers:
+            raise ValueError(
+                f"LMCL has parts for {len(self.exits)} peers, there are {outputs.peers}: setup(outputs) makes them"
+            )
+        maps = self._maps(outputs)
+        found = [exits(*each) for exits, *each in zip(self.exits, maps, outputs.features, outputs.logits, strict=True)]
+        aggregated = torch.stack([logits[-1] for _, logits in found])
+        entropies = torch.stack([soft_cross_entropy(logits, targets).sum() for _, logits in found])
+        taught = divergence(aggregated[None], outputs.logits[:, None], self.temperature).sum(1)  # [student, teacher]
+        shared = entropies.sum() - learning(entropies, outputs).sum() if outputs.frozen else 0.0
+        return {
+            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
+            "exits": spread(learning(entropies, outputs) + shared / len(outputs.learners), outputs),
+            "distill": spread(learning(taught, outputs), outputs),
+            **self._contrast(outputs, [features for features, _ in found], positives(targets)),
+        }
+
+    def _maps(self, outputs: Outputs) -> list[tuple[Tensor, ...]]:
+        count = min(self.stages, *map(len, outputs.stages))
+        return [stages[-count:] for stages in outputs.stages]
+
+    def _contrast(self, outputs: Outputs, features: list[list[Tensor]], same: Tensor) -> dict[str, Tensor]:
+        flat = [each for own in features for each in own]
+        shape = (outputs.peers, len(features[0]), -1, self.width)
+        embeddings = embed(self.projectors, flat).view(shape)  # (P, K, B, width)
+        trust = embed(self.trust, [each.detach() for each in flat]).view(shape)
+        own = similarities(embeddings, embeddings, self.tau)
+        none = own.new_zeros(())
+        found: dict[str, list[Tensor]] = {name: [] for name in (*self.weights, "weighting")}
+        for i in outputs.learners:
+            sums = dict.fromkeys(found, none)
+            for j in range(outputs.peers):
+                if j == i:
+                    continue
+                pairs = similarities(embeddings[i][:, None], embeddings[j][None], self.tau)  # (K, K, B, B)
+                losses = {
+                    "vcl": contrast(own[i], same)[:, None],
+                    "soft_vcl": row_divergence(own[j][None], own[i][:, None], self.temperature),
+                    "icl": contrast(pairs, same),
+                    "soft_icl": row_divergence(pairs.mT, pairs, self.temperature),
+                }
+                losses = {name: weight * losses[name] for name, weight in self.weights.items()}
+                w = (trust[i][:, None] * trust[j][None]).sum(-1).sigmoid()  # (K, K, B)
+                for name, loss in losses.items():
+                    sums[name] = sums[name] + 2 * (w.detach() * loss).mean(-1).sum()
+                whole = sum(losses.values(), none).detach()
+                ratio = whole / whole.mean().clamp_min(1e-12)
+                sums["weighting"] = sums["weighting"] + (w * ratio - w.log() / 2).mean()
+            for name, value in sums.items():
+                found[name].append(value)
+        return {name: spread(torch.stack(values), outputs) for name, values in found.items()}
+
+
+class _Exits(nn.Module):
+    """A peer's exits, one for each stage but the last, and the attention over them and the network's own end."""
+
+    def __init__(self, maps: Sequence[Tensor], features: int, classes: int) -> None:
+        super().__init__()
+        last = maps[-1].shape[1]
+        before = len(maps) - 1
+        self.refine = nn.ModuleList(_refinement(maps[stage:]) for stage in range(before))
+        self.classify = nn.ModuleList(nn.Linear(last, classes) for _ in range(before))
+        self.attend = nn.Sequential(
+            nn.Linear(before * last + features, features), nn.ReLU(), nn.Linear(features, len(maps))
+        )
+
+    def forward(self, maps: Sequence[Tensor], features: Tensor, logits: Tensor) -> tuple[list[Tensor], Tensor]:
+        """K stages ``(B, C_k, ...)``, the features ``(B, D)`` and logits ``(B, classes)`` of the end -> the features of
+        all K, and ``(K, B, classes)``: the logits of the exits, then the aggregated ones."""
+        early = [single(pooled(refine(single(each)))) for refine, each in zip(self.refine, maps, strict=False)]
+        exits = [single(classify(each)) for classify, each in zip(self.classify, early, strict=True)]
+        own = [*early, single(features)]
+        shares = single(self.attend(torch.cat(own, -1))).softmax(-1)
+        aggregated = (shares.mT[:, :, None] * torch.stack([*exits, logits])).sum(0)
+        return own, torch.stack([*exits, aggregated])
+
+
+def _refinement(maps: Sequence[Tensor]) -> nn.Sequential:
+    """From the output of a stage, the first of ``maps``, to as many channels as the last of them has."""
+    axes = maps[0].ndim - 2
+    norm = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[min(axes, 3)]
+    steps: list[nn.Module] = []
+    for before, after in pairwise(maps):
+        channels = after.shape[1]
+        steps += [layer(before.shape[1], channels, axes, size=3, stride=2), norm(channels), nn.ReLU()]
+    return nn.Sequential(*steps)

@@ -1,0 +1,128 @@
+"""Mutual contrastive learning (Yang, An, Cai, Xu, AAAI 2022, arXiv 2104.12565).
+
+Peers learn which samples belong together, each inside its own embedding and across the embeddings of two peers, and
+learn the distributions of similarities from each other.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.contrastive import (
+    contrast,
+    embed,
+    over_others,
+    positives,
+    projector,
+    row_divergence,
+    similarities,
+)
+from metamixer.losses.functional import (
+    check_positive,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Outputs, Terms
+
+
+class MCL(nn.Module):
+    """Peers learn which samples belong together, and each other's distributions of similarities.
+
+    ``L_i = CE + vcl VCL_i + soft_vcl SoftVCL_i + sum over j != i of (icl ICL_ij + soft_icl SoftICL_ij)``.
+
+    ``v_i`` are the features of peer i through a projector of its own (Linear-ReLU-Linear), with length 1, and
+    ``S_ij = v_i v_j^T / tau`` the similarities of i's samples (rows) to j's (columns). VCL_i is the supervised
+    contrastive loss of the rows of S_ii and ICL_ij that of S_ij; in both the sample itself is left out, as in the
+    official code for CIFAR. SoftVCL_i = sum_j T^2 KL(S_jj || S_ii) and SoftICL_ij = T^2 KL(S_ji || S_ij) compare
+    softmax rows, the sample included; the first argument is detached (the official code's direction). S_ij holds both
+    peers' embeddings, and as in the code both get a gradient from it.
+
+    Positives need labels. For mixed samples a pair counts as the inner product of its soft targets, which is the
+    paper's indicator for labels; this is ours. Anchors without a positive count 0 (the code divides by 0):
+    ``train.per_class=2`` gives every image one, as the paper's batches of 64 classes x 2 do. A frozen peer is compared
+    with, and its projector learns as a key of the others.
+
+    Args:
+        temperature: T of the soft terms and of the logits; 3 in the official code.
+        tau: temperature of the similarities. 0.1; the default of MCL's code is 0.07, that of L-MCL's 0.1.
+        vcl, soft_vcl, icl, soft_icl: weights of the four terms, as in the official commands.
+        logits: also learn from the mean logits of all peers, by T^2 KL, weight 1. The code does so for two networks; of
+            more it teaches only the last, here all learn.
+        width: of the embeddings, 128 in the code.
+
+    >>> outputs = Outputs(torch.zeros(2, 4, 10), features=(torch.ones(4, 6), torch.ones(4, 8)))
+    >>> loss = MCL(logits=True)
+    >>> loss.setup(outputs)
+    >>> loss(outputs, torch.eye(10)[[0, 0, 1, 1]])["distill"]
+    tensor([0., 0.])
+    """
+
+    paper: ClassVar[str] = "arXiv 2104.12565"
+    needs: ClassVar[tuple[str, ...]] = ("features", "per-class")
+    deploys: ClassVar[str] = "the best peer"
+    symmetric: ClassVar[bool] = False  # every peer has a projector of its own
+    crosses_peers: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        temperature: float = 3.0,
+        tau: float = 0.1,
+        vcl: float = 0.1,
+        soft_vcl: float = 1.0,
+        icl: float = 0.1,
+        soft_icl: float = 1.0,
+        logits: bool = False,
+        width: int = 128,
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature, tau=tau, width=width)
+        check_weights(vcl=vcl, soft_vcl=soft_vcl, icl=icl, soft_icl=soft_icl)
+        self.temperature, self.tau = temperature, tau
+        self.vcl, self.soft_vcl, self.icl, self.soft_icl = vcl, soft_vcl, icl, soft_icl
+        self.logits, self.width = logits, width
+        self.projectors = nn.ModuleList()
+        self._made: object = None
+
+    def setup(self, outputs: Outputs) -> None:
+        """Make a projector for each peer, unless they are there."""
+        require(outputs, "MCL", features=True)
+        made = tuple(each.shape[1] for each in outputs.features)
+        if made != self._made:
+            self.projectors = nn.ModuleList(projector(features, self.width) for features in made)
+            self.to(outputs.logits.device, outputs.logits.dtype)
+            self._made = made
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Terms ``(P,)`` in nats, weighted: ``task``, ``vcl``, ``soft_vcl``, ``icl``, ``soft_icl`` and with ``logits``
+        ``distill``."""
+        check_targets(outputs.logits, targets)
+        require(outputs, "MCL", features=True)
+        if len(self.projectors) != outputs.peers:
+            raise ValueError(
+                f"MCL has projectors for {len(self.projectors)} peers, there are {outputs.peers}: setup(outputs) makes "
+                "them"
+            )
+        embeddings = embed(self.projectors, outputs.features)
+        pairs = similarities(embeddings[:, None], embeddings[None], self.tau)  # [anchors' peer, keys' peer]
+        own = torch.stack([pairs[peer, peer] for peer in range(outputs.peers)])
+        hard = contrast(pairs, positives(targets)).mean(-1)
+        soft = row_divergence(pairs.mT, pairs, self.temperature).mean(-1)  # S_ji is S_ij turned over
+        mimic = row_divergence(own[None], own[:, None], self.temperature).mean(-1)  # [student, teacher]
+        terms = {
+            "task": soft_cross_entropy(outputs.logits, targets),
+            "vcl": self.vcl * hard.diagonal(),
+            "soft_vcl": self.soft_vcl * over_others(mimic),
+            "icl": self.icl * over_others(hard),
+            "soft_icl": self.soft_icl * over_others(soft),
+        }
+        if self.logits:
+            terms["distill"] = divergence(outputs.logits.mean(0), outputs.logits, self.temperature)
+        return {name: spread(learning(term, outputs), outputs) for name, term in terms.items()}

@@ -1,0 +1,127 @@
+"""Knowledge distillation by on-the-fly native ensemble (ONE; Lan, Zhu, Gong, NeurIPS 2018, arXiv 1806.04606).
+
+Branches on one trunk learn from an ensemble of themselves, in which a gate weighs them for each image.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    ramp_up,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.points import pooled
+from metamixer.records import Outputs, Terms
+
+
+class Gate(nn.Module):
+    """How much each branch counts in the ensemble: the trunk's pooled features ``(B, D) -> (B, M)``, rows sum to 1."""
+
+    def __init__(self, width: int, branches: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, branches)
+        self.norm = nn.BatchNorm1d(branches)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Linear, batch normalisation, ReLU, softmax, as in the official code."""
+        scores = self.linear(features.to(self.linear.weight.dtype))
+        if self.training and len(scores) == 1:  # one image has no variance: the running statistics stand in
+            norm = self.norm
+            scores = F.batch_norm(scores, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            scores = self.norm(scores)
+        return scores.relu().softmax(-1)  # type: ignore[no-any-return]
+
+
+class ONE(nn.Module):
+    """Branches on one trunk learn from an ensemble of themselves, weighed by a gate.
+
+    ``L = sum_b CE(z_b, y) + CE(z_e, y) + weight r(t) sum_b T^2 KL(p_e || p_b)`` with ``z_e = sum_b g_b z_b``.
+
+    ``g`` is the gate's softmax over the M branches, a number for each branch and image. As in the official code, the
+    ensemble is detached where it teaches, so that its own cross-entropy alone trains the gate; and that one reaches
+    the trunk through the gate and every branch through its share. It is the term ``ensemble``, divided evenly among
+    the branches. With soft targets both cross-entropies are the soft ones. The gate's batch normalisation takes its
+    running statistics for a batch of one image; that is ours.
+
+    Any branch can be deployed: the official code logs the first, here it is the one that validates best. The gated
+    ensemble is a part of training only. The paper has three branches that share all but the last stage.
+
+    Args:
+        temperature: T of both softmaxes; 3 in the official code.
+        weight: of the distillation; 1 in the official code.
+        ramp_up: the share of training over which that weight rises; 80 of 300 epochs in the official code.
+
+    >>> outputs = Outputs(torch.zeros(3, 4, 10), stages=((torch.zeros(4, 8, 2, 2), torch.zeros(4, 16)),) * 3, shared=1)
+    >>> loss = ONE()
+    >>> loss.setup(outputs)
+    >>> terms = loss(outputs, torch.full((4, 10), 0.1))
+    >>> list(terms), terms["distill"].tolist()
+    (['task', 'ensemble', 'distill'], [0.0, 0.0, 0.0])
+    """
+
+    paper: ClassVar[str] = "arXiv 1806.04606"
+    needs: ClassVar[tuple[str, ...]] = ("trunk",)
+    deploys: ClassVar[str] = "the best peer"
+    symmetric: ClassVar[bool] = False  # each branch has a row of the gate
+    crosses_peers: ClassVar[bool] = True  # the ensemble's cross-entropy trains all branches
+
+    def __init__(self, temperature: float = 3.0, weight: float = 1.0, ramp_up: float = 80 / 300) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        check_weights(weight=weight)
+        check_share(ramp_up=ramp_up)
+        self.temperature = temperature
+        self.weight = weight
+        self.ramp_up = ramp_up
+        self.gate: Gate | None = None
+        self.watched: dict[str, Tensor] = {}
+
+    def setup(self, outputs: Outputs) -> None:
+        """Create the gate for the trunk and the number of branches of one example; one that fits already stays."""
+        features = self._of_trunk(outputs)
+        width, branches = features.shape[1], len(outputs.learners)
+        if self.gate is None or self.gate.linear.weight.shape != (branches, width):
+            precision = torch.promote_types(features.dtype, torch.float32)
+            self.gate = Gate(width, branches).to(features.device, precision)
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``task``, ``ensemble`` and ``distill``, each ``(P,)`` in nats.
+
+        ``watched["gate"]`` is then the mean share of each branch in the ensemble.
+
+        Raises:
+            ValueError: peers without a trunk, or before :meth:`setup`.
+        """
+        check_targets(outputs.logits, targets)
+        features = self._of_trunk(outputs)
+        if self.gate is None:
+            raise ValueError("ONE has no gate yet: setup(outputs) creates it from one example")
+        logits = learning(outputs.logits, outputs)
+        gates = self.gate(features).t()  # (M, B)
+        ensemble = (gates[..., None] * logits).sum(0, keepdim=True)
+        of_ensemble = soft_cross_entropy(ensemble, targets) / len(logits)
+        weight = self.weight * ramp_up(progress, self.ramp_up)
+        self.watched = {"gate": spread(gates.detach().mean(1), outputs)}
+        return {
+            "task": spread(soft_cross_entropy(logits, targets), outputs),
+            "ensemble": spread(of_ensemble.expand(len(logits)), outputs),
+            "distill": weight * spread(divergence(ensemble, logits, self.temperature), outputs),
+        }
+
+    def _of_trunk(self, outputs: Outputs) -> Tensor:
+        require(outputs, "ONE", trunk=True)
+        return pooled(outputs.stages[0][outputs.shared - 1])

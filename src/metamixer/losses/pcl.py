@@ -1,0 +1,124 @@
+"""PCL: peer collaborative learning (Wu, Gong, AAAI 2021, arXiv 2006.04147).
+
+Peers learn from two kinds of teachers that are made as they train: a classifier over the features of all of them, and
+the average of each of the other peers over time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.losses.counting import StepCount
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    check_weights,
+    divergence,
+    learning,
+    ramp_up,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+from metamixer.records import Outputs, Terms
+
+
+class PCL(nn.Module):
+    """Peers learn from a classifier over all their features, and from the others' averages over time.
+
+    ``sum_i CE(z_i) + CE(z_e) + r sum_i T^2 KL(e || i) + r sum_i mean over j != i of T^2 KL(average_j || i)``.
+
+    ``z_e`` is a linear layer over the concatenated features of the peers. Its cross-entropy trains that layer and,
+    through the features, all peers: the paper's ablation of this term alone would otherwise change nothing, and a
+    re-implementation does the same. As teachers the ensemble and the averages are detached. The averages are the
+    cohort's shadows: ``average = d * average + (1 - d) * peer`` after every step, ``d = min(1 - 1 / steps, decay)``.
+    Here they average batch norm's statistics as well and use them; the re-implementation averages weights only and
+    lets its teachers take the statistics of the batch.
+
+    In the paper the peers are branches on a trunk and each sees an augmentation of its own; separate networks of any
+    widths work too. The cross-entropy of the ensemble is divided evenly over the peers.
+
+    Args:
+        temperature: T of the softmaxes of teachers and students; the paper has 3 (second-hand; 3 in the
+            re-implementation).
+        weight: of both distillation terms, 1 in the paper.
+        decay: of the averages, 0.999 in the paper.
+        ramp_up: the share of training over which the weight rises, r: 80 of 300 epochs in the paper.
+
+    Raises:
+        ValueError: the cohort has no shadows.
+
+    >>> peers = torch.zeros(4, 2, 10)  # two that learn, and their shadows
+    >>> outputs = Outputs(peers, features=(torch.ones(2, 8),) * 4, frozen=(2, 3), shadows=2)
+    >>> loss = PCL()
+    >>> loss.setup(outputs)
+    >>> loss(outputs, torch.full((2, 10), 0.1))["distill_average"]
+    tensor([0., 0., 0., 0.])
+    """
+
+    paper: ClassVar[str] = "arXiv 2006.04147"
+    needs: ClassVar[tuple[str, ...]] = ("features", "shadows", "views")
+    deploys: ClassVar[str] = "the best averaged peer"
+    shadows: ClassVar[str] = "average"
+    symmetric: ClassVar[bool] = False
+    crosses_peers: ClassVar[bool] = True
+    distils_identical_peers: ClassVar[bool] = True
+
+    def __init__(
+        self, temperature: float = 3.0, weight: float = 1.0, decay: float = 0.999, ramp_up: float = 0.2667
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature)
+        check_weights(weight=weight)
+        check_share(decay=decay, ramp_up=ramp_up)
+        self.temperature = temperature
+        self.weight = weight
+        self.decay = decay
+        self.ramp_up = ramp_up
+        self.count = StepCount()
+        self.classifier: nn.Linear | None = None
+
+    def setup(self, outputs: Outputs) -> None:
+        """The ensemble's classifier over the features of all peers; one that fits already stays."""
+        require(outputs, "PCL", features=True, shadows=True)
+        features = [outputs.features[index] for index in outputs.learners]
+        width, classes = sum(each.shape[1] for each in features), outputs.logits.shape[-1]
+        there = self.classifier
+        if there is None or (there.in_features, there.out_features) != (width, classes):
+            kind = torch.promote_types(features[0].dtype, torch.float32)
+            self.classifier = nn.Linear(width, classes, device=features[0].device, dtype=kind)
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, features ``P`` times ``(B, D_p)``, targets ``(B, C)`` -> four terms ``(P,)`` in nats.
+
+        ``ensemble`` is the cross-entropy of the ensemble, ``distill_ensemble`` what peers learn from it, and
+        ``distill_average`` what they learn from the averages of the others.
+        """
+        require(outputs, "PCL", features=True, shadows=True)
+        check_targets(outputs.logits, targets)
+        if self.classifier is None:
+            raise ValueError("PCL has a classifier of its own: loss.setup(cohort(images)) before training")
+        students = learning(outputs.logits, outputs)
+        averages, peers = outputs.logits[outputs.peers - outputs.shadows :], len(students)
+        ensemble = self.classifier(torch.cat([outputs.features[index] for index in outputs.learners], 1))[None]
+        pairs = divergence(averages[None], students[:, None], self.temperature)  # [student, teacher]
+        from_others = (pairs.sum(1) - pairs.diagonal()) / max(peers - 1, 1)
+        weight = self.weight * ramp_up(progress, self.ramp_up)
+        return {
+            "task": spread(soft_cross_entropy(students, targets), outputs),
+            "ensemble": spread(soft_cross_entropy(ensemble, targets).expand(peers) / peers, outputs),
+            "distill_ensemble": weight * spread(divergence(ensemble, students, self.temperature), outputs),
+            "distill_average": weight * spread(from_others, outputs),
+        }
+
+    def after_step(self, cohort: Any) -> None:
+        """Let the averages follow: the mean of all steps at first, and then the exponential one."""
+        cohort.update_shadows(min(1 - 1 / self.count.add(), self.decay))
+
+    def deployable(self, peers: int) -> range:
+        """The averages: the second half of the cohort."""
+        return range(peers // 2, peers)
