@@ -40,9 +40,9 @@ def test_a_method_from_outside_of_the_package(tmp_path):
     assert len((EXAMPLES / "confident_peers.py").read_text().splitlines()) < 80
     words = ["--data", "fashion-mini", "--peers", "resnet8,resnet8", "--loss", "confident_peers:ConfidentPeers"]
     changes = ["loss.threshold=0.6", "data.train_limit=20", "train.epochs=1", "--mixer", "none"]
+    call = [sys.executable, "-W", "ignore", "-c", "from metamixer.cli import main; main()", "train", *words, *changes]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "from metamixer.cli import main; main()", "train", *words, *changes]
-        + ["--out", str(tmp_path / "run"), "--quiet"],
+        [*call, "--out", str(tmp_path / "run"), "--quiet"],
         cwd=EXAMPLES,
         capture_output=True,
         text=True,

@@ -110,7 +110,7 @@ def test_autocast_reaches_the_threads():
 
 def test_the_number_of_threads_elsewhere_stays():
     before = torch.get_num_threads()
-    row, threads = pair()
+    _, threads = pair()
     threads(images())
     assert torch.get_num_threads() == before
     seen = []
