@@ -62,6 +62,9 @@ def write(findings: Findings, folder: Path) -> None:
     (folder / "bench.md").write_text(markdown(findings), encoding="utf-8")
 
 
+QUICK = "A quick run: toy sizes that show that everything works. Its figures and verdicts say nothing about speed."
+
+
 def markdown(findings: Findings) -> str:
     """The page: machine, bars, then every section."""
     lines = ["# Benchmark", "", *_machine(findings), "", "## Bars", ""]

@@ -8,7 +8,7 @@ import torch
 from rich.text import Text
 
 from metamixer.bench.bars import judge
-from metamixer.bench.report import Findings, bar_row, case_row, figure_row
+from metamixer.bench.report import QUICK, Findings, bar_row, case_row, figure_row
 from metamixer.bench.results import Section
 from metamixer.bench.running import SUITES, run
 from metamixer.bench.settings import NETWORKS, PRECISIONS, Settings, pick, words
@@ -57,6 +57,8 @@ def bench(
     finally:
         torch.set_num_threads(before)
     _show(findings)
+    if quick:
+        say(QUICK, style="yellow")
     say(f"written: {out / 'bench.md'}, bench.json and bench.png beside it")
     return 0
 
