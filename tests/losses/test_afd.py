@@ -121,7 +121,9 @@ def slow_logits(outputs, targets, peer, temperature, others):
     ids=str,
 )
 def test_every_term_and_every_players_gradients(shapes, frozen, cyclic):
-    loss, outputs = made(shapes, frozen, temperature=2.0, weight=0.7, adversarial=0.3, cyclic_logits=cyclic)
+    loss, outputs = made(
+        shapes, frozen, temperature=2.0, weight=0.7, adversarial=0.3, discriminator=0.2, cyclic_logits=cyclic
+    )
     targets, peers = targets_of(), len(shapes)
     terms = loss(outputs, targets)
     assert list(terms) == ["task", "distill", "adversarial", "discriminator"]
@@ -144,7 +146,7 @@ def test_every_term_and_every_players_gradients(shapes, frozen, cyclic):
         torch.testing.assert_close(rows["task"], task)
         torch.testing.assert_close(rows["distill"], 0.7 * distill)
         torch.testing.assert_close(rows["adversarial"], 0.3 * of_network)
-        torch.testing.assert_close(rows["discriminator"], of_discriminator)
+        torch.testing.assert_close(rows["discriminator"], 0.2 * of_discriminator)
         assert loss.watched["discriminator_accuracy"][peer].item() == pytest.approx(right)
 
         (of_logits,) = torch.autograd.grad(task + 0.7 * distill, outputs.logits)
@@ -157,7 +159,9 @@ def test_every_term_and_every_players_gradients(shapes, frozen, cyclic):
         for name, grad in zip(own, wanted[1:], strict=True):
             torch.testing.assert_close(found[name], grad)
         own = [name for name in weights if name.startswith(f"discriminators.{peer}.")]
-        for name, grad in zip(own, torch.autograd.grad(of_discriminator, [weights[name] for name in own]), strict=True):
+        for name, grad in zip(
+            own, torch.autograd.grad(0.2 * of_discriminator, [weights[name] for name in own]), strict=True
+        ):
             torch.testing.assert_close(found[name], grad)
 
 
@@ -175,7 +179,7 @@ def test_no_term_of_a_peer_reaches_another():
 
 def test_defaults():
     loss, outputs = made(ALIKE)
-    terms, twin = loss(outputs, targets_of()), AFD(temperature=3.0, weight=1.0, adversarial=0.05)
+    terms, twin = loss(outputs, targets_of()), AFD(temperature=3.0, weight=1.0, adversarial=0.05, discriminator=0.01)
     twin.setup(outputs)
     twin.load_state_dict(loss.state_dict())
     for name, term in twin(outputs, targets_of()).items():

@@ -13,7 +13,7 @@ from metamixer.records import Outputs, total
 CONVOLUTIONS = (None, F.conv1d, F.conv2d, F.conv3d)
 ALIKE = [[(3, 6, 6), (4, 4, 4), (5, 2, 2)]] * 2
 OTHERS = [[(3, 6, 6), (4, 4, 4), (5, 2, 2)], [(2, 8, 6), (4, 3, 4), (6, 3, 2)], [(3, 6, 6), (5, 4, 4), (4, 2, 2)]]
-SETTINGS = {"temperature": 2.0, "weight": 0.7, "adversarial": 0.3, "align": 0.6}
+SETTINGS = {"discriminator": 0.2, "temperature": 2.0, "weight": 0.7, "adversarial": 0.3, "align": 0.6}
 
 
 def draw(*shape, seed=0):
@@ -157,7 +157,7 @@ def test_every_term_and_every_players_gradients(shapes, frozen, shared):
         torch.testing.assert_close(rows["distill"], 0.7 * distill)
         torch.testing.assert_close(rows["adversarial"], 0.3 * of_network)
         torch.testing.assert_close(rows["align"], 0.6 * align)
-        torch.testing.assert_close(rows["discriminator"], of_discriminator)
+        torch.testing.assert_close(rows["discriminator"], 0.2 * of_discriminator)
         assert loss.watched["discriminator_accuracy"][peer].item() == pytest.approx(right)
 
         (of_logits,) = torch.autograd.grad(task + 0.7 * distill, outputs.logits)
@@ -174,7 +174,9 @@ def test_every_term_and_every_players_gradients(shapes, frozen, shared):
             torch.testing.assert_close(found[name], grad)
         own = [name for name in weights if name.startswith(f"discriminators.{peer}-")]
         assert len(own) == 6 * len(stages)
-        for name, grad in zip(own, torch.autograd.grad(of_discriminator, [weights[name] for name in own]), strict=True):
+        for name, grad in zip(
+            own, torch.autograd.grad(0.2 * of_discriminator, [weights[name] for name in own]), strict=True
+        ):
             torch.testing.assert_close(found[name], grad)
     assert all(stage.grad is None for row in outputs.stages for stage in row[:shared])
 

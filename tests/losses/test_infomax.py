@@ -161,7 +161,7 @@ def slow(loss, outputs, targets, *, share=1.0, ramp=1.0, late=1.0, alpha=0.1, be
             on_real, on_fake = [judge(each.detach()) for each in real], judge(fake.detach())
             right = (sum((each > 0.5).sum() for each in on_real) / len(others) + (on_fake <= 0.5).sum()) / (2 * B)
             value = sum((1 - each).square().mean() for each in on_real) / len(others) + on_fake.square().mean()
-            put("discriminator", i, value * float(right <= limit))
+            put("discriminator", i, 0.01 * value * float(right <= limit))
         if loss.mode == "inputs":
             run, teachers = outputs.run, [z[j].detach() for j in others]
             changed = slow_attack(

@@ -38,9 +38,9 @@ class AFD(nn.Module):
     The formulas are those of two independent summaries of the paper, which has no official code. The paper updates
     twice a step, features by Adam at a rate (2e-5, from memory) much below that of the logits. Here one backward pass
     has both players' gradients, and the slow rate becomes the weight ``adversarial`` on what the *networks* get from
-    the game; discriminators learn at full speed. Transfer layers learn with their networks; those of frozen peers stay
-    as they were drawn. Maps of different sizes are averaged down to the smaller before D, maps of different numbers of
-    axes to vectors.
+    the game, and ``discriminator`` on what these do. Transfer layers learn with their networks; those of frozen peers
+    stay as they were drawn. Maps of different sizes are averaged down to the smaller before D, maps of different
+    numbers of axes to vectors.
 
     Args:
         temperature: T of both softmaxes (3, from memory).
@@ -48,6 +48,8 @@ class AFD(nn.Module):
         adversarial: weight of the networks' part of the game. Ours: for a network of n weights a step of Adam has a
             length of up to 2e-5 sqrt(n), 0.014 for a ResNet-32, where SGD at 0.1 with momentum 0.9 takes one of about
             the gradient's norm, which is of the order of 1.
+        discriminator: weight of what the discriminators minimise, which is how fast they learn beside the networks.
+            Ours, from the same comparison of steps (0.004 for the 40,000 weights of a discriminator).
         width: channels after the transfer layers; None: those of the peer that has the fewest (ours).
         cyclic_logits: learn logits, too, from the one peer before in the circle. The same for two peers.
 
@@ -69,15 +71,17 @@ class AFD(nn.Module):
         temperature: float = 3.0,
         weight: float = 1.0,
         adversarial: float = 0.05,
+        discriminator: float = 0.01,
         width: int | None = None,
         cyclic_logits: bool = False,
     ) -> None:
         super().__init__()
         check_positive(temperature=temperature, width=1 if width is None else width)
-        check_weights(weight=weight, adversarial=adversarial)
+        check_weights(weight=weight, adversarial=adversarial, discriminator=discriminator)
         self.temperature = temperature
         self.weight = weight
         self.adversarial = adversarial
+        self.discriminator = discriminator
         self.width = width
         self.cyclic_logits = cyclic_logits
         self.transfers = nn.ModuleList()
@@ -135,5 +139,5 @@ class AFD(nn.Module):
             "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
             "distill": self.weight * spread(learning(distill, outputs), outputs),
             "adversarial": self.adversarial * fooling,
-            "discriminator": telling,
+            "discriminator": self.discriminator * telling,
         }

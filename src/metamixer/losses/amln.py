@@ -46,8 +46,9 @@ class AMLN(nn.Module):
     Args:
         temperature: T of both softmaxes.
         weight: of the divergence.
-        adversarial: weight of the networks' part of the games; discriminators learn at full speed (see AFD).
+        adversarial: weight of the networks' part of the games.
         align: weight of the intermediate-to-final alignment.
+        discriminator: weight of what the discriminators minimise, as in AFD.
 
     >>> same = Outputs(torch.zeros(2, 4, 10), stages=((torch.ones(4, 6, 4, 4), torch.ones(4, 8, 2, 2)),) * 2)
     >>> loss = AMLN()
@@ -63,14 +64,20 @@ class AMLN(nn.Module):
     plays_a_game: ClassVar[bool] = True
 
     def __init__(
-        self, temperature: float = 3.0, weight: float = 1.0, adversarial: float = 0.05, align: float = 1.0
+        self,
+        temperature: float = 3.0,
+        weight: float = 1.0,
+        adversarial: float = 0.05,
+        align: float = 1.0,
+        discriminator: float = 0.01,
     ) -> None:
         super().__init__()
         check_positive(temperature=temperature)
-        check_weights(weight=weight, adversarial=adversarial, align=align)
+        check_weights(weight=weight, adversarial=adversarial, align=align, discriminator=discriminator)
         self.temperature = temperature
         self.weight = weight
         self.adversarial = adversarial
+        self.discriminator = discriminator
         self.align = align
         self.transfers = nn.ModuleDict()
         self.discriminators = nn.ModuleDict()
@@ -135,7 +142,7 @@ class AMLN(nn.Module):
             "distill": self.weight * spread(learning(distill, outputs), outputs),
             "adversarial": self.adversarial * fooling,
             "align": self.align * gap,
-            "discriminator": telling,
+            "discriminator": self.discriminator * telling,
         }
 
     def _compare(self, outputs: Outputs, peer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -46,7 +46,7 @@ class InfoMaxAdversarial(nn.Module):
       length 1. ``jsd``: the Jensen-Shannon bound of the same critic. ``vid``: a Gaussian q(F_j | F_i), F what the last
       stages put out.
     - ``L_adv`` in mode ``features``: a least-squares discriminator D_i takes F_j for real and F_i for fake (as in AFD);
-      peer i minimises ``(D_i(F_i) - 1)^2``. The term ``discriminator`` is what D_i minimises, from the start. It is 0
+      peer i minimises ``(D_i(F_i) - 1)^2``. The term ``discriminator`` is what D_i minimises from the start. It is 0
       while D_i is right in more than 90 % of a batch; momentum and weight decay of the one optimizer go on.
     - ``L_adv`` in mode ``inputs``: ``T^2 KL(p_j(x) || p_i(x + d))``, x what peer i was shown, d inside of ``eps`` what
       raises ``KL(p_j(x) || p_i(x + d))`` most. One attack on each peer, with three peers or more on the mean over j. It
@@ -72,6 +72,7 @@ class InfoMaxAdversarial(nn.Module):
         mask_same_class: leave out negatives of the same class; with soft targets by the probability of it (ours).
         mode: of the adversary: ``features``, ``inputs`` or ``none``.
         adversarial_weight: beta; None: 0.05 in ``features``, 1 in ``inputs`` (ours; RSLAD has 5/6 beside 1/6).
+        discriminator: weight of what the discriminators minimise: how fast they learn beside the networks (as in AFD).
         adversarial_start: the share of training before which beta is 0 in ``features``; from there it rises as r does
             (ours). ``inputs`` has all of beta from the start.
         balance: multiply alpha and beta by ``|dCE/dF_i| / |dL/dF_i|``, running means over some 10 steps, F_i the last
@@ -114,6 +115,7 @@ class InfoMaxAdversarial(nn.Module):
         mask_same_class: bool = False,
         mode: Mode = "features",
         adversarial_weight: float | None = None,
+        discriminator: float = 0.01,
         adversarial_start: float = 0.1,
         balance: bool = False,
         eps: float = 8 / 255,
@@ -132,7 +134,8 @@ class InfoMaxAdversarial(nn.Module):
         if adversarial_weight is None:
             adversarial_weight = 0.05 if mode == "features" else 1.0
         check_positive(temperature=temperature, tau=tau, eps=eps, step=step, steps=steps)
-        check_weights(weight=weight, information_weight=information_weight, adversarial_weight=adversarial_weight)
+        check_weights(weight=weight, information_weight=information_weight)
+        check_weights(adversarial_weight=adversarial_weight, discriminator=discriminator)
         check_share(ramp_up=ramp_up, adversarial_start=adversarial_start, confidence=confidence)
         check_share(noise_rate=noise_rate, noise_ramp=noise_ramp)
         if balance and mode == "inputs":
@@ -144,6 +147,7 @@ class InfoMaxAdversarial(nn.Module):
         self.balance = balance
         self.eps, self.step, self.steps = eps, step, steps
         self.noise_rate, self.noise_ramp, self.confidence = noise_rate, noise_ramp, confidence
+        self.discriminator = discriminator
         self.transfers, self.discriminators = nn.ModuleList(), nn.ModuleDict()
         self.information: Information | None = None
         self.norms: Balance | None = None
@@ -198,7 +202,8 @@ class InfoMaxAdversarial(nn.Module):
         }
         game: dict[str, Tensor] = {}
         if self.mode == "features":
-            losses["adversarial"], game["discriminator"] = self._game(outputs)
+            losses["adversarial"], telling = self._game(outputs)
+            game["discriminator"] = self.discriminator * telling
         elif self.mode == "inputs":
             losses["adversarial"] = self._attacked(outputs, trusted)
         ramp = ramp_up(progress, self.ramp_up)
