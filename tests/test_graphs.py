@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from metamixer import DML, Cohort, MetaMixer, Trainer
+from metamixer import DML, Codistillation, Cohort, MetaMixer, Trainer
 from metamixer.graphs import StepGraphs
 from metamixer.mixers import CutMix, ManifoldMixup, NoMix
 from metamixer.plan import Blend, MixPlan, Paste
@@ -49,11 +49,12 @@ class _Again:
             old_targets.copy_(targets)
 
 
-def fit(monkeypatch, mixer, graphs, **settings):
+def fit(monkeypatch, mixer, graphs, shadows=False):
     """Train the toy problem; with ``graphs`` every step goes through recorded steps."""
     torch.manual_seed(0)
-    cohort = Cohort([toys.network(seed, dropout=0.0) for seed in range(2)], stages=["0", "1"])
-    trainer = Trainer(cohort, mixer, DML(ramp_up=0.5), epochs=4, accelerator="cpu", **settings)
+    cohort = Cohort([toys.network(seed, dropout=0.0) for seed in range(2)], stages=["0", "1"], shadows=shadows)
+    loss = Codistillation(interval=3, burn_in=0.2) if shadows else DML(ramp_up=0.5)
+    trainer = Trainer(cohort, mixer, loss, epochs=4, accelerator="cpu")
     made = []
     if graphs:
 
@@ -62,20 +63,11 @@ def fit(monkeypatch, mixer, graphs, **settings):
             tensors = [value for value in moments if isinstance(value, torch.Tensor)]
             return [*cohort.state_dict().values(), *tensors]
 
-        def capture(self):
-            self._run.graphs = StepGraphs(
-                self._compute,
-                stages=cohort.stages,
-                peers=2,
-                device=torch.device("cpu"),
-                warm_up=1,
-                record=Recorder(state),
-            )
-            for group in self._run.optimizer.param_groups:
-                group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
-            made.append(self._run.graphs)
+        def graphs_on_the_cpu(compute, **settings):
+            made.append(StepGraphs(compute, **settings, warm_up=1, record=Recorder(state)))
+            return made[-1]
 
-        monkeypatch.setattr(Trainer, "_capture", capture)
+        monkeypatch.setattr("metamixer.trainer.StepGraphs", graphs_on_the_cpu)
         trainer.graphs = True
     trainer.fit(toys.loader())
     return cohort, made
@@ -91,6 +83,14 @@ def test_recorded_steps_train_as_usual_steps(monkeypatch, mixer):
     recorded, (graphs,) = fit(monkeypatch, mixer, graphs=True)
     assert any(kind.graph is not None for kind in graphs.kinds.values())
     assert sum(kind.seen for kind in graphs.kinds.values()) == 4 * len(toys.loader())
+    torch.testing.assert_close(dict(recorded.state_dict()), dict(usual.state_dict()), rtol=1e-4, atol=1e-5)
+
+
+def test_shadows_follow_their_peers_part_of_a_recorded_plan(monkeypatch):
+    mixer = ManifoldMixup(stage_draws=2)
+    usual, _ = fit(monkeypatch, mixer, graphs=False, shadows=True)
+    recorded, (graphs,) = fit(monkeypatch, mixer, graphs=True, shadows=True)
+    assert any(kind.graph is not None for kind in graphs.kinds.values())
     torch.testing.assert_close(dict(recorded.state_dict()), dict(usual.state_dict()), rtol=1e-4, atol=1e-5)
 
 

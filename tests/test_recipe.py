@@ -208,3 +208,13 @@ def test_the_recipes_that_ship_are_valid():
     assert shipped
     for path in shipped:
         Recipe.read(path)
+
+
+def test_a_peer_of_another_process_takes_the_place_of_shadows(tmp_path):
+    """With ``exchange`` a process has its own peer and, frozen, the other's: no shadows, and no names for them."""
+    peers = ["resnet8", {"name": "resnet14", "frozen": True}]
+    recipe = Recipe.of({"peers": peers, "loss": {"name": "codistillation", "exchange": str(tmp_path)}})
+    assert recipe.names == ("0 resnet8", "1 resnet14")
+    cohort = recipe.build_cohort(10, 1, (28, 28))
+    assert (len(cohort.peers), cohort.shadows, cohort.frozen) == (2, 0, frozenset({1}))
+    assert Recipe.of({"loss": "codistillation"}).names[2:] == ("0 resnet20 earlier", "1 resnet20 earlier")

@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the same bits, it stops when asked."""
 
+import copy
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from metamixer import DML, Batch, Cohort, Independent, MetaMixer, NoMix, Optim, Trainer, total
+from metamixer.branches import share_trunk
 from metamixer.callbacks import Files
 from metamixer.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.datasets import Augment, TrainLoader
@@ -390,3 +392,48 @@ def test_resume_with_parts_of_a_loss_with_views_and_with_batches_of_classes(tmp_
     resumed.fit(data, resume=True)
     assert_same_bits(toys.weights(whole), toys.weights(resumed))
     assert_same_bits(whole.loss.state_dict(), resumed.loss.state_dict())
+
+
+def test_alternating_updates_are_those_of_one_peer_after_the_other():
+    """DML's Algorithm 1: each peer learns from predictions that the peers before it have already improved."""
+    optim = Optim(lr=0.05, momentum=0.9, weight_decay=1e-3, warmup=0.1, clip=None)
+    networks = [toys.network(seed, dropout=0.0) for seed in range(3)]
+    slow = copy.deepcopy(networks)
+    trained = Cohort(networks, stages=["0", "1"])
+    trainer = Trainer(trained, NoMix(), DML(ramp_up=0), optim=optim, epochs=2, accelerator="cpu", update="alternating")
+    trainer.fit(toys.loader())
+
+    rules = [
+        torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-3, nesterov=optim.nesterov)
+        for network in slow
+    ]
+    batches, steps = toys.loader(), 0
+    for epoch in range(2):
+        for batch in batches.epoch(epoch, 0):
+            rate = optim.rate(steps / (2 * len(batches)))
+            for peer, rule in enumerate(rules):
+                logits = [network.train()(batch.images) for network in slow]
+                objective = torch.nn.functional.cross_entropy(logits[peer], batch.labels)
+                for other in range(3):
+                    if other != peer:
+                        objective = objective + slow_divergence(logits[other].detach(), logits[peer]) / 2
+                rule.zero_grad()
+                objective.backward(inputs=list(slow[peer].parameters()))
+                rule.param_groups[0]["lr"] = rate
+                rule.step()
+            steps += 1
+    for peer, network in zip(trained.peers, slow, strict=True):
+        for own, wanted in zip(peer.parameters(), network.parameters(), strict=True):
+            torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)
+
+
+def slow_divergence(teacher, student):
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    return (p * (p / q).log()).sum(-1).mean()
+
+
+def test_alternating_updates_are_for_networks_of_their_own():
+    networks = [toys.network(seed, dropout=0.0) for seed in range(3)]
+    share_trunk(networks[:2], "0")  # the third stands beside them, so that no stage is shared by all
+    with pytest.raises(TrainingError, match="shared trunk"):
+        Trainer(Cohort(networks, stages=["0", "1"]), NoMix(), DML(), epochs=1, accelerator="cpu", update="alternating")

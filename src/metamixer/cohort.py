@@ -122,6 +122,11 @@ class Cohort(nn.Module):
             shared += 1
         return shared
 
+    @property
+    def branched(self) -> bool:
+        """Whether any peers are branches on a trunk."""
+        return bool(self._trunks)
+
     @torch.no_grad()
     def update_shadows(self, decay: float) -> None:
         """``shadow = decay * shadow + (1 - decay) * peer``, weights and statistics; 0 copies the peer.

@@ -19,7 +19,7 @@ from torch import nn
 from metamixer.branches import share_trunk
 from metamixer.cohort import Cohort
 from metamixer.models import build
-from metamixer.named import LOSSES, MIXERS, all_settings, faults, find, make
+from metamixer.named import LOSSES, MIXERS, all_settings, faults, make
 from metamixer.optim import Optim
 from metamixer.parallel import Parallel
 from metamixer.plan import Mixer
@@ -242,8 +242,8 @@ class Recipe(_Section):
         return (*names, *(f"{name} {shadow}" for name in names)) if shadow else names
 
     def loss_constant(self, name: str, default: Any) -> Any:
-        """What the loss's class says of itself, such as ``needs``."""
-        return getattr(find(self.loss.name, LOSSES, "loss"), name, default)
+        """What the loss says of itself with these settings, such as ``needs``."""
+        return getattr(self.build_loss(), name, default)
 
     def build_mixer(self) -> Mixer:
         """The mixer with its settings."""

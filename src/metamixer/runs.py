@@ -172,10 +172,9 @@ def _check_stages(mixer: Mixer, cohort: Cohort) -> None:
     learn = len(cohort.peers) - cohort.shadows
     if boxes is not None and boxes != learn:
         raise RecipeError(f"mixer.peers: boxes for {boxes} peers, there are {learn}; mixer.peers={learn} would work")
-    if 1 < draws < len(cohort.peers):
+    if 1 < draws < learn:
         raise RecipeError(
-            f"mixer.stage_draws: {draws} stages for {len(cohort.peers)} peers; 1 for all of them or "
-            f"{len(cohort.peers)} would work"
+            f"mixer.stage_draws: {draws} stages for {learn} peers; 1 for all of them or {learn} would work"
         )
 
 

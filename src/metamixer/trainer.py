@@ -185,7 +185,7 @@ class Trainer:
         """What the chosen device cannot do, said before anything is loaded."""
         if self.update not in get_args(Update):
             raise TrainingError(f"update={self.update!r}: {', '.join(get_args(Update))} would work")
-        if self.update == "alternating" and (self.graphs or self.cohort.shared or self.cohort.parallel == "threads"):
+        if self.update == "alternating" and (self.graphs or self.cohort.branched or self.cohort.parallel == "threads"):
             raise TrainingError(
                 "update='alternating' trains separate networks one after the other, without graphs, threads or a "
                 "shared trunk; update='joint' would work"
@@ -351,7 +351,10 @@ class Trainer:
         """Steps as graphs from here on. What the optimizer reads at each step has to be on the device."""
         run = self._run
         run.graphs = StepGraphs(
-            self._compute, stages=self.cohort.stages, peers=len(self.cohort.peers), device=self.device
+            self._compute,
+            stages=self.cohort.stages,
+            peers=len(self.cohort.peers) - self.cohort.shadows,  # a shadow follows its peer's part of the plan
+            device=self.device,
         )
         for group in run.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
