@@ -1,0 +1,1 @@
+"""Methods, networks, data and seeds against each other, from one file."""
