@@ -41,11 +41,13 @@ class DataSection(_Section):
         root: where standard sets lie, and are put by ``download``.
         download: fetch a standard set that is not there.
         val_share: of the training images, held out for validation where the set brings no validation split.
-        seed: of that split, and of the choice made by ``train_limit``.
+        seed: of that split, of the choice made by ``train_limit`` and of wrong labels.
         image_size: side in pixels that images are resized to; None: see the documentation of image folders.
         channels: 1 or 3; None: what the images have.
         on_error: ``stop`` at an unreadable file, or ``skip`` and count.
         train_limit: training images per class, for studies with little data; None: all.
+        label_noise: the share of training labels made wrong, for studies of noisy labels.
+        label_noise_kind: ``symmetric`` (any other class) or ``asymmetric`` (the class that theirs is taken for).
         pad: pixels of zero padding before the random crop; None: an eighth of the side, 4 for CIFAR.
         flip: random horizontal flips; None: where the set's images may be mirrored.
         workers: processes that decode images which do not fit into memory.
@@ -60,6 +62,8 @@ class DataSection(_Section):
     channels: Literal[1, 3] | None = None
     on_error: Literal["stop", "skip"] = "stop"
     train_limit: int | None = Field(None, ge=1)
+    label_noise: float = Field(0.0, ge=0, le=1)
+    label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
     pad: int | None = Field(None, ge=0)
     flip: bool | None = None
     workers: int = Field(0, ge=0)

@@ -24,7 +24,7 @@ from metamixer import checkpoint
 from metamixer.callbacks import Callback, Files
 from metamixer.classifier import Classifier
 from metamixer.cohort import Cohort
-from metamixer.datasets import Augment, Data, EvalLoader, ImageSet, TrainLoader, load
+from metamixer.datasets import Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
 from metamixer.evaluate import Report, Score, evaluate
 from metamixer.plan import Mixer
 from metamixer.recipe import Recipe
@@ -58,7 +58,7 @@ class Result:
 def load_data(recipe: Recipe) -> Data:
     """The recipe's data; ``DataError`` says what is wrong with them."""
     data = recipe.data
-    return load(
+    loaded = load(
         data.name,
         root=data.root,
         download=data.download,
@@ -69,6 +69,7 @@ def load_data(recipe: Recipe) -> Data:
         on_error=data.on_error,
         train_limit=data.train_limit,
     )
+    return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 
 
 def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:

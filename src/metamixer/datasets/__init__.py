@@ -17,6 +17,7 @@ from metamixer.datasets.folder_data import load_folder
 from metamixer.datasets.huggingface import load_hf
 from metamixer.datasets.images import ImageSet, TensorImages, pair, statistics
 from metamixer.datasets.loader import EvalLoader, TrainLoader
+from metamixer.datasets.noise import with_label_noise
 from metamixer.datasets.read import Reading
 from metamixer.datasets.standard import STANDARD, load_standard
 from metamixer.datasets.stream import FolderImages
@@ -38,6 +39,7 @@ __all__ = [
     "statistics",
     "split",
     "limit_per_class",
+    "with_label_noise",
     "CompanionTable",
     "FolderCheck",
     "FileCheck",
