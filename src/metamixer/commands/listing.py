@@ -19,6 +19,7 @@ _OTHER_NETWORKS = {
 _OTHER_DATA = {
     "FOLDER": "images in train/CLASS/, val/CLASS/ and test/CLASS/, or in CLASS/",
     "hf:NAME": "a Hugging Face data set (needs the extra hf)",
+    "scenes:NAME": "the images of any of these as objects in scenes, with boxes to measure where networks look",
 }
 _OTHER_PARTS = {"package.module:Name": "your own"}
 

@@ -19,6 +19,7 @@ from metamixer.datasets.images import ImageSet, TensorImages, pair, statistics
 from metamixer.datasets.loader import EvalLoader, TrainLoader
 from metamixer.datasets.noise import with_label_noise
 from metamixer.datasets.read import Reading
+from metamixer.datasets.scenes import PREFIX, make_scenes
 from metamixer.datasets.standard import STANDARD, load_standard
 from metamixer.datasets.stream import FolderImages
 
@@ -76,7 +77,8 @@ def load(
     Args:
         name: one of ``DATASETS``; the path of a folder of images; or ``hf:NAME``, a Hugging Face data set on the hub or
             a folder that ``save_to_disk`` wrote. A name of ``DATASETS`` comes before a folder of that name: ``./mnist``
-            is the folder.
+            is the folder. ``scenes:`` before any of these puts its images into scenes whose boxes are known: see
+            ``docs/localization.md``; ``image_size`` is then the side of a scene, twice that of the images by default.
         root: where the standard sets are kept. ``fashion-mnist`` is also read from its four ``.gz`` files in ``root``
             or ``root/fashion-mnist``.
         download: fetch a standard set into ``root``, or a Hugging Face set into that library's cache.
@@ -101,6 +103,27 @@ def load(
     """
     how = Reading(None if image_size is None else pair(image_size), channels, on_error, cache_limit_bytes)
     name = str(name)
+    if name.startswith(PREFIX):
+        inner = name.removeprefix(PREFIX)
+        if not inner or inner.startswith(PREFIX):
+            raise DataError(f"{name!r} names no data set; {PREFIX} before one, as 'scenes:fashion-mini', works")
+        # Standard sets have a size of their own; other images are brought to half of the scene's.
+        own = image_size is None or inner in STANDARD
+        source = load(
+            inner,
+            root=root,
+            download=download,
+            val_share=val_share,
+            seed=seed,
+            image_size=None if own else [max(1, side // 2) for side in pair(image_size or 0)],
+            channels=channels,
+            on_error=on_error,
+            cache_limit_bytes=cache_limit_bytes,
+            train_limit=train_limit,
+            image_column=image_column,
+            label_column=label_column,
+        )
+        return make_scenes(source, image_size, cache_limit_bytes)
     if name in STANDARD:
         return load_standard(
             name, Path(root).expanduser(), download, how, val_share=val_share, seed=seed, train_limit=train_limit

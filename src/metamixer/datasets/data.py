@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from metamixer.datasets.classwise import limit_per_class, split
 from metamixer.datasets.errors import DataError
@@ -29,6 +31,8 @@ class Data:
         mirror: whether a mirrored image is still one of its class; False for digits and letters.
         notes: what was left out, held out or found odd, in sentences.
         skipped: the files that could not be read, with the cause; empty unless ``on_error="skip"``.
+        boxes: where the object is, for sets that know it: for the name of each split that there is (``train``, ``val``,
+            ``test``) ``(N, 4)`` float32 ``(x0, y0, x1, y1)`` in pixels of the images, x1 and y1 exclusive.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Data:
     mirror: bool = True
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    boxes: Mapping[str, Tensor] | None = None
 
     @property
     def channels(self) -> int:

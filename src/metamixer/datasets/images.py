@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Protocol, Self
 
 import torch
@@ -56,6 +57,7 @@ class TensorImages:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` int64 on the CPU.
         classes: the name of every class.
+        files: the file that each image was read from; None if there is none.
 
     Raises:
         DataError: if the shapes do not fit each other, or a label has no class.
@@ -68,6 +70,7 @@ class TensorImages:
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    files: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -102,7 +105,8 @@ class TensorImages:
 
     def subset(self, indices: Tensor) -> TensorImages:
         """The set of the images ``indices``, in that order; the pixels are copied."""
-        return replace(self, images=self.fetch(indices), labels=self.labels[indices])
+        files = None if self.files is None else tuple(self.files[index] for index in indices.tolist())
+        return replace(self, images=self.fetch(indices), labels=self.labels[indices], files=files)
 
     def to(self, device: Device) -> TensorImages:
         """The same set with its pixels on ``device``; the labels stay on the CPU."""

@@ -134,7 +134,9 @@ def read(
         rows = list(headers[part])
         if cached:
             pixels, rows = _decode(bad, part, files, rows, channels, size)
-            held[part] = TensorImages(pixels, labels[torch.tensor(rows, dtype=torch.int64)], classes)
+            paths = tuple(file for row in rows if isinstance(file := files[row], Path))
+            own = labels[torch.tensor(rows, dtype=torch.int64)]
+            held[part] = TensorImages(pixels, own, classes, paths if len(paths) == len(rows) else None)
         else:
             if how.on_error == "skip":
                 rows = list(bad.attempt(lambda file, name, _: _check(file, channels, size, name), part, files, rows))
