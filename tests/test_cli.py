@@ -93,9 +93,10 @@ def test_training_ends_with_a_table_and_what_was_written(run):
 
 def test_evaluate_says_what_train_said(run):
     folder, _ = run
-    found = json.loads(metamixer("evaluate", folder, "--json").stdout)
-    trained = json.loads((folder / "report.json").read_text())["last_epoch"]
-    for here, there in zip((*found["peers"], found["ensemble"]), (*trained["peers"], trained["ensemble"]), strict=True):
+    found = json.loads(metamixer("evaluate", folder, "--json", "--device", "cpu").stdout)
+    report = json.loads((folder / "report.json").read_text())
+    trained = (*report["last_epoch"]["peers"], report["last_epoch"]["ensemble"], report["deployed"])
+    for here, there in zip(found["networks"][:-1], trained[:-1], strict=True):
         assert (here["name"], here["accuracy"], here["top5"]) == (there["name"], there["accuracy"], there["top5"])
         assert here["nll"] == pytest.approx(there["nll"], rel=1e-6)
     table = metamixer("evaluate", folder, "--split", "val", "--checkpoint", "best").stdout

@@ -1,13 +1,11 @@
-"""``metamixer train`` and ``metamixer evaluate``."""
+"""``metamixer train``."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from metamixer.advice import short_budget
 from metamixer.commands.faults import Stopped, resume_command, told
@@ -15,10 +13,10 @@ from metamixer.commands.options import Sugar, check_free, listed, new_folder, re
 from metamixer.datasets import Data
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
-from metamixer.runs import Result, evaluate_run, load_data, read_recipe
+from metamixer.runs import Result, load_data, read_recipe
 from metamixer.runs import train as follow
 from metamixer.signals import Interrupted
-from metamixer.terminal import Progress, clean, console, report_table, result_table, result_text, say, titled
+from metamixer.terminal import Progress, clean, console, result_table, result_text, say
 
 _SHARED = "METAMIXER_RUN"  # names the folder to the processes that Fabric starts
 _USUAL = ("held out for", "training images kept")  # notes that everyone expects
@@ -148,18 +146,3 @@ def _show(result: Result, epochs: int, before: Result | None) -> None:
     for path in written:
         say(f"  {path}")
     say(f"next: metamixer predict {shlex.quote(str(folder))} IMAGE_OR_FOLDER --out predictions.csv")
-
-
-@told
-def evaluate(folder: Path, split: Literal["test", "val"], checkpoint: Literal["last", "best"], as_json: bool) -> int:
-    """The figures of a run's peers and ensemble on a split of its data."""
-    report = evaluate_run(folder, split, "LATEST" if checkpoint == "last" else "BEST")
-    if as_json:
-        found = {"run": str(folder), "split": split, "checkpoint": checkpoint, **report.as_dict()}
-        console().out(json.dumps(found, indent=1), highlight=False)
-        return 0
-    what = "test" if split == "test" else "validation"
-    when = "latest checkpoint" if checkpoint == "last" else "checkpoint of the best validation accuracy"
-    console().print(titled(f"{report.images:,} {what} images, {when} of {folder}", report_table(report)))
-    say(f"All peers name the same class for {100 * report.agreement:.1f} % of the images.")
-    return 0
