@@ -1,4 +1,4 @@
-"""One trained network with all that is needed to use it: classes and preprocessing travel with the weights."""
+"""A trained network, or several as one, with all that is needed to use it: classes and preprocessing travel with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Classifier:
 
     Args:
         network: in evaluation mode; ``(B, C, H, W)`` normalised images -> ``(B, classes)`` logits.
-        name, options: what :func:`metamixer.models.build` makes the network from.
+        name, options: what :func:`metamixer.models.build` makes the network from; the name of several peers in one
+            file is ``ensemble``.
         classes: the names, in the order of the logits.
         channels, size: of the images: 1 or 3; height and width in pixels.
         mean, std: of each channel, 255 = 1.
@@ -45,8 +46,9 @@ class Classifier:
     std: tuple[float, ...]
     facts: dict[str, Any]
 
-    def save(self, path: Path) -> None:
-        """Write weights and metadata into one ``.safetensors`` file, atomically."""
+    @property
+    def metadata(self) -> dict[str, str]:
+        """All but the weights, as the strings that a file's header takes: a format, and JSON."""
         described = {
             "architecture": {"name": self.name, "options": self.options},
             "classes": self.classes,
@@ -58,9 +60,12 @@ class Classifier:
             },
             "facts": self.facts,
         }
-        metadata = {"format": _FORMAT, **{key: json.dumps(value) for key, value in described.items()}}
+        return {"format": _FORMAT, **{key: json.dumps(value) for key, value in described.items()}}
+
+    def save(self, path: Path) -> None:
+        """Write weights and metadata into one ``.safetensors`` file, atomically."""
         partial = path.with_name(path.name + ".tmp")
-        safetensors.torch.save_model(self.network, str(partial), metadata=metadata)
+        safetensors.torch.save_model(self.network, str(partial), metadata=self.metadata)
         partial.replace(path)
 
     @classmethod
@@ -86,8 +91,7 @@ class Classifier:
             num_classes=len(classes),
             in_channels=preprocessing["channels"],
             image_size=(height, width),
-            # The weights are in this file; do not fetch others first.
-            **{key: value for key, value in options.items() if key != "pretrained"},
+            **_unfetched(architecture["name"], options),
         )
         safetensors.torch.load_model(network, path)
         return cls(
@@ -119,3 +123,13 @@ class Classifier:
             for start in range(0, len(paths), batch_size)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
+
+
+def _unfetched(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options without ``pretrained``, also of an ensemble's members: the weights are in the file, none are fetched."""
+    kept = {key: value for key, value in options.items() if key != "pretrained"}
+    if name == "ensemble":
+        kept["members"] = [
+            {"name": one["name"], "options": _unfetched(one["name"], one.get("options", {}))} for one in kept["members"]
+        ]
+    return kept

@@ -70,10 +70,11 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
 def _of_data() -> tuple[type[Exception], ...]:
     from metamixer.checkpoint import CheckpointError
     from metamixer.datasets import DataError
+    from metamixer.export.errors import ExportError
     from metamixer.models import UnknownModel
     from metamixer.trainer import TrainingError
 
-    return DataError, TrainingError, CheckpointError, UnknownModel
+    return DataError, TrainingError, CheckpointError, UnknownModel, ExportError
 
 
 def _of_memory() -> type[Exception]:

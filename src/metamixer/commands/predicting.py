@@ -21,6 +21,7 @@ from metamixer.classifier import Classifier
 from metamixer.commands.faults import DATA, told
 from metamixer.datasets import DataError, ImageError
 from metamixer.datasets.decode import SUFFIXES
+from metamixer.export.onnx_file import OnnxClassifier
 from metamixer.recipe_file import RecipeError
 from metamixer.terminal import clean, console, say, table
 
@@ -63,19 +64,21 @@ def _files(count: int) -> str:
     return f"{count} file" if count == 1 else f"{count} files"
 
 
-def _load(model: Path) -> Classifier:
+def _load(model: Path) -> Classifier | OnnxClassifier:
     path = model
     if model.is_dir():
-        path = model / "model.safetensors"
-        if not path.is_file():
+        names = ("model.safetensors", "model.onnx")
+        path = next((model / name for name in names if (model / name).is_file()), model)
+        if path == model:
             why = "its training has not ended" if (model / "recipe.yaml").is_file() else "it is no run"
             raise DataError(f"{model} has no model.safetensors: {why}")
     elif not model.exists():
         raise DataError(f"{model}: no such file; a run's folder or its model.safetensors would work")
     try:
-        return Classifier.load(path)
+        return OnnxClassifier.load(path) if path.suffix == ".onnx" else Classifier.load(path)
     except (ValueError, KeyError, RuntimeError) as error:
-        raise DataError(str(error)) from error
+        # A recipe's errors are faults of what was asked for; they keep their exit code.
+        raise error if isinstance(error, RecipeError) else DataError(str(error)) from error
 
 
 def collect(paths: Iterable[str]) -> list[Path]:
@@ -112,11 +115,14 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def _predictions(
-    classifier: Classifier, files: Sequence[Path], failed: list[ImageError], on_error: str, device: str
+    classifier: Classifier | OnnxClassifier, files: Sequence[Path], failed: list[ImageError], on_error: str, device: str
 ) -> Iterator[Prediction]:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier.network.to(device)
+    if isinstance(classifier, OnnxClassifier):
+        device = "cpu"  # where ONNX Runtime is asked to compute
+    else:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        classifier.network.to(device)
 
     def read(path: Path) -> Tensor | ImageError:
         try:

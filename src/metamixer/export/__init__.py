@@ -1,1 +1,13 @@
-"""A run as files that other systems take: safetensors, ONNX, torch.export, and a hub."""
+"""A run as files that other systems take: safetensors, ONNX, torch.export, and a hub.
+
+>>> from metamixer.export import export  # doctest: +SKIP
+>>> export("runs/photos", peer="ensemble", to="onnx").path  # doctest: +SKIP
+PosixPath('runs/photos/export/ensemble/model.onnx')
+"""
+
+from metamixer.export.errors import ExportError
+from metamixer.export.exporting import Exported, export
+from metamixer.export.network import Chosen, choose
+from metamixer.export.onnx_file import OnnxClassifier
+
+__all__ = ["Chosen", "ExportError", "Exported", "OnnxClassifier", "choose", "export"]

@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from metamixer._torchvision import mend
+from metamixer.models.ensemble import Ensemble, build_ensemble
 from metamixer.models.resnet import (
     ResNet,
     resnet8,
@@ -52,7 +53,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 """The bundled networks, each called with ``num_classes`` and ``in_channels``."""
 
-__all__ = ["MODELS", "VGG", "ResNet", "UnknownModel", "WideResNet", "build", "names", *MODELS]
+__all__ = ["MODELS", "VGG", "Ensemble", "ResNet", "UnknownModel", "WideResNet", "build", "names", *MODELS]
 
 _OTHERS = "'timm:NAME', 'torchvision:NAME', 'package.module:callable'"
 
@@ -79,7 +80,8 @@ def build(
     Args:
         name: a bundled network (``names()``), ``timm:NAME``, ``torchvision:NAME``, or ``package.module:callable``
             for a function or class of your own. It is called with ``num_classes``, with ``in_channels``, which it
-            may lack as long as that is 3, and with ``image_size`` if it has a parameter of that name.
+            may lack as long as that is 3, and with ``image_size`` if it has a parameter of that name. ``ensemble``
+            is several networks as one, ``members=[{"name": ..., "options": {...}}, ...]``.
         num_classes: classes.
         in_channels: channels of the images.
         image_size: height and width in pixels, for the networks that are built for one size (ViT, Swin, ...).
@@ -89,6 +91,8 @@ def build(
         UnknownModel: with the names that come close.
     """
     source, colon, rest = name.partition(":")
+    if name == "ensemble":
+        return build_ensemble(build, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
     if not colon:
         if name not in MODELS:
             raise UnknownModel(f"{name!r} is not a network; {_near(name, MODELS)} or {_OTHERS}")

@@ -1,0 +1,129 @@
+"""A classifier as a model of the Hugging Face Hub: ``save_pretrained``, ``from_pretrained``, ``push_to_hub``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.classifier import Classifier
+from metamixer.datasets import normalise
+from metamixer.export.card import for_classifier
+from metamixer.models import build
+
+try:
+    from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+except ImportError as error:
+    raise ImportError("metamixer.export.hub needs huggingface_hub: pip install 'metamixer[hub]'") from error
+
+_WEIGHTS = "model.safetensors"
+
+
+class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"):  # type: ignore[misc,call-arg]
+    """``(B, C, H, W)`` uint8 images of ``size`` -> ``(B, classes)`` float32 logits.
+
+    A folder of it holds ``model.safetensors``, which is a classifier's own file (``Classifier.load`` and ``metamixer
+    predict`` read it), ``config.json`` and the model card. A network of your own is named by its import path, and is
+    imported from what is installed where the model is loaded.
+
+    Args:
+        name: what :func:`metamixer.models.build` makes the network from.
+        classes: the names, in the order of the logits.
+        channels, size: of the images: 1 or 3; height and width in pixels.
+        mean, std: of each channel, 255 = 1.
+        options: of the network.
+        facts: where it comes from.
+        network: the network itself; None: built, with new weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: list[str],
+        channels: int,
+        size: list[int],
+        mean: list[float],
+        std: list[float],
+        options: dict[str, Any] | None = None,
+        facts: dict[str, Any] | None = None,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if network is None:
+            sizes = (size[0], size[1])
+            network = build(name, num_classes=len(classes), in_channels=channels, image_size=sizes, **(options or {}))
+        self.network = network
+        self.name, self.options, self.facts = name, options or {}, facts or {}
+        self.classes, self.channels, self.size = tuple(classes), channels, (size[0], size[1])
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.card: str | None = None
+
+    @classmethod
+    def of(cls, classifier: Classifier, card: str | None = None) -> HubClassifier:
+        """Around a classifier's network, which it shares, with the text of its model card."""
+        made = cls(
+            name=classifier.name,
+            classes=list(classifier.classes),
+            channels=classifier.channels,
+            size=list(classifier.size),
+            mean=list(classifier.mean),
+            std=list(classifier.std),
+            options=classifier.options,
+            facts=classifier.facts,
+            network=classifier.network,
+        )
+        made.card = card
+        return made.eval()
+
+    @property
+    def classifier(self) -> Classifier:
+        """The same network with the methods that read image files."""
+        return Classifier(
+            self.network, self.name, self.options, self.classes, self.channels, self.size, self.mean, self.std,
+            self.facts,
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits."""
+        found = self.network(normalise(images, self.mean, self.std))
+        logits: Tensor = getattr(found, "logits", found)
+        return logits.float()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
+        """The card that was given, or one from what the classifier knows."""
+        return ModelCard(self.card or for_classifier(self.classifier))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.classifier.save(save_directory / _WEIGHTS)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **config: Any,
+    ) -> HubClassifier:
+        """Weights and all else are read from the one file, so that they cannot disagree."""
+        path = Path(model_id) / _WEIGHTS
+        if not Path(model_id).is_dir():
+            path = Path(
+                hf_hub_download(
+                    repo_id=model_id,
+                    filename=_WEIGHTS,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    token=token,
+                    local_files_only=local_files_only,
+                )
+            )
+        return cls.of(Classifier.load(path)).to(torch.device(map_location))

@@ -1,0 +1,20 @@
+"""``.safetensors``: the classifier's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from metamixer.classifier import Classifier
+from metamixer.export.check import Run, reference
+
+
+def write_safetensors(classifier: Classifier, path: Path, device: torch.device) -> None:
+    """Weights and metadata; ``Classifier.load`` reads them, and needs no more than metamixer itself."""
+    classifier.save(path)
+
+
+def read_safetensors(path: Path, device: torch.device) -> Run:
+    """The file as a function of images."""
+    return reference(Classifier.load(path), torch.device("cpu"))

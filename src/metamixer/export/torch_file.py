@@ -1,0 +1,54 @@
+"""``.pt2``: a network as a graph that ``torch.export.load`` reads without the code that made it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metamixer.classifier import Classifier
+from metamixer.export.check import Run
+from metamixer.export.errors import ExportError
+from metamixer.export.module import FromPixels, example
+
+FORMAT = "metamixer-torch-export-1"
+METADATA = "metamixer.json"
+
+
+def write_pt2(classifier: Classifier, path: Path, device: torch.device) -> None:
+    """A program ``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits for ``device``, its metadata inside.
+
+    Raises:
+        ExportError: the network cannot be traced with any batch size.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*", FutureWarning)
+        try:
+            program = torch.export.export(
+                FromPixels(classifier).eval().to(device),
+                (example(classifier, device),),
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            )
+        except Exception as error:  # of the tracer
+            first = str(error).strip().partition("\n")[0]
+            raise ExportError(f"{classifier.name} cannot be written by torch.export: {first}") from error
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
+        metadata = {key: value if key == "format" else json.loads(value) for key, value in classifier.metadata.items()}
+        text = json.dumps(metadata | {"format": FORMAT})
+        torch.export.save(program, path, extra_files={METADATA: text})
+
+
+def read_pt2(path: Path, device: torch.device) -> Run:
+    """The file as a function of images."""
+    module = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tensor:
+        logits: Tensor = module(images.to(device))
+        return logits.cpu()
+
+    return run

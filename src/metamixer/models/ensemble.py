@@ -1,0 +1,51 @@
+"""Several networks as one: the mean of their probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Ensemble(nn.Module):
+    """``(B, C, ...)`` images -> ``(B, classes)``: the log of the mean of the networks' probabilities.
+
+    Those logs serve as logits: their softmax is the mean probability itself, because probabilities sum to 1.
+
+    Args:
+        networks: of the same classes, in the same order.
+
+    Raises:
+        ValueError: there are none.
+
+    >>> class Sure(nn.Module):
+    ...     def __init__(self, share):
+    ...         super().__init__()
+    ...         self.share = share
+    ...     def forward(self, images):
+    ...         return torch.tensor([[self.share, 1 - self.share]]).log().expand(len(images), 2)
+    >>> Ensemble([Sure(0.9), Sure(0.5)])(torch.zeros(1, 1, 8, 8)).softmax(-1)
+    tensor([[0.7000, 0.3000]])
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not networks:
+            raise ValueError("an ensemble needs at least one network")
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, C, ...) -> (B, classes)`` float32 at least, as a cohort gives its logits."""
+        found = [network(images) for network in self.networks]
+        logits = torch.stack([getattr(each, "logits", each) for each in found])
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return logits.log_softmax(-1).logsumexp(0) - math.log(len(found))
+
+
+def build_ensemble(build: Callable[..., nn.Module], members: Sequence[Mapping[str, Any]], **sizes: Any) -> Ensemble:
+    """The ensemble of ``members``, each ``{"name": ..., "options": {...}}`` as ``build`` takes them."""
+    return Ensemble([build(member["name"], **sizes, **member.get("options", {})) for member in members])

@@ -1,0 +1,60 @@
+"""``metamixer export`` and what ``metamixer predict`` makes of its files."""
+
+import csv
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from metamixer.cli import app
+from metamixer.export import choose
+
+
+def metamixer(*words, code=0):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def picture(run, tmp_path):
+    chosen = choose(run, "ensemble")
+    image = chosen.data.test.images[:1]
+    Image.fromarray(image[0, 0].numpy()).save(tmp_path / "one.png")
+    return tmp_path / "one.png", chosen.classifier.probabilities(image)[0]
+
+
+def test_it_says_what_was_written_and_what_int8_costs(by_command):
+    done, said = by_command
+    small = done.int8
+    expected = ["ensemble of 0 resnet8 and 1 resnet14, after epoch 2", str(done.path), str(small.path), "README.md"]
+    expected += [f"logits differ by {done.difference:.2g} at most", "12 test images, in batches of 1, 3, 8"]
+    expected += [f"{100 * small.accuracy_int8:.1f} %", f"{small.kib_int8:,.0f}", "InferenceSession"]
+    for words in expected:
+        assert words in said
+
+
+def test_predict_takes_onnx_files_and_ensembles(run, picture, by_command, tmp_path):
+    path, expected = picture
+    said = metamixer("export", run, "--peer", "ensemble", "--to", "safetensors", "--out", tmp_path / "out").stdout
+    assert f"metamixer predict {tmp_path / 'out' / 'model.safetensors'}" in said
+    classes = choose(run, "0").classifier.classes
+    for model in (by_command[0].path, by_command[0].path.parent, tmp_path / "out"):
+        metamixer("predict", model, path, "--out", tmp_path / "found.csv", "--device", "cpu")
+        with (tmp_path / "found.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert [float(row[each]) for each in classes] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_faults_have_exit_codes(run, tmp_path):
+    assert "is no run" in metamixer("export", tmp_path, code=2).stderr
+    assert "no such peer" in metamixer("export", run, "--peer", "7", "--to", "safetensors", code=2).stderr
+    tight = metamixer(
+        "export", run, "--peer", 0, "--to", "torch-export", "--tolerance", "1e-30", "--out", tmp_path / "x", code=65
+    )
+    assert "does not say what the network says" in tight.stderr
+    assert not list((tmp_path / "x").iterdir())
+    (tmp_path / "no.onnx").write_bytes(b"nothing")
+    assert "cannot be read" in metamixer("predict", tmp_path / "no.onnx", tmp_path / "x.png", code=65).stderr
