@@ -217,11 +217,14 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
         report = {
             "split": split,
             "last_epoch": last.as_dict(),
+            "learners": list(trainer.cohort.learners),
             "deployed": asdict(deployed),
             "best": facts,
             "notes": [*data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
         }
-        (folder / "report.json").write_text(json.dumps(report, indent=1))
+        partial = folder / "report.json.tmp"  # that the file is there says that the run has ended
+        partial.write_text(json.dumps(report, indent=1))
+        partial.replace(folder / "report.json")
     return Result(folder, split, last, deployed, best, model)
 
 

@@ -1,0 +1,30 @@
+"""``python -m metamixer.studies JOB.json``: one run of a study, as the study's process starts it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from metamixer.checkpoint import CheckpointError
+from metamixer.datasets import DataError
+from metamixer.recipe_file import RecipeError
+from metamixer.signals import Interrupted
+from metamixer.studies.cell import follow_cell
+from metamixer.studies.study import Measure
+from metamixer.trainer import TrainingError
+
+
+def main() -> None:
+    """Follow the job; what goes wrong is the last line of the log."""
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        follow_cell(job["recipe"], Path(job["folder"]), Measure(**job["measure"]), job["threads"])
+    except Interrupted as stopped:
+        sys.exit(128 + stopped.signal)
+    except (RecipeError, DataError, TrainingError, CheckpointError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

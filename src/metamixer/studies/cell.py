@@ -1,0 +1,82 @@
+"""One run of a study, in a process of its own: train it to its end, from wherever it stands, and measure it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metamixer.studies.study import Measure
+
+
+def finished(folder: Path, measure: Measure) -> bool:
+    """Whether the run has ended and was measured as asked."""
+    if not (folder / "report.json").is_file():
+        return False
+    found = _measured(folder)
+    return found is not None and _wanted(measure) <= found
+
+
+def follow_cell(recipe: Mapping[str, Any], folder: Path, measure: Measure, threads: int) -> None:
+    """Train and measure; what is done already is not done again.
+
+    Two processes may be sent to one run, when a study was killed and its runs were not: the second waits for the first.
+
+    Args:
+        recipe: in full, as plain values.
+        folder: of the run.
+        measure: what to measure after the training.
+        threads: of torch: results repeat to the last bit for the same number only.
+    """
+    import torch
+
+    from metamixer.recipe import Recipe
+    from metamixer.runs import train
+
+    torch.set_num_threads(threads)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(folder.name + ".lock")):
+        if not (folder / "report.json").is_file():
+            train(Recipe.of(recipe), folder, resume=True)
+        if not finished(folder, measure):
+            _measure(folder, measure)
+
+
+def _wanted(measure: Measure) -> set[str]:
+    return {*measure.robustness, *(["localization"] if measure.localization else [])}
+
+
+def _measured(folder: Path) -> set[str] | None:
+    """What was measured beside the figures of every evaluation; None: nothing at all."""
+    try:
+        found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    robustness = found.get("robustness") or {}
+    parts = {"localization"} if found.get("localization") else set()
+    return parts | ({"corruptions"} & set(robustness)) | set(robustness.get("attacks") or {})
+
+
+def _measure(folder: Path, measure: Measure) -> None:
+    from metamixer.examine import assess_run
+    from metamixer.looking import localize_run
+
+    def localize() -> dict[str, Any]:
+        return localize_run(folder).as_dict()
+
+    wanted = localize if measure.localization else None
+    assess_run(folder, robustness=measure.robustness, limit=measure.limit, localize=wanted)
+
+
+@contextmanager
+def _alone(lock: Path) -> Any:
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing waits, and nobody should start a study twice
+        yield
+        return
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

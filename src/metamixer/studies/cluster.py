@@ -1,0 +1,68 @@
+"""Runs of a study as tasks of Ray (an extra), on one machine or on a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from metamixer.recipe_file import RecipeError
+from metamixer.studies.cell import finished, follow_cell
+from metamixer.studies.running import Ended
+from metamixer.studies.study import Cell, Measure
+
+
+def run_on_ray(
+    cells: Sequence[Cell],
+    folder: Path,
+    measure: Measure,
+    *,
+    threads: int,
+    address: str | None,
+    ended: Callable[[Ended], None],
+) -> list[Ended]:
+    """Run what is missing, each as a task of ``threads`` processors; Ray starts as many as there is room for.
+
+    The folder has to be reachable under the same path by every machine of the cluster, and so have the data. A task
+    whose machine dies is started again, up to three times, and goes on from its last checkpoint.
+
+    Raises:
+        RecipeError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise RecipeError("engine ray needs an extra: pip install 'metamixer[ray]'") from None
+    folder = folder.resolve()
+    results: list[Ended] = []
+    waiting: list[Cell] = []
+    for cell in cells:
+        if finished(folder / "runs" / cell.name, measure):
+            results.append(Ended(cell, 0.0))
+            ended(results[-1])
+        else:
+            waiting.append(cell)
+    if not waiting:
+        return results
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    try:
+        task = ray.remote(num_cpus=threads, max_retries=3)(follow_cell)
+        began = time.perf_counter()
+        jobs = {
+            task.remote(cell.recipe.as_dict(), folder / "runs" / cell.name, measure, threads): cell for cell in waiting
+        }
+        while jobs:
+            (done, *_), _ = ray.wait(list(jobs), num_returns=1)
+            cell, fault = jobs.pop(done), None
+            try:
+                ray.get(done)
+            except ray.exceptions.RayError as error:
+                fault = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+            results.append(Ended(cell, time.perf_counter() - began, fault))
+            ended(results[-1])
+    finally:
+        if begun:
+            ray.shutdown()
+    return results

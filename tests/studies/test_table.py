@@ -1,0 +1,101 @@
+"""Tables: the right numbers in the right places, and no text that breaks a format."""
+
+import csv
+import json
+from io import StringIO
+
+import pytest
+
+from metamixer.studies.notes import machines, unequal
+from metamixer.studies.study import Study
+from metamixer.studies.table import Table
+
+NASTY = "a|b_$%<i>"
+
+
+@pytest.fixture
+def study():
+    return Study.of(
+        {
+            "title": "Trial & error",
+            "methods": {"dml": "dml", NASTY: "kdcl"},
+            "seeds": [0, 1],
+            "baseline": {"methods": "dml"},
+            "published": [{"where": {"methods": NASTY}, "figure": "74.1", "source": "arXiv 1"}],
+            "figures": ["accuracy", "nll"],
+        }
+    )
+
+
+@pytest.fixture
+def table(study):
+    accuracy = [0.70, 0.72, 0.71, 0.75]
+    figures = {cell: {"accuracy": value, "nll": 1 - value} for cell, value in zip(study.cells, accuracy, strict=True)}
+    return Table.of(study, figures, ["A note of 5 %."])
+
+
+def test_numbers(table):
+    first, second = (table.cells(entry) for entry in table.entries)
+    assert table.header == [
+        "method", "seeds", "accuracy, mean of peers, last epoch (%)", "difference", "NLL, mean of peers (nats)",
+        "published (not measured here)",
+    ]  # fmt: skip
+    assert first == ["dml", "2", "71.0 ± 1.4", "baseline", "0.290 ± 0.014", "–"]
+    # Differences of 1 and 3 points: 2 ± 12.706 * sqrt(2) / sqrt(2).
+    assert second == [NASTY, "2", "73.0 ± 2.8", "+2.0 [−10.7, +14.7]", "0.270 ± 0.028", "74.1 (arXiv 1)"]
+    assert "seeds 0, 1" in table.caption
+    assert "95 %" in table.caption
+
+
+def test_markdown_has_one_cell_for_each_column(table):
+    text = table.as_markdown()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    columns = [line.replace("\\|", "").count("|") for line in lines]
+    assert columns == [7] * 4
+    assert r"a\|b\_$%\<i\>" in text
+    assert "\n- A note of 5 %." in text
+
+
+def test_latex_escapes_its_signs(table):
+    text = table.as_latex()
+    assert r"a|b\_\$\%<i>" in text
+    assert r"Trial \& error" in text
+    assert r"$\pm$" in text
+    assert "±" not in text
+    assert "−" not in text
+    assert text.count(r"\\") == 3
+
+
+def test_csv_has_plain_numbers(table):
+    first, second = csv.DictReader(StringIO(table.as_csv()))
+    assert float(first["accuracy_mean"]) == pytest.approx(0.71)
+    assert first["accuracy_difference"] == ""
+    assert float(second["accuracy_difference"]) == pytest.approx(0.02)
+    assert float(second["nll_sd"]) == pytest.approx(0.02 * 2**0.5)
+
+
+def test_json_has_the_table_and_the_numbers(table):
+    found = json.loads(json.dumps(table.as_dict()))
+    assert found["table"]["columns"] == table.header
+    assert found["table"]["rows"][0] == table.cells(table.entries[0])
+    assert found["rows"][1]["differences"]["accuracy"]["seeds"] == 2
+
+
+def test_runs_that_are_missing_leave_dashes(study):
+    table = Table.of(study, {study.cells[0]: {"accuracy": 0.7}})
+    assert [table.cells(entry)[1:4] for entry in table.entries] == [["1", "70.0", "baseline"], ["0", "–", "–"]]
+
+
+def test_unequal_recipes_are_told():
+    study = Study.of({"methods": {"dml": "dml", "slow": ["loss=kdcl", "optim.lr=0.01"]}, "mixers": ["none"]})
+    assert unequal(study) == ["The recipes are not equal: optim.lr is 0.05 for dml + none, 0.01 for slow + none."]
+    assert not unequal(Study.of({"methods": ["dml", "kdcl"], "mixers": ["none", "mixup"], "data": {"x": {"seed": 1}}}))
+
+
+def test_other_machines_are_told(tmp_path):
+    for name, threads in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        content = {"processor": "P", "gpu": None, "threads": threads, "versions": {"torch": "2.13"}}
+        (tmp_path / name / "environment.json").write_text(json.dumps(content))
+    assert machines([tmp_path / "a", tmp_path / "b"]) == ["Runs are of several kinds: threads 1, 2."]
+    assert machines([tmp_path / "a", tmp_path / "none"]) == []
