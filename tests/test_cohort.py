@@ -627,3 +627,10 @@ def test_every_stage_has_to_run_once_and_in_order(order):
     cohort = Cohort([Wanders(*order)], stages=["blocks.0", "blocks.1", "blocks.2"])
     with pytest.raises(ValueError, match=r"blocks\.0, blocks\.1, blocks\.2.*once"):
         cohort(draw(4, 3), blending(1))
+
+
+def test_data_parallel_is_refused():
+    """Its replicas would run in threads, with one tap for all of them."""
+    cohort = Cohort([resnet8(num_classes=3, in_channels=1) for _ in range(2)])
+    with pytest.raises(RuntimeError, match="one process for each device"):
+        cohort._replicate_for_data_parallel()

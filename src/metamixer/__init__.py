@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metamixer.assess import Assessment, assess
     from metamixer.branches import share_trunk
     from metamixer.cohort import Cohort
     from metamixer.evaluate import Report, Score, evaluate
@@ -49,10 +50,11 @@ __all__ = [
     "Independent", "DML", "KDCL", "PCL", "ONE", "OKDDip", "CLILR", "FFL", "MCL", "LMCL", "AFD", "AMLN", "SwitOKD",
     "Codistillation", "CutnMixLoss", "InfoMaxAdversarial", "KD", "DKD",
     # line and loop
-    "Step", "train_step", "Score", "Report", "evaluate", "Optim", "Trainer",
+    "Step", "train_step", "Score", "Report", "evaluate", "Assessment", "assess", "Optim", "Trainer",
 ]  # fmt: skip
 
 _HOMES = {
+    "metamixer.assess": ("Assessment", "assess"),
     "metamixer.cohort": ("Cohort",),
     "metamixer.evaluate": ("Report", "Score", "evaluate"),
     "metamixer.branches": ("share_trunk",),

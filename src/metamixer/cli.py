@@ -131,17 +131,63 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     split: Annotated[Split, typer.Option("--split", help="Which of its images.")] = Split.test,
     checkpoint: Annotated[Checkpoint, typer.Option("--checkpoint", help="Which of its weights.")] = Checkpoint.last,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    robustness: Annotated[
+        str | None,
+        typer.Option("--robustness", metavar="A,B|all", help="Of corruptions, fgsm, pgd-10, pgd-20. [default: none]"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", help="So many images for --robustness and --boxes. [default: all]"),
+    ] = None,
+    cifar_c: Annotated[
+        Path | None, typer.Option("--cifar-c", metavar="FOLDER", help="CIFAR-10-C, instead of corrupting here.")
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option("--boxes", metavar="FILE.csv|auto", help="Whether the networks find the objects; auto: scenes."),
+    ] = None,
+    held_out_boxes: Annotated[
+        Path | None, typer.Option("--held-out-boxes", metavar="FILE.csv", help="Of validation images.")
+    ] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Accuracy and likelihood alone; nothing is written.")] = False,
 ) -> None:
-    """Show the figures of every peer of a run and of their ensemble."""
-    from metamixer.commands.training import evaluate as work
+    """Show how right, how sure, how different and how robust a run's networks are; write RUN/evaluation.json."""
+    from metamixer.commands.evaluating import evaluate as work
 
-    raise typer.Exit(work(run, split.value, checkpoint.value, as_json))
+    more = (robustness, limit, cifar_c, boxes, held_out_boxes)
+    raise typer.Exit(work(run, split.value, checkpoint.value, *more, device.value, as_json, quick))
+
+
+class Engine(StrEnum):
+    """Who runs the runs of a study."""
+
+    processes = "processes"
+    ray = "ray"
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Methods, mixers, networks, data and seeds.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="[default: runs/STUDY]")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs side by side, while memory allows.")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each run. [default: shared out]")] = None,
+    engine: Annotated[Engine, typer.Option("--engine", help="Here, or on a Ray cluster.")] = Engine.processes,
+    address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster. [default: this machine]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+) -> None:
+    """Compare methods over seeds; a study that was stopped goes on."""
+    from metamixer.commands.studying import study as work
+
+    raise typer.Exit(work(file, out, jobs, threads, engine.value, address, dry_run))
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a model.safetensors.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a .safetensors or .onnx file.")
+    ],
     paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Image files, folders, quoted globs.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.csv|FILE.json", help="Instead of the terminal.")
@@ -156,6 +202,51 @@ def predict(
     from metamixer.commands.predicting import predict as work
 
     raise typer.Exit(work(model, paths, out, top, on_error.value, device.value))
+
+
+class To(StrEnum):
+    """A kind of exported file."""
+
+    onnx = "onnx"
+    torch_export = "torch-export"
+    safetensors = "safetensors"
+    hub = "hub"
+
+
+class Quantize(StrEnum):
+    """Of an exported file."""
+
+    int8 = "int8"
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    peer: Annotated[
+        str, typer.Option("--peer", metavar="best|N|leader|ensemble", help="Which network; best: the deployed one.")
+    ] = "best",
+    to: Annotated[To, typer.Option("--to", help="What kind of file; hub: a Hugging Face folder.")] = To.onnx,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PATH", help="A file or folder. [default: in RUN/export/]")
+    ] = None,
+    quantize: Annotated[
+        Quantize | None, typer.Option("--quantize", help="With onnx, also a file of 8-bit integers.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="The largest difference of a logit from PyTorch's.")
+    ] = 1e-4,
+    device: Annotated[Device, typer.Option("--device", help="What a torch-export file is made for.")] = Device.cpu,
+    license: Annotated[str | None, typer.Option("--license", help="For the model card, such as apache-2.0.")] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="With hub, push the folder there.")
+    ] = None,
+) -> None:
+    """Write a trained network for other systems, and check that it gives the same answers."""
+    from metamixer.commands.exporting import export_run as work
+
+    raise typer.Exit(
+        work(run, peer, to.value, out, quantize.value if quantize else None, tolerance, device.value, license, push)
+    )
 
 
 @app.command()
@@ -223,6 +314,24 @@ def bench(
     from metamixer.commands.benching import bench as work
 
     raise typer.Exit(work(suite, rounds, networks, batch_size, precision, device.value, threads, quick, out))
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN|STUDY...", help="Folders; several runs are compared.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
+    static: Annotated[
+        Path | None, typer.Option("--static", metavar="FOLDER", help="Also write the plots there, as PNG and SVG.")
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="Of the page. [default: the name of the run]")] = "",
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Show images of the data, where they can be read.")
+    ] = True,
+) -> None:
+    """Write runs and studies as one HTML page that needs no network."""
+    from metamixer.commands.reporting import report as work
+
+    raise typer.Exit(work(paths, out, static, title, pictures))
 
 
 def main() -> None:

@@ -122,6 +122,13 @@ class Cohort(nn.Module):
             shared += 1
         return shared
 
+    def _replicate_for_data_parallel(self) -> Cohort:
+        """``nn.DataParallel`` runs replicas in threads, and all of them would share one peer's mixing points."""
+        raise RuntimeError(
+            "a Cohort cannot be replicated by nn.DataParallel; one process for each device works: Fabric, "
+            "DistributedDataParallel, or CUDA_VISIBLE_DEVICES=0 for a single one"
+        )
+
     @property
     def branched(self) -> bool:
         """Whether any peers are branches on a trunk."""
