@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from metamixer.cohort import Cohort
 from metamixer.metrics import diversity
-from metamixer.metrics.attacks import evaluating
 from metamixer.metrics.figures import Figures, figures
 from metamixer.metrics.panel import Panel
+from metamixer.modes import evaluating
 from metamixer.records import Batch
 
 FORMAT = "metamixer-evaluation-1"

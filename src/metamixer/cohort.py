@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from metamixer.branches import Trunk, counters_left_out, trunk_of
+from metamixer.modes import evaluating
 from metamixer.parallel import PARALLEL, Parallel, in_streams, in_threads
 from metamixer.plan import MixPlan
 from metamixer.points import Tap, install, pooled
@@ -205,7 +206,7 @@ class Cohort(nn.Module):
                     stack.enter_context(self._trunks[index].computed_once())
                 if training:
                     return self._forward_peer(index, other, inside[index])[0]
-                stack.enter_context(_evaluating(self.peers[index]))
+                stack.enter_context(evaluating(self.peers[index]))
                 return self._forward_peer(index, other, inside[index], learns=True)[0]
 
         return Outputs(
@@ -338,18 +339,6 @@ def _mix_images(plans: Sequence[MixPlan], images: Sequence[Tensor]) -> list[Tens
             mixed[key] = plan.apply(own, 0)
         found.append(mixed[key])
     return found
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside of the block, and after it each module as it was: some may be in it for good."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _trunks(peers: nn.ModuleList) -> dict[int, Trunk]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from metamixer import runs
 from metamixer.assess import Assessment, assess
 from metamixer.classifier import Classifier
 from metamixer.cohort import Cohort
@@ -22,7 +23,6 @@ from metamixer.metrics.panel import Panel
 from metamixer.metrics.robustness import Probe, Progress, clean, corruptions, under_attack
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
-from metamixer.runs import eval_loader, load_checkpoint, load_data, read_recipe
 
 ROBUSTNESS = ("corruptions", *ATTACKS)
 """What a run can be probed with."""
@@ -69,13 +69,8 @@ def open_run(
     """Load what :func:`assess_run` works with; arguments and errors as there."""
     if limit is not None and limit < 1:
         raise RecipeError(f"limit {limit}: at least 1 image would work")
-    recipe = read_recipe(folder)
-    data = load_data(recipe)
-    images = data.test if split == "test" else data.val
-    if images is None:
-        raise RecipeError(f"{data.name} has no {split} split")
-    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
-    load_checkpoint(cohort, folder, pointer)
+    recipe, data, cohort = runs.open_run(folder, pointer)
+    images = runs.split_of(data, split)
     where = torch.device(device)
     deployed = _deployed(folder / "model.safetensors")
     # Evenly spaced: folders come class by class.
@@ -151,8 +146,8 @@ def assess_run(
     # In the precision of the training, so that the figures are those of its table.
     bf16 = run.recipe.train.precision == "bf16"
     precision = torch.autocast(run.device.type, torch.bfloat16, enabled=bf16)
-    batches = eval_loader(run.recipe, run.data, run.images, run.device)
-    val = None if run.data.val is None else eval_loader(run.recipe, run.data, run.data.val, run.device)
+    batches = runs.eval_loader(run.recipe, run.data, run.images, run.device)
+    val = None if run.data.val is None else runs.eval_loader(run.recipe, run.data, run.data.val, run.device)
     totals = {"images": len(run.images), "validation images": 0 if run.data.val is None else len(run.data.val)}
 
     def told(what: str, done: int) -> None:

@@ -10,15 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metamixer.cohort import Cohort
 from metamixer.datasets import Data, ImageSet
 from metamixer.localization.boxes import read_boxes
 from metamixer.localization.gallery import Shown, gallery
 from metamixer.localization.localize import Localization, localize
 from metamixer.localization.maps import METHODS, Method, NoMap
-from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
-from metamixer.runs import load_checkpoint, load_data, read_recipe
+from metamixer.runs import open_run
 from metamixer.seeds import generator
 
 EVERY = 5
@@ -80,7 +78,8 @@ def localize_run(
         raise RecipeError(f"{method!r} makes no maps; {', '.join(METHODS)} would work")
     if limit is not None and limit < 2:
         raise RecipeError(f"limit {limit}: at least 2 images would work")
-    recipe, data, cohort = _open(folder, pointer, device)
+    recipe, data, cohort = open_run(folder, pointer)
+    cohort.to(device)
     measured, held_out = _marked(data, boxes, held_out_boxes)
     measured, held_out = (_few(part, limit) for part in (measured, held_out))
     try:
@@ -129,7 +128,8 @@ def show_run(
     Raises:
         RecipeError, DataError, CheckpointError: as :func:`localize_run`; but boxes may be missing.
     """
-    recipe, data, cohort = _open(folder, pointer, device)
+    recipe, data, cohort = open_run(folder, pointer)
+    cohort.to(device)
     known = boxes is not None or "test" in (data.boxes or {})
     if known:
         part = _of_split(data, "test", boxes)
@@ -156,14 +156,6 @@ def show_run(
         )
     except NoMap as error:
         raise RecipeError(f"{folder}: {error}") from error
-
-
-def _open(folder: Path, pointer: Pointer, device: str) -> tuple[Recipe, Data, Cohort]:
-    recipe = read_recipe(folder)
-    data = load_data(recipe)
-    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
-    load_checkpoint(cohort, folder, pointer)
-    return recipe, data, cohort.to(device)
 
 
 def _marked(data: Data, boxes: Path | None, held_out_boxes: Path | None) -> tuple[Marked, Marked]:

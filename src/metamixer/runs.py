@@ -242,6 +242,27 @@ def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BE
     return found
 
 
+def open_run(folder: Path, pointer: Literal["LATEST", "BEST"] = "LATEST") -> tuple[Recipe, Data, Cohort]:
+    """A run's recipe, its data, and its cohort with the weights of a checkpoint.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
+    """
+    recipe = read_recipe(folder)
+    data = load_data(recipe)
+    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    load_checkpoint(cohort, folder, pointer)
+    return recipe, data, cohort
+
+
+def split_of(data: Data, split: Literal["test", "val"]) -> ImageSet:
+    """The images of a split; ``RecipeError`` if there is none."""
+    images = data.test if split == "test" else data.val
+    if images is None:
+        raise RecipeError(f"{data.name} has no {split} split")
+    return images
+
+
 def evaluate_run(
     folder: Path,
     split: Literal["test", "val"] = "test",
@@ -252,13 +273,8 @@ def evaluate_run(
     Raises:
         RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
     """
-    recipe = read_recipe(folder)
-    data = load_data(recipe)
-    images = data.test if split == "test" else data.val
-    if images is None:
-        raise RecipeError(f"{data.name} has no {split} split")
-    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
-    load_checkpoint(cohort, folder, pointer)
+    recipe, data, cohort = open_run(folder, pointer)
+    images = split_of(data, split)
     # In the precision of the training, so that the figures are those of its table.
     precision = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
     batches = eval_loader(recipe, data, images, torch.device("cpu"))

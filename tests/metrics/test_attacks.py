@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from metamixer.losses.attack import Pixels
-from metamixer.metrics.attacks import ATTACKS, Attack, attacked, evaluating
+from metamixer.metrics.attacks import ATTACKS, Attack, attacked
+from metamixer.modes import evaluating
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 PIXELS = Pixels.of(MEAN, STD)

@@ -190,7 +190,7 @@ def test_recipe_versions_notes_and_preview(trained, page):
     assert torch.__version__ in page.text
     assert "For <you> & me" in page.text
     pictures = [link for link in page.links if link.startswith("data:image/png;base64,")]
-    assert len(pictures) == 1
+    assert len(pictures) == 1 + 8 * 3, "the preview, and eight images: alone and under the maps of two peers"
     assert base64.b64decode(pictures[0].partition(",")[2]).startswith(b"\x89PNG")
     assert "This command makes them" not in page.text
 

@@ -8,8 +8,7 @@ in a network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metamixer.cohort import Cohort
+from metamixer.modes import evaluating
 from metamixer.stages import check_stages, find_stages
 
 Method = Literal["grad-cam", "grad-cam++", "layer-cam"]
@@ -69,7 +69,7 @@ def raw_maps(
         after = seen[-1].clone()  # what follows may rectify in place, and a leaf forbids it
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
-    with torch.inference_mode(False), torch.enable_grad(), _evaluating(network):
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(network):
         handle = network.get_submodule(stage).register_forward_hook(cut)
         try:
             logits = _logits(network(images))
@@ -122,7 +122,7 @@ def map_stage(network: nn.Module, images: Tensor, stages: tuple[str, ...] | None
         for path in paths
     ]
     try:
-        with _evaluating(network):
+        with evaluating(network):
             network(images)
     finally:
         for handle in handles:
@@ -144,15 +144,3 @@ def map_stages(cohort: Cohort | Sequence[nn.Module], images: Tensor) -> tuple[st
 
 def _logits(output: Any) -> Tensor:
     return cast(Tensor, getattr(output, "logits", output))
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside of the block; then each module's own mode again, as parts may be frozen."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

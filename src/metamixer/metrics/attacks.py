@@ -8,12 +8,11 @@ a stronger attack may leave less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from metamixer.losses.attack import Pixels, perturb
@@ -84,16 +83,3 @@ def attacked(
         moved = perturb(loss, changed, pixels, eps=size, step=size, steps=1)
         changed = torch.minimum(torch.maximum(moved, least), most)
     return changed
-
-
-@contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside of the block, and after it every module as it was: frozen ones may be in it for good."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

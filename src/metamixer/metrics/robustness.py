@@ -13,10 +13,11 @@ from torch import Tensor
 from metamixer.datasets.augment import normalise
 from metamixer.datasets.images import Device, ImageSet, conform
 from metamixer.losses.attack import Pixels
-from metamixer.metrics.attacks import ATTACKS, Attack, attacked, evaluating
+from metamixer.metrics.attacks import ATTACKS, Attack, attacked
 from metamixer.metrics.cifar_c import CifarC
 from metamixer.metrics.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from metamixer.metrics.panel import Panel
+from metamixer.modes import evaluating
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how many images are done, and of how many."""

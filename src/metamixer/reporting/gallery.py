@@ -5,57 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
+from metamixer.localization.gallery import Shown
 from metamixer.terminal import percent
 
 _SMALL = 64  # pixels: below, the pixels themselves are to be seen
-
-
-class Looked(Protocol):
-    """What one network sees in an image; see ``metamixer.localization.gallery.LookedAt``."""
-
-    @property
-    def name(self) -> str:
-        """Of the network."""
-
-    @property
-    def predicted(self) -> str:
-        """The class it names."""
-
-    @property
-    def confidence(self) -> float:
-        """Its probability for that class."""
-
-    @property
-    def map(self) -> Tensor:
-        """``(H, W)`` in [0, 1]: where it looks."""
-
-    @property
-    def box(self) -> Tensor | None:
-        """``(4,)``: x0, y0, x1, y1 in pixels, around what it looks at."""
-
-
-class Shown(Protocol):
-    """An image and what every network sees in it; see ``metamixer.localization.gallery.Shown``."""
-
-    @property
-    def image(self) -> Tensor:
-        """``(C, H, W)`` uint8, C = 1 or 3."""
-
-    @property
-    def label(self) -> str:
-        """Its class."""
-
-    @property
-    def truth(self) -> Tensor | None:
-        """``(k, 4)``: the true boxes."""
-
-    @property
-    def networks(self) -> Sequence[Looked]:
-        """What each of them sees."""
 
 
 def gallery(images: Sequence[Shown]) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from metamixer.datasets import DataError
+from metamixer.localization.gallery import Shown
 from metamixer.models import UnknownModel
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
-from metamixer.reporting.gallery import Shown, data_uri
+from metamixer.reporting.gallery import data_uri
 from metamixer.reporting.reading import RunFiles, StudyFiles, read_all
 from metamixer.reporting.view import of_run, of_runs
 from metamixer.terminal import clean
