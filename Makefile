@@ -27,9 +27,9 @@ layers: $(VENV)/.ok
 pytest: $(VENV)/.ok
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# Every crash point and kill, minutes long.
+# Every method learns, every crash point, studies killed at random: half an hour.
 test-slow: $(VENV)/.ok
-	$(BIN)/pytest -m slow --timeout 1800
+	$(BIN)/pytest -m slow -n 2 --dist worksteal --timeout 1800
 
 # How fast it is here, an hour or two. An environment of its own, because other libraries are measured beside it.
 bench: $(VENV)-bench/.ok
