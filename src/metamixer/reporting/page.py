@@ -15,6 +15,7 @@ from metamixer.localization.gallery import Shown
 from metamixer.models import UnknownModel
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
+from metamixer.reporting.forest import forests
 from metamixer.reporting.gallery import data_uri
 from metamixer.reporting.reading import RunFiles, StudyFiles, read_all
 from metamixer.reporting.view import of_run, of_runs
@@ -89,7 +90,7 @@ def render(
         title=title,
         runs=runs,
         several=several,
-        studies=studies,
+        studies=[_of_study(study) for study in studies],
         version=_version(),
         # Files of this package, and no values: they stand in the page as they are, and the policy allows them alone.
         style=Markup(style),  # noqa: S704
@@ -97,6 +98,15 @@ def render(
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
+
+
+def _of_study(study: StudyFiles) -> dict[str, Any]:
+    notes = list(study.notes)
+    try:
+        plots = forests(study.results)
+    except ValueError as error:
+        plots, notes = [], [*notes, f"results.json: {error}"]
+    return {"name": study.name, "yaml": study.yaml, "table": study.table, "forests": plots, "notes": notes}
 
 
 def _hash(text: str) -> str:

@@ -171,9 +171,14 @@ class Table:
                 "rows": [self.cells(entry) for entry in self.entries],
                 "notes": list(self.notes),
             },
+            "figures": {
+                name: {"title": FIGURES[name].title, "scale": FIGURES[name].scale, "higher": FIGURES[name].higher}
+                for name in self.study.content.figures
+            },
             "rows": [
                 {
                     **dict(entry.row),
+                    "label": " + ".join(name for _, name in entry.row),
                     "seeds": entry.seeds,
                     "figures": {name: vars(found) for name, found in entry.figures.items()},
                     "differences": {name: vars(found) for name, found in entry.differences.items()},
