@@ -70,4 +70,6 @@ def _lines(settings: Mapping[str, Any]) -> list[str]:
 def _plain(value: Any) -> Any:
     if value is None:
         return "null"
+    if isinstance(value, float) and len(repr(value)) > 8:  # 80 / 300
+        return f"{value:.4g}"
     return list(value) if isinstance(value, tuple) else value
