@@ -47,6 +47,11 @@ def test_numbers(table):
     assert "95 %" in table.caption
 
 
+def test_no_minus_before_a_zero(study):
+    accuracy = {cell: {"accuracy": value} for cell, value in zip(study.cells, [0.7, 0.7, 0.6999, 0.6999], strict=True)}
+    assert Table.of(study, accuracy).cells(Table.of(study, accuracy).entries[1])[3] == "+0.0 [+0.0, +0.0]"
+
+
 def test_markdown_has_one_cell_for_each_column(table):
     text = table.as_markdown()
     lines = [line for line in text.splitlines() if line.startswith("|")]

@@ -207,7 +207,8 @@ def _difference_text(name: str, found: Difference | None) -> str:
     figure = FIGURES[name]
 
     def signed(value: float) -> str:
-        return f"{value * figure.scale:+.{figure.digits}f}".replace("-", "−")
+        shown = round(value * figure.scale, figure.digits) + 0.0  # no minus before a 0
+        return f"{shown:+.{figure.digits}f}".replace("-", "−")
 
     if found.low is None or found.high is None:
         return signed(found.mean)
