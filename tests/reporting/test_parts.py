@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metamixer.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, drawn, reliability, ticks
@@ -27,6 +27,8 @@ def test_ticks_cover_the_values(a, b):
 
 
 @given(st.lists(st.none() | FINITE, min_size=1, max_size=40))
+@example([-9.999999999999996e98, -9.999999999999998e98])
+@example([-9.999999999999996e98, -9.999999999999997e98])
 def test_charts_stay_inside_of_their_frame(values):
     xs = tuple(float(k + 1) for k in range(len(values)))
     found = drawn(Chart("t", "epoch", xs, (Line("a", tuple(values), 0),)))

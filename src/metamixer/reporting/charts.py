@@ -64,7 +64,7 @@ def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> lis
     >>> ticks(1, 6, whole=True)
     [1, 2, 3, 4, 5, 6]
     """
-    if not high - low > 1e-200:
+    if not high - low > max(1e-200, 1e-9 * max(abs(low), abs(high))):  # too near for numbers between them
         room = max(0.1 * abs(high), 1e-9)
         high, low = high + room, low - room
     raw = (high - low) / most
