@@ -145,4 +145,6 @@ def _show(result: Result, epochs: int, before: Result | None) -> None:
     say("\nwritten:", style="bold")
     for path in written:
         say(f"  {path}")
-    say(f"next: metamixer predict {shlex.quote(str(folder))} IMAGE_OR_FOLDER --out predictions.csv")
+    run = shlex.quote(str(folder))
+    say(f"next: metamixer predict {run} IMAGE_OR_FOLDER --out predictions.csv")
+    say(f"      metamixer evaluate {run}, then metamixer report {run}: one page about all of it")
