@@ -72,7 +72,8 @@ def evaluation(classes, peers=PEERS, seed=0, *, hard=True, strength=2.0):
         "classes": list(classes), "networks": networks,
         "peers": {"agreement": 0.7, "pairwise_agreement": square, "pairwise_kl": square, "disagreement": 0.3,
                   "ensemble_gain": 0.013},
-        "robustness": {"corruptions": {"kinds": kinds, "mean": mean}, "attacks": attacks} if hard else None,
+        "robustness": {"images": 100, "clean": {name: float(rng.uniform(0.6, 0.9)) for name in names},
+                       "corruptions": {"kinds": kinds, "mean": mean}, "attacks": attacks} if hard else None,
         "localization": {"method": "grad-cam", "images": 50, "networks": [located(name) for name in peers],
                          "centre_box": located("centre"), "map_agreement": square} if hard else None,
     }  # fmt: skip

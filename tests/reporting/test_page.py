@@ -156,9 +156,9 @@ def test_calibration_classes_and_confusions(trained, page):
 def test_robustness_and_localization(trained, page):
     found = json.loads((trained / "evaluation.json").read_text())
     robust = found["robustness"]
-    first = page.table("Accuracy under corruptions and attacks").rows[1]
+    first = page.table("Accuracy under corruptions and attacks, 100 images").rows[1]
     under = [robust["attacks"][key]["accuracy"]["0 resnet8"] for key in ("fgsm", "pgd-10", "pgd-20")]
-    clean, mean = found["networks"][0]["accuracy"], robust["corruptions"]["mean"]["0 resnet8"]
+    clean, mean = robust["clean"]["0 resnet8"], robust["corruptions"]["mean"]["0 resnet8"]
     assert values(first) == [clean, mean, mean - clean, *under]
     _, chart = next(each for each in page.charts if "severity" in each[0])
     kinds = robust["corruptions"]["kinds"].values()

@@ -91,7 +91,8 @@ def robustness(run: RunFiles) -> list[Chart]:
     if corruptions is None or not corruptions.kinds:
         return []
     names = list(dict.fromkeys(name for by_name in corruptions.kinds.values() for name in by_name))
-    clean = {one.name: one.accuracy for one in run.evaluation.networks}
+    # Of the same images, which may be few; older files do not say.
+    clean = {one.name: one.accuracy for one in run.evaluation.networks} | run.evaluation.robustness.clean
     kinds = list(corruptions.kinds.values())
     most = max((len(values) for by_name in kinds for values in by_name.values()), default=0)
     if not most:

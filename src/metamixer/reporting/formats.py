@@ -144,8 +144,10 @@ class Attack(_Read):
 
 
 class Robustness(_Read):
-    """Of every network, where it was asked for."""
+    """Of every network, where it was asked for; ``clean`` are the accuracies on the same ``images`` as they are."""
 
+    images: int | None = None
+    clean: dict[str, Number] = {}
     corruptions: Corruptions | None = None
     attacks: dict[str, Attack] = {}
 

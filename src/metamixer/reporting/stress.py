@@ -44,10 +44,13 @@ def _overview(run: RunFiles) -> Table:
             if means.get(one.name) is None and not any(value is not None for value in under):
                 continue
             corrupted = means.get(one.name)
-            cells = [Cell(before + titled(one)), share(one.accuracy), share(corrupted), gain(corrupted, one.accuracy)]
+            plain = robust.clean.get(one.name, one.accuracy)  # of the same images; older files do not say
+            cells = [Cell(before + titled(one)), share(plain), share(corrupted), gain(corrupted, plain)]
             rows.append((*cells, *map(share, under)))
     note = "Lost: percentage points between images as they are and corrupted ones, mean of all kinds and severities."
-    return Table("Accuracy under corruptions and attacks", tuple(columns), tuple(rows), note=note)
+    images = run.evaluation.robustness.images
+    on = "" if images is None else f", {images:,} images"
+    return Table(f"Accuracy under corruptions and attacks{on}", tuple(columns), tuple(rows), note=note)
 
 
 def _attack(name: str, eps: float | None) -> str:
