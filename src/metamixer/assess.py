@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Predictions:
     labels: Tensor
     deployed: Tensor | None = None
 
-    @property
+    @cached_property
     def log_probabilities(self) -> Tensor:
         """``(P, N, C)`` float64."""
         return self.logits.double().log_softmax(-1)

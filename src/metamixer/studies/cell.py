@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from metamixer.studies.locking import alone
 from metamixer.studies.study import Measure
 
 
@@ -37,7 +37,7 @@ def follow_cell(recipe: Mapping[str, Any], folder: Path, measure: Measure, threa
 
     torch.set_num_threads(threads)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.with_name(folder.name + ".lock")):
+    with alone(folder.with_name(folder.name + ".lock"), wait=True):
         if not (folder / "report.json").is_file():
             train(Recipe.of(recipe), folder, resume=True)
         if not finished(folder, measure):
@@ -68,15 +68,3 @@ def _measure(folder: Path, measure: Measure) -> None:
 
     wanted = localize if measure.localization else None
     assess_run(folder, robustness=measure.robustness, limit=measure.limit, localize=wanted)
-
-
-@contextmanager
-def _alone(lock: Path) -> Any:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing waits, and nobody should start a study twice
-        yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from metamixer.recipe_file import RecipeError
-from metamixer.studies.cell import finished, follow_cell
+from metamixer.studies.cell import follow_cell
 from metamixer.studies.running import Ended
 from metamixer.studies.study import Cell, Measure
 
@@ -21,7 +21,7 @@ def run_on_ray(
     address: str | None,
     ended: Callable[[Ended], None],
 ) -> list[Ended]:
-    """Run what is missing, each as a task of ``threads`` processors; Ray starts as many as there is room for.
+    """Run them, each as a task of ``threads`` processors; Ray starts as many as there is room for.
 
     The folder has to be reachable under the same path by every machine of the cluster, and so have the data. A task
     whose machine dies is started again, up to three times, and goes on from its last checkpoint.
@@ -35,14 +35,7 @@ def run_on_ray(
         raise RecipeError("engine ray needs an extra: pip install 'metamixer[ray]'") from None
     folder = folder.resolve()
     results: list[Ended] = []
-    waiting: list[Cell] = []
-    for cell in cells:
-        if finished(folder / "runs" / cell.name, measure):
-            results.append(Ended(cell, 0.0))
-            ended(results[-1])
-        else:
-            waiting.append(cell)
-    if not waiting:
+    if not cells:
         return results
     begun = not ray.is_initialized()
     if begun:
@@ -51,7 +44,7 @@ def run_on_ray(
         task = ray.remote(num_cpus=threads, max_retries=3)(follow_cell)
         began = time.perf_counter()
         jobs = {
-            task.remote(cell.recipe.as_dict(), folder / "runs" / cell.name, measure, threads): cell for cell in waiting
+            task.remote(cell.recipe.as_dict(), folder / "runs" / cell.name, measure, threads): cell for cell in cells
         }
         while jobs:
             (done, *_), _ = ray.wait(list(jobs), num_returns=1)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from metamixer.recipe_file import RecipeError
 from metamixer.studies.cell import finished
 from metamixer.studies.cluster import run_on_ray
 from metamixer.studies.figures import read_figures
+from metamixer.studies.locking import alone
 from metamixer.studies.notes import machines, missing, unequal
 from metamixer.studies.running import Ended, run_all
 from metamixer.studies.study import Study
@@ -66,10 +67,17 @@ def conduct(
             ended(run)
 
         measure = study.content.measure
+        _write_table(study, folder, faults)
+        waiting = []
+        for cell in study.cells:
+            if finished(folder / "runs" / cell.name, measure):
+                ended(Ended(cell, 0.0))
+            else:
+                waiting.append(cell)
         if engine == "ray":
-            run_on_ray(study.cells, folder, measure, threads=threads, address=address, ended=note)
+            run_on_ray(waiting, folder, measure, threads=threads, address=address, ended=note)
         else:
-            run_all(study.cells, folder, measure, jobs=jobs, threads=threads, ended=note)
+            run_all(waiting, folder, measure, jobs=jobs, threads=threads, ended=note)
         return _write_table(study, folder, faults)
 
 
@@ -119,15 +127,10 @@ def _threads(folder: Path, jobs: int, asked: int | None) -> int:
 
 
 @contextmanager
-def _alone(folder: Path) -> Any:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
+def _alone(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(alone(folder / ".lock", wait=False))
         except BlockingIOError:
             raise RecipeError(f"{folder}: another process works on this study") from None
         yield

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metamixer.studies.cell import finished
 from metamixer.studies.study import Cell, Measure
 
 _FIRST_GUESS = 2 * 1024**3  # bytes of memory that a run is taken to need before one has ended
@@ -64,29 +63,23 @@ def run_all(
     threads: int,
     ended: Callable[[Ended], None],
 ) -> list[Ended]:
-    """Run what is missing, at most ``jobs`` at a time, and fewer while memory is short.
+    """Run them, at most ``jobs`` at a time, and fewer while memory is short.
 
     Memory: a further run is started only while the system has 1.3 times as much available as the largest run of this
     study has taken (2 GiB before one has ended).
 
     Args:
-        cells: all runs of the study.
+        cells: the runs.
         folder: of the study; runs are in ``runs/NAME``, what they print in ``logs/NAME.txt``.
         measure: after each training.
         jobs: processes.
         threads: of each.
-        ended: is called when a run has ended, and at once for those that had ended before.
+        ended: is called when a run has ended.
 
     Raises:
         Halted: SIGINT or SIGTERM; they were handed on, and the runs were waited for.
     """
-    waiting, results = [], []
-    for cell in cells:
-        if finished(folder / "runs" / cell.name, measure):
-            results.append(Ended(cell, 0.0))
-            ended(results[-1])
-        else:
-            waiting.append(cell)
+    waiting, results = list(cells), list[Ended]()
     running: list[_Running] = []
     largest = _FIRST_GUESS
     known = False

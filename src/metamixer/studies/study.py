@@ -199,10 +199,11 @@ def title_of(axis: str) -> str:
 def _rows(file: StudyFile) -> list[tuple[tuple[str, str], ...]]:
     axes = [axis for axis in AXES if file.axis(axis)]
     rows = [tuple(zip(axes, names, strict=True)) for names in product(*(file.axis(axis) for axis in axes))]
-    return [row for row in rows if not any(_fits(row, each) for each in file.exclude)]
+    return [row for row in rows if not any(fits(row, each) for each in file.exclude)]
 
 
-def _fits(row: tuple[tuple[str, str], ...], names: Mapping[str, str]) -> bool:
+def fits(row: tuple[tuple[str, str], ...], names: Mapping[str, str]) -> bool:
+    """Whether a row has these names on these axes."""
     return all(dict(row).get(axis) == name for axis, name in names.items())
 
 

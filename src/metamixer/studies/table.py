@@ -10,7 +10,7 @@ from typing import Any
 
 from metamixer.studies.figures import FIGURES
 from metamixer.studies.statistics import Difference, Spread, paired, spread
-from metamixer.studies.study import Cell, Study, title_of
+from metamixer.studies.study import Cell, Study, fits, title_of
 
 Row = tuple[tuple[str, str], ...]
 
@@ -66,7 +66,7 @@ class Table:
                     other = {seed: found[name] for seed, found in by_row[baseline].items() if name in found}
                     if (apart := paired(columns[name], other, file.confidence)) is not None:
                         differences[name] = apart
-            published = [f"{each.figure} ({each.source})" for each in file.published if _fits(row, each.where)]
+            published = [f"{each.figure} ({each.source})" for each in file.published if fits(row, each.where)]
             entries.append(Entry(row, len(seeds), means, differences, "; ".join(published) or None))
         return cls(study, tuple(entries), tuple(notes))
 
@@ -187,10 +187,6 @@ class Table:
                 for entry in self.entries
             ],
         }
-
-
-def _fits(row: Row, names: Mapping[str, str]) -> bool:
-    return all(dict(row).get(axis) == name for axis, name in names.items())
 
 
 def _spread_text(name: str, found: Spread | None) -> str:
