@@ -14,27 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
-from typer.testing import CliRunner
 
 import metamixer as metamixer_package
-from metamixer.cli import app
 from metamixer.commands.options import Sugar, new_folder, recipe_of, slug
 from metamixer.datasets import DataError
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
 from metamixer.terminal import Progress
+from tests.command import metamixer
 
 TINY = ["data.train_limit=20", "--peers", "resnet8,resnet8", "--epochs", "2", "--batch-size", "50", "--device", "cpu"]
 TINY += ["--image-size", "12"]
 NASTY = ["$x$", "[red] [bold]", "<b>&", "=cmd()", "née 猫", "new\nline", "esc\x1b[31m"]
-
-
-def metamixer(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def photos(root, classes=("cat", "dog"), count=8, size=(32, 32), suffix="jpg"):

@@ -12,17 +12,10 @@ from metamixer.examine import assess_run
 from metamixer.looking import localize_run
 from metamixer.metrics.corruptions import CORRUPTIONS
 from metamixer.recipe_file import RecipeError
+from tests.command import metamixer
 
 TINY = ["data.train_limit=20", "--peers", "resnet8,resnet8", "--epochs", "2", "--batch-size", "50", "--device", "cpu"]
 TINY += ["--image-size", "16", "--quiet"]
-
-
-def metamixer(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,9 @@ import csv
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from metamixer.cli import app
 from metamixer.export import choose
-
-
-def metamixer(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+from tests.command import metamixer
 
 
 @pytest.fixture
