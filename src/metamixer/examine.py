@@ -23,6 +23,7 @@ from metamixer.metrics.panel import Panel
 from metamixer.metrics.robustness import Probe, Progress, clean, corruptions, under_attack
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
+from metamixer.writing import write_whole
 
 ROBUSTNESS = ("corruptions", *ATTACKS)
 """What a run can be probed with."""
@@ -178,7 +179,7 @@ def assess_run(
         robustness=_probed(probe, robustness, files, seed),
         localization=None if localize is None else localize(),
     )
-    _write(found, folder / FILE)
+    write_whole(folder / FILE, json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n")
     return found
 
 
@@ -193,9 +194,3 @@ def _probed(probe: Probe, wanted: Collection[str], files: CifarC | None, seed: i
     if attacks:
         found["attacks"] = under_attack(probe, attacks)
     return found
-
-
-def _write(assessment: Assessment, path: Path) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(assessment.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)

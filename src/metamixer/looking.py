@@ -16,7 +16,7 @@ from metamixer.localization.gallery import Shown, gallery
 from metamixer.localization.localize import Localization, localize
 from metamixer.localization.maps import METHODS, Method, NoMap
 from metamixer.recipe_file import RecipeError
-from metamixer.runs import open_run
+from metamixer.runs import open_run, split_of
 from metamixer.seeds import generator
 
 EVERY = 5
@@ -131,12 +131,7 @@ def show_run(
     recipe, data, cohort = open_run(folder, pointer)
     cohort.to(device)
     known = boxes is not None or "test" in (data.boxes or {})
-    if known:
-        part = _of_split(data, "test", boxes)
-    elif data.test is not None:
-        part = Marked(data.test, [])
-    else:
-        raise RecipeError(f"{data.name} has no test split")
+    part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])
     rows = torch.randperm(len(part.images), generator=generator(seed, "gallery"))[:count].sort().values
     levels = (
         [one.thresholds["0.5"] for one in thresholds.networks] if isinstance(thresholds, Localization) else thresholds
@@ -172,9 +167,7 @@ def _marked(data: Data, boxes: Path | None, held_out_boxes: Path | None) -> tupl
 
 def _of_split(data: Data, split: Literal["test", "val"], path: Path | None) -> Marked:
     """The images of a split that have boxes."""
-    images = data.test if split == "test" else data.val
-    if images is None:
-        raise RecipeError(f"{data.name} has no {split} split to measure on")
+    images = split_of(data, split)
     if path is not None:
         found = read_boxes(path, images, Path(data.name).expanduser())
     elif data.boxes is not None and split in data.boxes:

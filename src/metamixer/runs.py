@@ -30,6 +30,7 @@ from metamixer.plan import Mixer
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
 from metamixer.trainer import Best, Fitted, Trainer
+from metamixer.writing import write_whole
 
 _PACKAGES = ("metamixer", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 
@@ -222,9 +223,8 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             "best": facts,
             "notes": [*data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
         }
-        partial = folder / "report.json.tmp"  # that the file is there says that the run has ended
-        partial.write_text(json.dumps(report, indent=1))
-        partial.replace(folder / "report.json")
+        # That the file is there says that the run has ended.
+        write_whole(folder / "report.json", json.dumps(report, indent=1))
     return Result(folder, split, last, deployed, best, model)
 
 

@@ -24,6 +24,7 @@ from metamixer.datasets.decode import SUFFIXES
 from metamixer.export.onnx_file import OnnxClassifier
 from metamixer.recipe_file import RecipeError
 from metamixer.terminal import clean, console, say, table
+from metamixer.writing import spreadsheet_cell, write_whole
 
 _BATCH = 64
 
@@ -158,9 +159,7 @@ def _write(found: Sequence[Prediction], classes: Sequence[str], out: Path | None
         return
     text = as_csv(found, classes, top) if out.suffix.lower() == ".csv" else as_json(found, top)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".tmp")
-    partial.write_text(text, encoding="utf-8", newline="", errors="surrogateescape")
-    partial.replace(out)
+    write_whole(out, text, newline="", errors="surrogateescape")
     say(f"predictions for {_files(len(found))} written to {out}")
 
 
@@ -176,25 +175,20 @@ def as_csv(found: Sequence[Prediction], classes: Sequence[str], top: int | None)
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if top is None:
-        writer.writerow(["file", "class", "probability", *map(_cell, classes)])
+        writer.writerow(["file", "class", "probability", *map(spreadsheet_cell, classes)])
     else:
         more = (f"{what}_{k}" for k in range(2, top + 1) for what in ("class", "probability"))
         writer.writerow(["file", "class", "probability", *more])
     for one in found:
         name, share = one.ranking[0]
-        row = [_cell(one.file), _cell(name), f"{share:.6f}"]
+        row = [spreadsheet_cell(one.file), spreadsheet_cell(name), f"{share:.6f}"]
         if top is None:
             by_class = dict(one.ranking)
             row += [f"{by_class[name]:.6f}" for name in classes]
         else:
-            row += [cell for name, share in one.ranking[1:top] for cell in (_cell(name), f"{share:.6f}")]
+            row += [cell for name, share in one.ranking[1:top] for cell in (spreadsheet_cell(name), f"{share:.6f}")]
         writer.writerow(row)
     return text.getvalue()
-
-
-def _cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def as_json(found: Sequence[Prediction], top: int | None) -> str:

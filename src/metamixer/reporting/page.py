@@ -20,6 +20,7 @@ from metamixer.reporting.gallery import data_uri
 from metamixer.reporting.reading import RunFiles, StudyFiles, read_all
 from metamixer.reporting.view import of_run, of_runs
 from metamixer.terminal import clean
+from metamixer.writing import write_whole
 
 Preview = Callable[[Recipe, Path], object]
 """Draws what a recipe's mixer makes of its images into a PNG: ``metamixer.preview.draw``."""
@@ -63,9 +64,7 @@ def report(
     views = [_with_pictures(run, of_run(run), preview, gallery) for run in runs]
     text = render(views, of_runs(runs) if len(runs) > 1 else None, studies, title or _title(runs, studies))
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".tmp")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(out)
+    write_whole(out, text, newline="\n")
     return out
 
 

@@ -18,6 +18,7 @@ from metamixer.studies.notes import machines, missing, unequal
 from metamixer.studies.running import Ended, run_all
 from metamixer.studies.study import Study
 from metamixer.studies.table import Table
+from metamixer.writing import write_whole
 
 Engine = Literal["processes", "ray"]
 
@@ -57,7 +58,7 @@ def conduct(
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         threads = _threads(folder, jobs, threads)
-        _write(folder / "study.yaml", study.as_yaml())
+        write_whole(folder / "study.yaml", study.as_yaml())
         faults: dict[str, str] = {}
 
         def note(run: Ended) -> None:
@@ -98,17 +99,11 @@ def table_of(study: Study, folder: Path, faults: Mapping[str, str] | None = None
 
 def _write_table(study: Study, folder: Path, faults: Mapping[str, str]) -> Table:
     table = table_of(study, folder, faults)
-    _write(folder / "results.md", table.as_markdown())
-    _write(folder / "results.tex", table.as_latex())
-    _write(folder / "results.csv", table.as_csv())
-    _write(folder / "results.json", json.dumps(table.as_dict(), indent=1))
+    write_whole(folder / "results.md", table.as_markdown())
+    write_whole(folder / "results.tex", table.as_latex())
+    write_whole(folder / "results.csv", table.as_csv())
+    write_whole(folder / "results.json", json.dumps(table.as_dict(), indent=1))
     return table
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _threads(folder: Path, jobs: int, asked: int | None) -> int:
@@ -122,7 +117,7 @@ def _threads(folder: Path, jobs: int, asked: int | None) -> int:
             )
         return before
     threads = max(1, (os.cpu_count() or 1) // jobs) if asked is None else asked
-    _write(known, f"{threads}\n")
+    write_whole(known, f"{threads}\n")
     return threads
 
 

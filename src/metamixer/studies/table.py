@@ -11,6 +11,7 @@ from typing import Any
 from metamixer.studies.figures import FIGURES
 from metamixer.studies.statistics import Difference, Spread, paired, spread
 from metamixer.studies.study import Cell, Study, fits, title_of
+from metamixer.writing import spreadsheet_cell
 
 Row = tuple[tuple[str, str], ...]
 
@@ -150,7 +151,7 @@ class Table:
             ]
         )
         for entry in self.entries:
-            row: list[Any] = [*(_cell(name) for _, name in entry.row), entry.seeds]
+            row: list[Any] = [*(spreadsheet_cell(name) for _, name in entry.row), entry.seeds]
             for name in names:
                 found = entry.figures.get(name)
                 row += [None, None] if found is None else [found.mean, found.sd]
@@ -228,8 +229,3 @@ _LATEX = {
 
 def _latex(text: str) -> str:
     return " ".join("".join(_LATEX.get(sign, sign) for sign in text).split())
-
-
-def _cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
