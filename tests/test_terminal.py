@@ -12,8 +12,9 @@ from metamixer.callbacks import EpochRecord, Start, StepRecord
 from metamixer.evaluate import Report, Score
 from metamixer.recipe import Recipe
 from metamixer.runs import Result
-from metamixer.terminal import Progress, clean, report_table, result_table, result_text, say, titled
+from metamixer.terminal import Progress, report_table, result_table, result_text, say, titled
 from metamixer.trainer import Best
+from metamixer.writing import clean
 
 NAMES = ("0 [red]$x$[/]", "1 esc\x1b[31m")
 

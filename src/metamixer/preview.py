@@ -24,7 +24,7 @@ from metamixer.recipe import Recipe
 from metamixer.records import Batch
 from metamixer.runs import load_data, train_loader
 from metamixer.seeds import generator
-from metamixer.terminal import clean
+from metamixer.writing import clean
 
 DPI = 150
 CELL = (1.25, 1.62)  # inches: width, and height with the caption

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from metamixer.writing import clean
+
 if TYPE_CHECKING:
     from metamixer.callbacks import EpochRecord, Start, StepRecord
     from metamixer.evaluate import Report, Score
@@ -28,17 +30,6 @@ _HELP = {  # by TrainLoader.reading
     "workers": "more data.workers, up to the number of cores, a smaller data.image_size, or images stored at about "
     "that size would help",
 }
-
-
-def clean(text: object) -> str:
-    r"""Text on one line, with control characters and invisible ones shown as escapes.
-
-    >>> clean("a cat\x1b[31m\n")
-    'a cat\\x1b[31m\\n'
-    """
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
-    )
 
 
 def console(*, stderr: bool = False) -> Console:

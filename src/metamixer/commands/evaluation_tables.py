@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from metamixer.terminal import clean, console, percent, say, table, titled
+from metamixer.terminal import console, percent, say, table, titled
+from metamixer.writing import clean
 
 
 def show(found: Mapping[str, Any], title: str) -> None:

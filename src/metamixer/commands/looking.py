@@ -13,7 +13,8 @@ from metamixer.commands.options import Sugar, recipe_of
 from metamixer.datasets import check as check_folder
 from metamixer.preview import draw
 from metamixer.recipe_file import RecipeError
-from metamixer.terminal import clean, console, say, table, titled
+from metamixer.terminal import console, say, table, titled
+from metamixer.writing import clean
 
 
 @told
@@ -34,7 +35,7 @@ def check(folder: Path) -> int:
     common = ", ".join(f"{n} of {'x'.join(map(str, shape))}" for shape, n in shapes.most_common(3))
     say(f"shapes, as channels x height x width: {common}{', ...' if len(shapes) > 3 else ''}")
     for file in found.bad:
-        say(f"{file.code}: {file.path}: {file.cause}", style="red")
+        say(f"{file.code}: {clean(file.path)}: {file.cause}", style="red")
     if found.bad:
         say(f"{len(found.bad)} of {len(found.files)} cannot be read; data.on_error=skip trains without them")
     return DATA if found.bad else 0

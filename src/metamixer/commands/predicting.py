@@ -23,8 +23,8 @@ from metamixer.datasets import DataError, ImageError
 from metamixer.datasets.decode import SUFFIXES
 from metamixer.export.onnx_file import OnnxClassifier
 from metamixer.recipe_file import RecipeError
-from metamixer.terminal import clean, console, say, table
-from metamixer.writing import spreadsheet_cell, write_whole
+from metamixer.terminal import console, say, table
+from metamixer.writing import clean, spreadsheet_cell, write_whole
 
 _BATCH = 64
 

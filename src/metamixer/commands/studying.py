@@ -7,7 +7,8 @@ from pathlib import Path
 
 from metamixer.commands.faults import told
 from metamixer.studies import Ended, Engine, Halted, Study, Table, conduct, finished
-from metamixer.terminal import clean, console, say, table, titled
+from metamixer.terminal import console, say, table, titled
+from metamixer.writing import clean
 
 FAILED = 1
 

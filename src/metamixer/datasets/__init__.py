@@ -12,7 +12,7 @@ from metamixer.datasets.checking import FileCheck, FolderCheck, check
 from metamixer.datasets.classwise import CompanionTable, limit_per_class, split
 from metamixer.datasets.data import Data
 from metamixer.datasets.decode import read_header, read_image
-from metamixer.datasets.errors import DataError, ImageError
+from metamixer.datasets.errors import DataError, ImageError, WorkerError
 from metamixer.datasets.folder_data import load_folder
 from metamixer.datasets.huggingface import load_hf
 from metamixer.datasets.images import ImageSet, TensorImages, pair, statistics
@@ -46,6 +46,7 @@ __all__ = [
     "FileCheck",
     "DataError",
     "ImageError",
+    "WorkerError",
 ]
 
 

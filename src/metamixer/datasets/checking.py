@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from metamixer.datasets.decode import read_image
 from metamixer.datasets.errors import ImageError
 from metamixer.datasets.folder import scan
+from metamixer.writing import clean
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def check(folder: str | Path) -> FolderCheck:
         try:
             return FileCheck(path, part, name, "ok", "", read_image(path).shape)
         except ImageError as error:
-            return FileCheck(path, part, name, error.code, str(error).removeprefix(f"{path}: "), None)
+            return FileCheck(path, part, name, error.code, str(error).removeprefix(f"{clean(path)}: "), None)
 
     items = [(part, path, label) for part, pair in layout.parts.items() for path, label in zip(*pair, strict=True)]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         return FolderCheck(layout.classes, tuple(pool.map(look, items)), layout.ignored, layout.notes)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from metamixer.datasets.errors import ImageError
+from metamixer.datasets.room import Room
+from metamixer.writing import clean
 
 Source = Path | bytes
 Box = tuple[float, float, float, float]
@@ -21,6 +23,11 @@ Crop = Callable[[int, int], Box]
 """(width, height) -> (left, top, right, bottom), the part to cut out."""
 
 MAX_PIXELS = 64_000_000
+# A header may name a block of any length, and Pillow reads it whole before it says how large the image is: a file of
+# 2 GB, which need not take any room on a disk, took 6 GB of memory. So many bytes hold MAX_PIXELS uncompressed.
+MAX_BYTES = 4 * MAX_PIXELS
+# Uniform pixels shrink to a thousandth as a PNG: without a limit for all threads, files of 200 kB would fill a memory.
+_ROOM = Room(MAX_PIXELS)
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
 )
@@ -52,11 +59,14 @@ def read_header(source: Source, name: str = "image") -> Header:
     Raises:
         ImageError: as :func:`read_image`, as far as a header tells.
     """
-    name = str(source) if isinstance(source, Path) else name
+    name = clean(source) if isinstance(source, Path) else name
     with _open(source, name) as image:
         width, height = image.size
         upright = (width, height) if _orientation(image) >= 5 else (height, width)
-        return Header(upright, 1 if _grey(image) else 3)
+        try:
+            return Header(upright, 1 if _grey(image) else 3)
+        except Exception as error:  # of the palette
+            raise ImageError(f"{name}: damaged: {_cause(error)}") from error
 
 
 def read_image(
@@ -85,9 +95,9 @@ def read_image(
 
     Raises:
         ImageError: names the file and the cause: missing, no file, empty, not an image, more than 64 million
-            pixels, 32-bit or float pixels (their range is unknown), or damaged.
+            pixels or 256 million bytes, 32-bit or float pixels (their range is unknown), or damaged.
     """
-    name = str(source) if isinstance(source, Path) else name
+    name = clean(source) if isinstance(source, Path) else name
     with _open(source, name) as image:
         try:
             turn = _orientation(image)
@@ -97,17 +107,32 @@ def read_image(
                 # One factor for both axes holds before the image is turned as well as after.
                 factor = min(1.0, max(size[1] / (box[2] - box[0]), size[0] / (box[3] - box[1])))
                 image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
-            image.load()
-            plain = _plain(image.transpose(TURNS[turn]) if turn in TURNS else image, channels)
-            if size is not None:
-                plain = _resize(plain, size, box, plain.width / width, plain.height / height)
-            pixels = np.array(plain, dtype=np.uint8)
+            with _ROOM.taken(image.width * image.height):
+                pixels = _pixels(image, turn, channels, size, box, (width, height))
+                image.close()  # the file's pixels go while the room is still held
         except ImageError:
             raise
         except MemoryError as error:
             raise ImageError(f"{name}: not enough memory to decode it", "too-large") from error
         except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
             raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+    return pixels
+
+
+def _pixels(
+    image: Image.Image,
+    turn: int,
+    channels: int | None,
+    size: tuple[int, int] | None,
+    box: Box,
+    full: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """``(C, H, W)``: turned upright, in colour or grey, and the box, given in units of the full width and height."""
+    image.load()
+    plain = _plain(image.transpose(TURNS[turn]) if turn in TURNS else image, channels)
+    if size is not None:
+        plain = _resize(plain, size, box, plain.width / full[0], plain.height / full[1])
+    pixels = np.array(plain, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -123,6 +148,8 @@ def _open(source: Source, name: str) -> Image.Image:
             length = len(source)
         if not length:
             raise ImageError(f"{name}: empty, 0 bytes", "empty")
+        if length > MAX_BYTES:
+            raise ImageError(f"{name}: too large: {length:,} bytes; {MAX_BYTES:,} are the most", "too-large")
         image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except ImageError:
         raise
@@ -157,7 +184,11 @@ def _orientation(image: Image.Image) -> int:
     # Asking a PNG without EXIF would decode it, because the entry may come last.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    return int(image.getexif().get(0x0112, 1) or 1)
+    try:
+        turn = image.getexif().get(0x0112, 1)
+    except Exception:  # the pixels are whole where what is said about them is damaged
+        return 1
+    return turn if isinstance(turn, int) and turn in TURNS else 1
 
 
 def _sixteen(image: Image.Image) -> bool:
@@ -177,7 +208,7 @@ def _plain(image: Image.Image, channels: int | None) -> Image.Image:
     if image.mode.startswith("I"):
         image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 

@@ -19,3 +19,10 @@ class ImageError(DataError):
     def __init__(self, message: str, code: str = "broken") -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return ImageError, (str(self), self.code)
+
+
+class WorkerError(RuntimeError):
+    """A process that decodes images ended or could not go on; the images are not at fault, and it may work again."""

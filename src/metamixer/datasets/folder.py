@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metamixer.datasets.decode import SUFFIXES
 from metamixer.datasets.errors import DataError
+from metamixer.writing import clean
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names that are splits, and which."""
@@ -46,7 +47,7 @@ def scan(root: Path) -> Layout:
             without an image, or a class in ``val`` or ``test`` that is not in ``train``.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+        raise DataError(f"{clean(root)}: {'not a folder' if root.exists() else 'no such folder'}")
     ignored: list[Path] = []
     top = _folders(root, ignored)
     if not set(top) <= set(SPLITS) and not ("train" in top and _folders(top["train"], [])):
@@ -56,12 +57,14 @@ def scan(root: Path) -> Layout:
         if name not in SPLITS:
             ignored.append(top[name])
         elif SPLITS[name] in parts:
-            raise DataError(f"{root}: {parts[SPLITS[name]].name!r} and {name!r} are both the validation split")
+            raise DataError(f"{clean(root)}: {parts[SPLITS[name]].name!r} and {name!r} are both the validation split")
         else:
             parts[SPLITS[name]] = top[name]
     if top and "train" not in parts:
-        raise DataError(f"{root}: has {', '.join(map(repr, top))} but no 'train' folder to learn from")
-    notes = tuple(f"{path} is beside 'train' and was ignored" for name, path in top.items() if name not in SPLITS)
+        raise DataError(f"{clean(root)}: has {', '.join(map(repr, top))} but no 'train' folder to learn from")
+    notes = tuple(
+        f"{clean(path)} is beside 'train' and was ignored" for name, path in top.items() if name not in SPLITS
+    )
     return _layout(root, parts or {"all": root}, ignored, notes)
 
 
@@ -75,19 +78,20 @@ def _layout(root: Path, parts: dict[str, Path], ignored: list[Path], notes: tupl
     classes = tuple(sorted(found[main]))
     if not classes:
         raise DataError(
-            f"{parts[main]}: no class folders; it holds {_shown(parts[main])}. One folder for each class would work: "
-            f"{parts[main].name}/cat/1.jpg, {parts[main].name}/dog/2.jpg"
+            f"{clean(parts[main])}: no class folders; it holds {_held(parts[main])}. One folder for each class would "
+            f"work: {clean(parts[main].name)}/cat/1.jpg, {clean(parts[main].name)}/dog/2.jpg"
         )
     if len(classes) == 1:
-        raise DataError(f"{parts[main]}: one class, {classes[0]!r}, is nothing to learn; two or more would work")
+        raise DataError(f"{clean(parts[main])}: one class, {classes[0]!r}, is nothing to learn; two or more would work")
     if empty := [name for name in classes if not found[main][name]]:
         raise DataError(
-            f"{parts[main]}: no image in {listed(empty)}; files that end in {' '.join(sorted(SUFFIXES))} count"
+            f"{clean(parts[main])}: no image in {listed(empty)}; files that end in {' '.join(sorted(SUFFIXES))} count"
         )
     for part, members in found.items():
         if extra := sorted(set(members) - set(classes)):
             raise DataError(
-                f"{parts[part]}: has {listed(extra)}, not among the classes of {parts[main]}: {listed(classes)}"
+                f"{clean(parts[part])}: has {listed(extra)}, not among the classes of {clean(parts[main])}: "
+                f"{listed(classes)}"
             )
         if absent := [name for name in classes if not members.get(name)]:
             notes += (f"{part} has no image of {listed(absent)}",)
@@ -112,16 +116,17 @@ def _hidden(name: str) -> bool:
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from sorted(entries, key=lambda entry: entry.name)
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
+        raise DataError(f"{clean(folder)}: cannot be listed: {error.strerror}") from error
+    yield from found
 
 
 def _folders(folder: Path, ignored: list[Path]) -> dict[str, Path]:
     """The visible folders in a folder by name; all else goes to ``ignored``."""
     folders = {}
     for entry in _entries(folder):
-        if entry.is_dir() and not _hidden(entry.name):
+        if _is_folder(entry) and not _hidden(entry.name):
             folders[entry.name] = Path(entry.path)
         else:
             ignored.append(Path(entry.path))
@@ -132,26 +137,38 @@ def _images(folder: Path, ignored: list[Path]) -> tuple[Path, ...]:
     """What is named like an image, at any depth, sorted: dead links and folders too, which reading reports."""
     seen = {_identity(path) for path in (folder.resolve(), *folder.resolve().parents)}
     images: list[Path] = []
-
-    def walk(current: Path) -> None:
-        for entry in _entries(current):
-            path = Path(entry.path)
-            if _hidden(entry.name):
-                ignored.append(path)
-            elif path.suffix.lower() in SUFFIXES:
-                images.append(path)
-            elif not entry.is_dir():
-                ignored.append(path)
-            elif (identity := _identity(path)) not in seen:
-                seen.add(identity)
-                walk(path)
-
-    walk(folder)
+    # A list of what is open and no recursion: folders can be nested deeper than Python's calls.
+    walks = [_entries(folder)]
+    while walks:
+        entry = next(walks[-1], None)
+        if entry is None:
+            walks.pop()
+            continue
+        path = Path(entry.path)
+        if _hidden(entry.name):
+            ignored.append(path)
+        elif path.suffix.lower() in SUFFIXES:
+            images.append(path)
+        elif not _is_folder(entry):
+            ignored.append(path)
+        elif (identity := _identity(path)) not in seen:
+            seen.add(identity)
+            walks.append(_entries(path))
     return tuple(images)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that is closed to us: a link to none
+        return False
+
+
 def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{clean(path)}: cannot be listed: {error.strerror}") from error
     return status.st_dev, status.st_ino
 
 
@@ -161,6 +178,6 @@ def listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
-def _shown(folder: Path) -> str:
-    names = [entry.name + ("/" if entry.is_dir() else "") for entry in _entries(folder)]
+def _held(folder: Path) -> str:
+    names = [entry.name + ("/" if _is_folder(entry) else "") for entry in _entries(folder)]
     return listed(names, 5) if names else "nothing"

@@ -11,6 +11,7 @@ from metamixer.datasets.data import Data, assemble
 from metamixer.datasets.errors import DataError
 from metamixer.datasets.folder import listed, scan
 from metamixer.datasets.read import Reading, present, read
+from metamixer.writing import clean
 
 TEST_SHARE = 0.1
 """Of a folder without splits, this part of every class is the test split."""
@@ -38,7 +39,9 @@ def load_folder(root: Path, how: Reading, *, val_share: float, seed: int, train_
     counts = torch.bincount(train.labels, minlength=len(layout.classes)) if train else torch.zeros(len(layout.classes))
     gone = [name for name, count in zip(layout.classes, counts.tolist(), strict=True) if not count]
     if train is None or gone:
-        raise DataError(f"{root}: of {listed(gone)} no image can be read; the first cause: {': '.join(skipped[0])}")
+        raise DataError(
+            f"{clean(root)}: of {listed(gone)} no image can be read; the first cause: {': '.join(skipped[0])}"
+        )
     if skipped:
         notes += (f"{len(skipped)} files skipped that cannot be read",)
     return assemble(

@@ -75,16 +75,7 @@ class TensorImages:
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise DataError(f"images are {self.images.dtype} {tuple(self.images.shape)}; (N, C, H, W) uint8 would work")
-        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self.images),):
-            raise DataError(
-                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; "
-                f"({len(self.images)},) int64, one for every image, would work"
-            )
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
-            raise DataError(
-                f"labels go from {int(self.labels.min())} to {int(self.labels.max())}, "
-                f"but the {len(self.classes)} classes are numbered from 0 to {len(self.classes) - 1}"
-            )
+        check_labels(self.labels, len(self.images), self.classes)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,6 +102,23 @@ class TensorImages:
     def to(self, device: Device) -> TensorImages:
         """The same set with its pixels on ``device``; the labels stay on the CPU."""
         return replace(self, images=self.images.to(device))
+
+
+def check_labels(labels: Tensor, count: int, classes: Sequence[str]) -> None:
+    """``(count,)`` int64, each the number of a class.
+
+    Raises:
+        DataError: says what came.
+    """
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise DataError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}; ({count},) int64, one for every image, would work"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise DataError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, "
+            f"but the {len(classes)} classes are numbered from 0 to {len(classes) - 1}"
+        )
 
 
 def statistics(images: Tensor, limit: int = 10_000) -> tuple[Numbers, Numbers]:

@@ -17,6 +17,7 @@ from metamixer.datasets.decode import Header, Source, read_header, read_image
 from metamixer.datasets.errors import DataError, ImageError
 from metamixer.datasets.images import TensorImages
 from metamixer.datasets.stream import FolderImages
+from metamixer.writing import clean
 
 T = TypeVar("T")
 Skipped = tuple[tuple[str, str], ...]
@@ -95,7 +96,7 @@ class _Bad(list[tuple[str, str]]):
 
 
 def _name(part: str, row: int, source: Source) -> str:
-    return str(source) if isinstance(source, Path) else f"{part} image {row}"
+    return clean(source) if isinstance(source, Path) else f"{part} image {row}"
 
 
 def read(

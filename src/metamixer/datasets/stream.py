@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from metamixer.datasets.decode import Box, Crop, Source, read_image
-from metamixer.datasets.images import Device
+from metamixer.datasets.errors import ImageError, WorkerError
+from metamixer.datasets.images import Device, check_labels
 from metamixer.seeds import generator
 
 
@@ -28,6 +33,9 @@ class FolderImages:
         channels: 1 or 3.
         size: height and width that every image is brought to.
         area: the least and largest share of an image that a training crop covers.
+
+    Raises:
+        DataError: a label has no class, or not every image has one.
     """
 
     files: Sequence[Source]
@@ -37,6 +45,9 @@ class FolderImages:
     channels: int
     size: tuple[int, int]
     area: tuple[float, float] = (0.08, 1.0)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels, len(self.rows), self.classes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -111,16 +122,39 @@ class Request:
     views: int = 1
     again: bool = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Numbers, because a tensor would go to a worker through shared memory: see _Reader.
+        others = None if self.others is None else self.others.tolist()
+        place = (self.seed, self.epoch, self.number, self.views, self.again)
+        return _request, (self.rows.tolist(), others, *place)
+
+
+def _request(rows: list[int], others: list[int] | None, *place: Any) -> Request:
+    return Request(torch.tensor(rows), None if others is None else torch.tensor(others), *place)
+
 
 Read = tuple[tuple[Tensor, ...], Tensor | None]
 """The images of a batch, once for every view, and the companions: each ``(B, C, H, W)`` uint8."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader(Dataset[Read]):
+class _Reader(Dataset[Read | ImageError]):
     images: FolderImages
 
-    def __getitem__(self, request: Request) -> Read:
+    def __getitem__(self, request: Request) -> Read | ImageError:
+        """The batch as a worker process hands it over; a damaged file as a value, or torch makes a traceback of it."""
+        try:
+            shown, others = self.read(request)
+        except ImageError as error:
+            return error
+        # Otherwise the thread that sends the batch moves it to shared memory. Where that is full, what it raises is
+        # lost with the batch, and the training would wait for it for ever.
+        for images in (*shown, *(() if others is None else (others,))):
+            images.share_memory_()
+        return shown, others
+
+    def read(self, request: Request) -> Read:
+        """The batch."""
         if request.epoch is None:
             return (self.images.fetch(request.rows),), None
         place = (request.epoch, request.number) if request.again else (request.epoch,)
@@ -144,16 +178,36 @@ class Stream:
     workers: int = 0
 
     def read(self, requests: list[Request]) -> Iterator[Read]:
-        """For every request images and companions, on the CPU."""
-        reader = _Reader(self.images)
+        """For every request images and companions, on the CPU.
+
+        Raises:
+            ImageError: names the first file that cannot be read.
+            WorkerError: a worker was killed, could not be started, or finds no room for its batch.
+        """
         if self.workers == 0:
-            return (reader[request] for request in requests)
+            reader = _Reader(self.images)
+            return (reader.read(request) for request in requests)
+        return self._receive(requests)
+
+    def _receive(self, requests: list[Request]) -> Iterator[Read]:
         requests_now, loader = self._pipe
         requests_now[:] = requests
-        return iter(loader)
+        try:
+            for read in loader:
+                if isinstance(read, ImageError):
+                    raise read
+                yield read
+        except (RuntimeError, OSError) as error:
+            if (fault := worker_fault(error)) is None:
+                raise
+            # Whoever tries again gets workers that live. As long as anything holds the loader, as a traceback does,
+            # torch tells of the dead one again and again.
+            self.__dict__.pop("_pipe", None)
+            del loader
+            raise fault from error.with_traceback(None)
 
     @cached_property
-    def _pipe(self) -> tuple[list[Request], DataLoader[Read]]:
+    def _pipe(self) -> tuple[list[Request], DataLoader[Read | ImageError]]:
         requests: list[Request] = []
         loader = DataLoader(
             _Reader(self.images),
@@ -164,9 +218,53 @@ class Stream:
             prefetch_factor=2,  # batches that each worker reads ahead, while the step before them computes
             persistent_workers=True,
             generator=torch.Generator(),  # or it would draw from the global one
+            worker_init_fn=_outlive_the_first_signal,
         )
         return requests, loader
 
 
-def _unchanged(batch: Read) -> Read:
+def _outlive_the_first_signal(worker: int) -> None:
+    """A signal to all processes of a run asks the training to finish its step, for which it may need this worker.
+
+    Only the first one is passed over: who really wants to end a worker asks again.
+    """
+
+    def once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])):
+        signal.signal(number, once)
+
+
+def _unchanged(batch: Read | ImageError) -> Read | ImageError:
     return batch
+
+
+def worker_fault(error: Exception) -> WorkerError | None:
+    """What torch raises when a worker fails, in words that help; None if it is something else.
+
+    torch tells of a dead worker in a signal handler, so this can come up anywhere in a training step.
+    """
+    text = str(error).strip()
+    of_memory = "data.workers=0 decodes in the training's own process and takes the least"
+    if "DataLoader worker" in text and "shared memory" in text:
+        return WorkerError(
+            "a process that decodes images found no room for its batch in the shared memory, /dev/shm: more of it "
+            f"(docker run --shm-size=2g), fewer workers or smaller batches would work; {of_memory}"
+        )
+    if "Too many open files" in text and ("workers" in text or "</torch_" in text):
+        return WorkerError(
+            f"too many open files to get batches from the processes that decode images: 'ulimit -n 4096' or {of_memory}"
+        )
+    if isinstance(error, OSError):
+        if error.errno in (errno.EAGAIN, errno.ENOMEM):
+            return WorkerError(f"processes that decode images cannot be started: {error.strerror}; {of_memory}")
+        return None
+    if text.startswith("DataLoader worker (pid"):
+        signalled = text.partition("by signal: ")[2].rstrip(". ")
+        how = f"was ended by a signal ({signalled})" if signalled else "ended before its work was done"
+        return WorkerError(
+            f"a process that decodes images {how}, usually because the memory was full: fewer data.workers, a smaller "
+            f"data.image_size or smaller batches take less; {of_memory}"
+        )
+    return None

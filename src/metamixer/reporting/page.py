@@ -19,8 +19,7 @@ from metamixer.reporting.forest import forests
 from metamixer.reporting.gallery import data_uri
 from metamixer.reporting.reading import RunFiles, StudyFiles, read_all
 from metamixer.reporting.view import of_run, of_runs
-from metamixer.terminal import clean
-from metamixer.writing import write_whole
+from metamixer.writing import clean, write_whole
 
 Preview = Callable[[Recipe, Path], object]
 """Draws what a recipe's mixer makes of its images into a PNG: ``metamixer.preview.draw``."""

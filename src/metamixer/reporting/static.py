@@ -14,7 +14,8 @@ from metamixer.reporting.classes import MOST_CLASSES
 from metamixer.reporting.curves import curves, overlaid, robustness
 from metamixer.reporting.formats import Network
 from metamixer.reporting.reading import RunFiles, read_all
-from metamixer.terminal import clean, percent
+from metamixer.terminal import percent
+from metamixer.writing import clean
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a00")  # Okabe and Ito's, less black
 _DASHES = ("-", "--", ":", "-.")
