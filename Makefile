@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # uv ignores pip's settings, so hand this one on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: demo test test-slow lint types layers pytest bench clean
+.PHONY: demo test test-slow test-faults lint types layers pytest bench audit clean
 
 demo: $(VENV)/.ok
 	rm -rf runs/demo
@@ -31,6 +31,10 @@ pytest: $(VENV)/.ok
 test-slow: $(VENV)/.ok
 	$(BIN)/pytest -m slow -n 2 --dist worksteal --timeout 1800
 
+# Kills, damaged checkpoints, full disks, bad data, long runs: all of tests/faults, one process, because children are timed.
+test-faults: $(VENV)/.ok
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow or not slow" -n 0 --timeout 1800 tests/faults
+
 # How fast it is here, an hour or two. An environment of its own, because other libraries are measured beside it.
 bench: $(VENV)-bench/.ok
 	$(VENV)-bench/bin/metamixer bench --out runs/bench $(BENCH)
@@ -53,6 +57,11 @@ $(VENV)/.ok: pyproject.toml constraints.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
 		$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+# Licences of what is needed, and known vulnerabilities of the pinned versions where the network allows to ask.
+audit: $(VENV)/.ok
+	$(BIN)/python scripts/licences.py
+	$(BIN)/python scripts/audit.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-bench runs

@@ -101,11 +101,12 @@ def test_all_faults_are_told_at_once_with_their_places():
 )
 def test_wrong_changes(change, said):
     with pytest.raises(RecipeError, match=said.replace("(", r"\(")):
-        Recipe.of({}, [change])
+        Recipe.of({}, [change], allow_imports=True)
 
 
 def test_a_plug_in_is_an_import_path():
-    recipe = Recipe.of({"mixer": "metamixer.mixers.none:NoMix", "loss": {"name": "metamixer.losses:DML", "weight": 2}})
+    content = {"mixer": "metamixer.mixers.none:NoMix", "loss": {"name": "metamixer.losses:DML", "weight": 2}}
+    recipe = Recipe.of(content, allow_imports=True)
     assert recipe.build_mixer() == NoMix()
     assert recipe.build_loss().weight == 2
     assert Recipe.of(yaml.safe_load(recipe.as_yaml())).digest == recipe.digest

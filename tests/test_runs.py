@@ -158,7 +158,7 @@ def test_files_that_are_no_classifier_are_refused(tmp_path):
      ({"name": "metamixer", "partners": "any"}, False), ("metamixer.mixers:MetaMixer", True)],
 )  # fmt: skip
 def test_companions_are_drawn_only_where_they_are_pasted(mixer, wanted):
-    recipe = Recipe.of({"mixer": mixer})
+    recipe = Recipe.of({"mixer": mixer}, allow_imports=True)
     assert _wants_companions(recipe) is wanted
 
 
@@ -184,7 +184,9 @@ class OfViews(DML):
 
 
 def test_peers_see_views_of_their_own_where_the_loss_needs_them(tmp_path):
-    recipe = Recipe.of({"loss": "tests.test_runs:OfViews", "mixer": "none"}, [*TINY, "train.epochs=1"])
+    recipe = Recipe.of(
+        {"loss": "tests.test_runs:OfViews", "mixer": "none"}, [*TINY, "train.epochs=1"], allow_imports=True
+    )
     loader = train_loader(recipe, load_data(recipe), torch.device("cpu"))
     assert (loader.views, loader.per_class) == (2, None)
     seen = find(recipe.loss.name, {}, "loss").seen
@@ -203,7 +205,7 @@ def test_peers_see_views_of_their_own_where_the_loss_needs_them(tmp_path):
 
 def test_a_frozen_teacher_has_a_view_as_well():
     peers = ["resnet8", "resnet8", {"name": "resnet8", "frozen": True}]
-    recipe = Recipe.of({"loss": "tests.test_runs:OfViews", "peers": peers}, TINY[:1])
+    recipe = Recipe.of({"loss": "tests.test_runs:OfViews", "peers": peers}, TINY[:1], allow_imports=True)
     assert train_loader(recipe, load_data(recipe), torch.device("cpu")).views == 3
 
 

@@ -6,17 +6,47 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
+from metamixer import imports
 from metamixer.datasets import normalise, read_image
 from metamixer.models import build
 
 _FORMAT = "metamixer-classifier-1"
+_Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class _Architecture(BaseModel):
+    name: str
+    options: dict[str, Any]
+
+
+class _Preprocessing(BaseModel):
+    channels: Literal[1, 3]
+    size: tuple[_Count, _Count]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _of_each_channel(self) -> _Preprocessing:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError("mean and std need a number for each channel")
+        return self
+
+
+class _Description(BaseModel):
+    """What the metadata of a file say, which anybody may have written."""
+
+    architecture: _Architecture
+    classes: tuple[str, ...] = Field(min_length=1, max_length=1_000_000)
+    preprocessing: _Preprocessing
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +99,13 @@ class Classifier:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Classifier:
+    def load(cls, path: Path, *, allow_imports: bool = False) -> Classifier:
         """Read what :meth:`save` wrote.
+
+        Args:
+            path: of the file.
+            allow_imports: import the network's code, where the file names it by ``package.module:Name``. That code
+                runs: trust it first.
 
         Raises:
             ValueError: it is no such file, or its network cannot be built here.
@@ -82,28 +117,35 @@ class Classifier:
             raise ValueError(f"{path} cannot be read: {error}") from error
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"{path} is no classifier of metamixer: its metadata name no format {_FORMAT!r}")
-        architecture, preprocessing = json.loads(metadata["architecture"]), json.loads(metadata["preprocessing"])
-        classes = tuple(json.loads(metadata["classes"]))
-        height, width = preprocessing["size"]
-        options = dict(architecture["options"])
-        network = build(
-            architecture["name"],
-            num_classes=len(classes),
-            in_channels=preprocessing["channels"],
-            image_size=(height, width),
-            **_unfetched(architecture["name"], options),
-        )
-        safetensors.torch.load_model(network, path)
+        try:
+            said = _Description.model_validate({key: json.loads(metadata[key]) for key in _Description.model_fields})
+        except (KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: its metadata do not describe a network: {_short(error)}") from error
+        name, options = said.architecture.name, said.architecture.options
+        preprocessing = said.preprocessing
+        if allow_imports:
+            imports.allow(*imports.named_in([name, options]))
+        try:
+            network = build(
+                name,
+                num_classes=len(said.classes),
+                in_channels=preprocessing.channels,
+                image_size=preprocessing.size,
+                **_unfetched(name, options),
+            )
+            safetensors.torch.load_model(network, path)
+        except (TypeError, KeyError, AttributeError, RuntimeError, OSError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{path}: {name!r} cannot be built with its weights: {_short(error)}") from error
         return cls(
             network=network.eval(),
-            name=architecture["name"],
+            name=name,
             options=options,
-            classes=classes,
-            channels=preprocessing["channels"],
-            size=(height, width),
-            mean=tuple(preprocessing["mean"]),
-            std=tuple(preprocessing["std"]),
-            facts=json.loads(metadata["facts"]),
+            classes=said.classes,
+            channels=preprocessing.channels,
+            size=preprocessing.size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            facts=said.facts,
         )
 
     @torch.no_grad()
@@ -123,6 +165,10 @@ class Classifier:
             for start in range(0, len(paths), batch_size)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _unfetched(name: str, options: dict[str, Any]) -> dict[str, Any]:

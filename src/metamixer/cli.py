@@ -5,8 +5,6 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -40,6 +38,24 @@ Epochs = Annotated[int | None, typer.Option("--epochs", help="How many times the
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images in a step.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of everything random.")]
 Precision = Annotated[str | None, typer.Option("--precision", metavar="32|bf16", help="bf16 is faster where it can.")]
+
+
+def _allow_imports(asked: bool) -> bool:
+    if asked:
+        from metamixer.imports import allow_all
+
+        allow_all()
+    return asked
+
+
+AllowImports = Annotated[
+    bool,
+    typer.Option(
+        "--allow-imports",
+        callback=_allow_imports,
+        help="Run the code that files name as package.module:Name. Trust them first.",
+    ),
+]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="The side in pixels that images are resized to.")]
 
 
@@ -82,11 +98,15 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Train small networks that teach each other, and get one that is accurate and ready to use."""
+    from metamixer.imports import scope
+
+    context.with_resource(scope())
 
 
 @app.command()
@@ -112,6 +132,7 @@ def train(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="First train the same peers without teaching and mixing, to compare.")
     ] = False,
+    allow_imports: AllowImports = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and the result only.")] = False,
 ) -> None:
     """Train a cohort by a recipe, and write the network to deploy.
@@ -151,6 +172,7 @@ def evaluate(
     ] = None,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    allow_imports: AllowImports = False,
     quick: Annotated[bool, typer.Option("--quick", help="Accuracy and likelihood alone; nothing is written.")] = False,
 ) -> None:
     """Show how right, how sure, how different and how robust a run's networks are; write RUN/evaluation.json."""
@@ -175,12 +197,64 @@ def study(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each run. [default: shared out]")] = None,
     engine: Annotated[Engine, typer.Option("--engine", help="Here, or on a Ray cluster.")] = Engine.processes,
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster. [default: this machine]")] = None,
+    allow_imports: AllowImports = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
 ) -> None:
     """Compare methods over seeds; a study that was stopped goes on."""
     from metamixer.commands.studying import study as work
 
     raise typer.Exit(work(file, out, jobs, threads, engine.value, address, dry_run))
+
+
+@app.command()
+def slurm(
+    words: Words = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Of the run; all machines have to see it.")
+    ] = Path("runs/slurm"),
+    nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")] = 1,
+    gpus: Annotated[
+        int, typer.Option("--gpus-per-node", metavar="N", help="GPUs of each, and processes; 0: no GPU.")
+    ] = 1,
+    processes: Annotated[
+        int | None, typer.Option("--processes-per-node", metavar="N", help="[default: one for each GPU]")
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option("--cpus-per-process", metavar="N", help="Processor cores of each process.")
+    ] = None,
+    time: Annotated[str | None, typer.Option("--time", metavar="HH:MM:SS", help="Of one stay on the machines.")] = None,
+    name: Annotated[str, typer.Option("--job-name", help="Of the job.")] = "metamixer",
+    options: Annotated[
+        list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="As --sbatch=--partition=gpu; repeatable.")
+    ] = None,
+    setup: Annotated[
+        list[str] | None, typer.Option("--setup", metavar="LINE", help="Shell before the run; repeatable.")
+    ] = None,
+    python: Annotated[str, typer.Option("--python", help="The interpreter on the machines.")] = "python",
+    grace: Annotated[int, typer.Option("--grace", metavar="S", help="Seconds to save before the time is over.")] = 120,
+    restarts: Annotated[int, typer.Option("--max-restarts", metavar="N", help="After the death of a process.")] = 3,
+    allow_imports: AllowImports = False,
+) -> None:
+    """Print a batch script that trains on a SLURM cluster, and goes on when its time was over.
+
+    metamixer slurm recipe.yaml --nodes 2 --gpus-per-node 4 --time 24:00:00 --out runs/big > job.sh
+    """
+    from metamixer.commands.launching import slurm as work
+
+    settings = {
+        "nodes": nodes,
+        "gpus_per_node": gpus,
+        "processes_per_node": processes,
+        "cpus_per_process": cpus,
+        "time": time,
+        "name": name,
+        "options": options or [],
+        "setup": setup or [],
+        "python": python,
+        "grace": grace,
+        "restarts": restarts,
+    }
+    raise typer.Exit(work(words or [], out, allow_imports, **settings))
 
 
 @app.command()
@@ -195,6 +269,7 @@ def predict(
     top: Annotated[
         int | None, typer.Option("--top", help="Only so many of the likeliest classes. [default: all]")
     ] = None,
+    allow_imports: AllowImports = False,
     on_error: Annotated[OnError, typer.Option("--on-error", help="At a file that cannot be read.")] = OnError.skip,
     device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
 ) -> None:
@@ -237,6 +312,7 @@ def export(
     ] = 1e-4,
     device: Annotated[Device, typer.Option("--device", help="What a torch-export file is made for.")] = Device.cpu,
     license: Annotated[str | None, typer.Option("--license", help="For the model card, such as apache-2.0.")] = None,
+    allow_imports: AllowImports = False,
     push: Annotated[
         str | None, typer.Option("--push", metavar="OWNER/NAME", help="With hub, push the folder there.")
     ] = None,
@@ -257,6 +333,7 @@ def preview(
     mixer: MixerName = None,
     image_size: ImageSize = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="The picture.")] = Path("preview.png"),
+    allow_imports: AllowImports = False,
     images: Annotated[int, typer.Option("--images", min=2, max=16, help="How many images.")] = 8,
     seed: Annotated[int, typer.Option("--seed", help="Of the images and of what is drawn.")] = 0,
 ) -> None:
@@ -324,6 +401,7 @@ def report(
         Path | None, typer.Option("--static", metavar="FOLDER", help="Also write the plots there, as PNG and SVG.")
     ] = None,
     title: Annotated[str, typer.Option("--title", help="Of the page. [default: the name of the run]")] = "",
+    allow_imports: AllowImports = False,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Show images of the data, where they can be read.")
     ] = True,
@@ -336,6 +414,5 @@ def report(
 
 def main() -> None:
     """The entry point."""
-    sys.path.append(os.getcwd())  # for import paths of one's own, as with `python -m metamixer`
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     app()

@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import nn
 
+from metamixer import imports
 from metamixer.losses import (
     AFD,
     AMLN,
@@ -90,16 +90,17 @@ def all_settings(part: Mapping[str, Any], table: Mapping[str, type]) -> dict[str
 
 
 def find(name: str, table: Mapping[str, type], key: str) -> type:
-    """The class of that name, or the one that an import path names; RecipeError where there is none."""
+    """The class of that name, or the one that an import path names and that may be imported; RecipeError if not."""
     if name in table:
         return table[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         near = get_close_matches(name, table, n=2)
         known = ", ".join(near or table)
         raise RecipeError(f"{key}: {name!r} is not a {key}; {known} or 'package.module:Name'")
     try:
-        found = getattr(import_module(module), attribute)
+        found = imports.load(name)
+    except imports.ImportRefused as error:
+        raise RecipeError(f"{key}: {error}") from error
     except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(f"{key}: {name!r} cannot be imported: {error}") from error
     fits = isinstance(found, type) and (issubclass(found, nn.Module) if key == "loss" else is_dataclass(found))

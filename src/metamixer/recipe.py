@@ -6,27 +6,43 @@ checked before anything is built, and all errors are told at once, each with its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
+from metamixer import imports
 from metamixer.branches import share_trunk
 from metamixer.cohort import Cohort
-from metamixer.models import build
+from metamixer.finite import not_finite_weight
+from metamixer.models import build, check_name
 from metamixer.named import LOSSES, MIXERS, all_settings, faults, make
 from metamixer.optim import Optim
 from metamixer.parallel import Parallel
 from metamixer.plan import Mixer
-from metamixer.recipe_file import RecipeError, read_yaml, with_changes
+from metamixer.recipe_file import RecipeError, as_yaml, read_yaml, with_changes
 from metamixer.seeds import derive
 from metamixer.stages import find_stages
 from metamixer.trainer import Update
+from metamixer.updates import OnNonfinite
+
+
+def _flat(content: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(content, dict) and content:
+        items: Iterable[tuple[Any, Any]] = content.items()
+    elif isinstance(content, list) and content:
+        items = enumerate(content)
+    else:
+        return {place: content}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flat(value, f"{place}.{key}" if place else str(key))
+    return flat
 
 
 class _Section(BaseModel):
@@ -68,6 +84,13 @@ class DataSection(_Section):
     flip: bool | None = None
     workers: int = Field(0, ge=0)
 
+    @field_validator("name", "root")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError(f"{value!r} is the name of no file")
+        return value
+
 
 class PeerSection(_Section):
     """One network. What is not named here goes to the network itself, as in ``{name: resnet20, shortcut: A}``.
@@ -92,6 +115,13 @@ class PeerSection(_Section):
     trunk: int | None = Field(None, ge=1)
     rescale: bool = False
 
+    @model_validator(mode="after")
+    def _finite(self) -> PeerSection:
+        for name, value in _flat(self.options).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value}: a finite number would work")
+        return self
+
     @property
     def options(self) -> dict[str, Any]:
         """What goes to the network."""
@@ -108,7 +138,16 @@ class TrainSection(_Section):
         precision: ``32``, or ``bf16`` (autocast), about twice as fast where the processor has it.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine.
-        num_nodes: machines.
+        num_nodes: machines. Under torchrun, devices and num_nodes are what it started.
+        peer_groups: groups of processes that the peers are divided among, so that a device holds its own peers alone;
+            1: every process has all peers and a share of the images.
+        sync_batchnorm: batch norm over the images of all processes of a group; CUDA only.
+        timeout: minutes after which a process that does not answer is given up.
+        micro_batches: parts that a batch is computed in, one after the other, where it does not fit into memory.
+        mixing_groups: samples find their partners in their own of so many parts of a batch; None: as processes and
+            micro-batches need it.
+        on_nonfinite: what follows a loss or gradient that is infinite or NaN: ``stop``, ``skip`` the step, or
+            ``backoff``: skip it and halve the learning rate.
         per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
         update: ``joint``, or ``alternating``: one peer after the other, as in DML's Algorithm 1.
         parallel: peers one after the other (``none``), side by side on the cores of a CPU (``threads``) or on a GPU
@@ -126,6 +165,12 @@ class TrainSection(_Section):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)
+    peer_groups: int = Field(1, ge=1)
+    sync_batchnorm: bool = False
+    timeout: float = Field(10.0, gt=0)
+    micro_batches: int = Field(1, ge=1)
+    mixing_groups: int | None = Field(None, ge=1)
+    on_nonfinite: OnNonfinite = "stop"
     per_class: int | None = Field(None, ge=2)
     update: Update = "joint"
     parallel: Parallel = "none"
@@ -160,6 +205,10 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+CODE = ("peers", "mixer", "loss")
+"""The sections that can name code by an import path."""
+
+
 class Recipe(_Section):
     """Everything that a run depends on.
 
@@ -176,18 +225,25 @@ class Recipe(_Section):
     train: TrainSection = TrainSection()
 
     @classmethod
-    def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
+    def read(cls, path: str | Path, changes: Iterable[str] = (), *, allow_imports: bool = False) -> Recipe:
         """Read a YAML file and apply changes such as ``optim.lr=0.05`` or ``peers.1.name=resnet32``.
+
+        Args:
+            path: of the file.
+            changes: of what it says.
+            allow_imports: import the code that it names by ``package.module:Name``. That code runs: trust it first.
 
         Raises:
             RecipeError: it cannot be read, or something in it does not fit.
         """
-        return cls.of(read_yaml(Path(path)), changes)
+        return cls.of(read_yaml(Path(path)), changes, allow_imports=allow_imports)
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], changes: Iterable[str] = ()) -> Recipe:
+    def of(cls, content: Mapping[str, Any], changes: Iterable[str] = (), *, allow_imports: bool = False) -> Recipe:
         """From plain values, as they stand in a file; see :meth:`read`."""
         raw = with_changes(content, changes, _DEFAULTS)
+        if allow_imports:
+            imports.allow(*(name for section in CODE for name in imports.named_in(raw.get(section))))
         raw |= {key: {"name": raw[key]} for key in ("mixer", "loss") if isinstance(raw.get(key), str)}
         if isinstance(raw.get("peers"), list):
             raw["peers"] = [{"name": peer} if isinstance(peer, str) else peer for peer in raw["peers"]]
@@ -204,6 +260,11 @@ class Recipe(_Section):
                     make(part, table, key)
                 except RecipeError as error:
                     wrong += str(error).splitlines()
+        for index, peer in enumerate(recipe.peers if recipe is not None else ()):
+            try:
+                check_name(peer.name, peer.options)
+            except ValueError as error:
+                wrong.append(f"peers.{index}: {error}")
         if wrong or recipe is None:
             raise RecipeError("\n".join(wrong))
         return recipe
@@ -213,11 +274,17 @@ class Recipe(_Section):
         content: dict[str, Any] = self.model_dump(mode="json")
         for key, table in (("mixer", MIXERS), ("loss", LOSSES)):
             content[key] = {"name": content[key]["name"], **all_settings(content[key], table)}
+        # In which order a network's options were written changes no checksum.
+        own = PeerSection.model_fields
+        content["peers"] = [
+            {key: peer[key] for key in own} | _sorted({key: peer[key] for key in peer if key not in own})
+            for peer in content["peers"]
+        ]
         return content
 
     def as_yaml(self) -> str:
         """The full recipe as a file that :meth:`read` takes."""
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return as_yaml(self.as_dict())
 
     @property
     def digest(self) -> str:
@@ -230,7 +297,7 @@ class Recipe(_Section):
         return [
             f"{key}: {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
             for key in sorted({*here, *there})
-            if here.get(key) != there.get(key)
+            if repr(here.get(key, _flat)) != repr(there.get(key, _flat))  # 1 is not 1.0 in a file, and .nan is .nan
         ]
 
     @property
@@ -272,6 +339,8 @@ class Recipe(_Section):
             for index, (place, peer) in enumerate(sections):
                 torch.manual_seed(derive(self.train.seed, "init", index))
                 try:
+                    if given := {"num_classes", "in_channels", "image_size"} & set(peer.options):
+                        raise ValueError(f"{', '.join(sorted(given))} come from the data; leave them out here")
                     network = build(
                         peer.name,
                         num_classes=num_classes,
@@ -281,6 +350,8 @@ class Recipe(_Section):
                     )
                     if peer.weights is not None:
                         _load_weights(network, Path(peer.weights))
+                    if self.train.sync_batchnorm:
+                        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
                     networks.append(network)
                 except (TypeError, ValueError, ImportError, RuntimeError, OSError) as error:
                     wrong.append(f"peers.{place} ({peer.name}): {error}")
@@ -322,17 +393,17 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         raise ValueError(f"weights={path}: only .safetensors files are read, a pickled file could run any code")
     import safetensors.torch
 
-    safetensors.torch.load_model(network, path)
+    try:
+        safetensors.torch.load_model(network, path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"weights={path} cannot be read: {error}") from error
+    except RuntimeError as error:  # torch lists what does not fit in several lines
+        raise ValueError(f"weights={path} are those of another network: {' '.join(str(error).split())}") from error
+    if name := not_finite_weight(network):
+        raise ValueError(f"weights={path}: {name!r} holds values that are not finite; nothing could learn from them")
 
 
-def _flat(content: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(content, dict):
-        items: Iterable[tuple[Any, Any]] = content.items()
-    elif isinstance(content, list):
-        items = enumerate(content)
-    else:
-        return {place: content}
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        flat |= _flat(value, f"{place}.{key}" if place else str(key))
-    return flat
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value, key=str)}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value

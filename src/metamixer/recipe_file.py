@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-_LARGEST_FILE = 1_000_000  # bytes
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character; in a value it may be a byte of a file's name
+_LARGEST_FILE = 50_000  # bytes; about a second of PyYAML's time
 
 
 class RecipeError(ValueError):
@@ -18,13 +20,17 @@ class RecipeError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1's safe loader without its surprises: no duplicate keys, no aliases, ``1e-3`` is a number."""
+    """YAML 1.1 without its surprises: no key twice, no aliases, merging, dates or tags; ``1e-3`` is a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+        mapping = super().construct_mapping(node, deep)  # refuses what is no mapping and what cannot be a key
+        if len(mapping) < len(node.value):
+            counts = Counter(self.construct_object(key, deep=True) for key, _ in node.value)
+            twice = sorted(str(key) for key, count in counts.items() if count > 1)
             raise RecipeError(f"line {node.start_mark.line + 1}: {', '.join(twice)} is set twice")
-        return super().construct_mapping(node, deep)
+        if wrong := [key for key in mapping if isinstance(key, str) and _SURROGATE.search(key)]:
+            raise RecipeError(f"line {node.start_mark.line + 1}: {wrong[0]!r} is no text")
+        return mapping
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -32,11 +38,16 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+_OURS = [f"tag:yaml.org,2002:{name}" for name in ("float", "bool", "timestamp", "merge", "value")]
 _Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# What JSON has: a set, a date or bytes fit nowhere in a recipe, and could not be written into a run's folder.
+_Loader.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -73,6 +84,34 @@ def parse_yaml(text: str) -> Any:
         raise RecipeError(f"not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise RecipeError("not YAML: nested too deep") from error
+    except RecipeError:
+        raise
+    except (ValueError, KeyError, IndexError) as error:  # PyYAML's own: `!!bool maybe`, an integer of 5000 digits
+        raise RecipeError(f"not YAML: a value is not of its type: {error}") from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what :class:`_Loader` would read as something else than text, and what any other reader would."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # PyYAML writes these as they are and reads them as ends of a line.
+        style = '"' if any(end in data for end in "\x85\u2028\u2029\ufeff") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        *_Loader.yaml_implicit_resolvers.get(first, []),
+        *(each for each in yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) if each[0] in _OURS),
+    ]
+    for first in {**_Loader.yaml_implicit_resolvers, **yaml.SafeDumper.yaml_implicit_resolvers}
+}
+
+
+def as_yaml(content: Mapping[str, Any]) -> str:
+    """Plain values as text that :func:`parse_yaml` reads as the same values, text like ``1e3`` included."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def with_changes(content: Mapping[str, Any], changes: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +130,7 @@ def with_changes(content: Mapping[str, Any], changes: Iterable[str], defaults: M
         for depth, step in enumerate(steps):
             last = depth == len(steps) - 1
             if isinstance(here, list):
-                if not step.isdecimal() or int(step) >= len(here):
+                if not step.isdecimal() or len(step) > 9 or int(step) >= len(here):
                     raise RecipeError(f"{place}: {'.'.join(steps[:depth])} is a list of {len(here)}, numbered from 0")
                 key: Any = int(step)
                 if isinstance(here[key], str) and not last:

@@ -239,6 +239,7 @@ def plugin(monkeypatch):
     module.sized = lambda num_classes, image_size, **rest: nn.Linear(image_size[0] + rest["in_channels"], num_classes)
     module.not_a_network = lambda **options: options
     monkeypatch.setitem(sys.modules, "own_networks", module)
+    monkeypatch.setenv("METAMIXER_ALLOW_IMPORTS", "all")
 
 
 @pytest.mark.usefixtures("plugin")
@@ -279,5 +280,6 @@ def test_names_that_stand_for_nothing(name, channels, message):
 def test_a_module_that_lacks_something_of_its_own_says_so(tmp_path, monkeypatch):
     (tmp_path / "needs_more.py").write_text("import not_installed_anywhere\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("METAMIXER_ALLOW_IMPORTS", "needs_more:net")
     with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
         build("needs_more:net", num_classes=2)

@@ -71,7 +71,7 @@ def _child(settings: Settings, name: str, precision: str, case: str) -> float:
         "threads": torch.get_num_threads(),
     }
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "metamixer.bench.memory_child", json.dumps(job)],
+        [sys.executable, "-P", "-m", "metamixer.bench.memory_child", json.dumps(job)],
         capture_output=True,
         text=True,
         check=True,

@@ -16,7 +16,7 @@ HELP, LIST = "metamixer --help", "metamixer list"
 TORCH, BARE = "import torch", "import metamixer"
 PARTS = "from metamixer import Cohort, MetaMixer, DML, train_step"
 LOOP = "from metamixer import Cohort, MetaMixer, DML, Trainer"
-_MODULE = [sys.executable, "-m", "metamixer"]
+_MODULE = [sys.executable, "-P", "-m", "metamixer"]  # -P: not the folder one is in
 
 
 def measure(settings: Settings) -> list[Section]:

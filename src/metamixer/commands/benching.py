@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.text import Text
 
+from metamixer import imports
 from metamixer.bench.bars import judge
 from metamixer.bench.report import QUICK, Findings, bar_row, case_row, figure_row
 from metamixer.bench.results import Section
@@ -14,7 +15,8 @@ from metamixer.bench.running import SUITES, run
 from metamixer.bench.settings import NETWORKS, PRECISIONS, Settings, pick, words
 from metamixer.commands.faults import told
 from metamixer.recipe_file import RecipeError
-from metamixer.terminal import clean, console, say, table, titled
+from metamixer.terminal import console, say, table, titled
+from metamixer.writing import clean
 
 _STYLES = {"aim": "green", "pass": "green", "FAIL": "red"}
 
@@ -41,6 +43,7 @@ def bench(
         raise RecipeError(f"no network is named; --networks {','.join(NETWORKS)} is the default")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    imports.allow(*imports.named_in(words(networks or "")))
     settings = Settings(
         networks=words(networks) if networks is not None else ("resnet8",) if quick else NETWORKS,
         precisions=pick(precisions, PRECISIONS, "precision"),

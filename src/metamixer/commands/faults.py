@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
 
+from metamixer import imports
 from metamixer.recipe_file import RecipeError
 from metamixer.signals import Interrupted
 from metamixer.terminal import say
@@ -33,7 +34,12 @@ class Stopped(Exception):
 
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
-    return f"metamixer train --resume {shlex.quote(str(folder))}"
+    return allowed_again(f"metamixer train --resume {shlex.quote(str(folder))}")
+
+
+def allowed_again(command: str) -> str:
+    """A command that reads a run: code of one's own has to be allowed again, as the run's file may not."""
+    return command + " --allow-imports" * imports.anything_allowed()
 
 
 def told(command: Callable[P, int]) -> Callable[P, int]:
@@ -55,12 +61,18 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
             raise
         except OSError as error:
             return _tell(error, DISK)
+        except _of_the_moment() as error:
+            return _tell(error, TEMPORARY)
         except _of_data() as error:
             return _tell(error, DATA)
         except _of_memory() as error:
             first = str(error).partition(". ")[0]
             say(f"error: {first}; a smaller --batch-size, --precision bf16 or fewer peers take less", stderr=True)
             return TEMPORARY
+        except RuntimeError as error:
+            if (fault := _of_worker(error)) is None:
+                raise
+            return _tell(fault, TEMPORARY)
 
     return telling
 
@@ -75,6 +87,21 @@ def _of_data() -> tuple[type[Exception], ...]:
     from metamixer.trainer import TrainingError
 
     return DataError, TrainingError, CheckpointError, UnknownModel, ExportError
+
+
+def _of_worker(error: RuntimeError) -> RuntimeError | None:
+    from metamixer.datasets import WorkerError
+    from metamixer.datasets.stream import worker_fault
+
+    return error if isinstance(error, WorkerError) else worker_fault(error)
+
+
+def _of_the_moment() -> tuple[type[Exception], ...]:
+    """What may go well the next time, or elsewhere."""
+    from metamixer.engine import ProcessLost
+    from metamixer.updates import DoesNotFit
+
+    return ProcessLost, DoesNotFit
 
 
 def _of_memory() -> type[Exception]:

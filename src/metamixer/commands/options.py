@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from metamixer.recipe import Recipe
-from metamixer.recipe_file import RecipeError
+from metamixer import imports
+from metamixer.recipe import CODE, Recipe
+from metamixer.recipe_file import RecipeError, parse_yaml
+from metamixer.runs import is_taken
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,16 @@ def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -
         RecipeError: one line for each fault.
     """
     file, changes = None, list(words)
-    if changes and ("=" not in changes[0] or Path(changes[0]).is_file()):
+    if changes and ("=" not in changes[0] or os.path.isfile(changes[0])):  # pathlib raises where a name is too long
         file = Path(changes.pop(0))
-        if file.is_dir():
+        if os.path.isdir(file):
             raise RecipeError(f"{file} is a folder and no recipe; --data {file} trains on its images")
-        if not file.exists():
+        if not os.path.exists(file):
             raise RecipeError(f"{file}: no such recipe; a YAML file, or a change such as optim.lr=0.05, would work")
     if stray := [word for word in changes if "=" not in word]:
         raise RecipeError(f"{stray[0]!r} is no change of the recipe; one looks like optim.lr=0.05")
     changes = sugar.changes() + changes
+    _allow_typed(changes)
     if resumed is not None:
         if file is not None:
             raise RecipeError(f"--resume takes the recipe of {resumed}; leave {file} out")
@@ -88,6 +92,14 @@ def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -
     if recipe.train.accelerator == "cuda" and not torch.cuda.is_available():
         raise RecipeError("train.accelerator: 'cuda', but torch finds no GPU here; cpu or auto would work")
     return recipe
+
+
+def _allow_typed(changes: Iterable[str]) -> None:
+    """An import path that stands in the command itself is the user's own word; one in a file is not."""
+    for change in changes:
+        place, _, text = change.partition("=")
+        if place.split(".")[0] in CODE:
+            imports.allow(*imports.named_in(parse_yaml(text)))
 
 
 def slug(*parts: str) -> str:
@@ -122,7 +134,7 @@ def check_free(folder: Path) -> None:
 
 
 def _taken(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    return folder.exists() and (not folder.is_dir() or is_taken(folder))
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

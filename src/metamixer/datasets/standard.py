@@ -1,4 +1,4 @@
-"""The standard sets, read by torchvision from files that one has or asks it to download."""
+"""The standard sets, from files that one has or asks for, as torchvision names and places them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from metamixer.datasets.errors import DataError
 from metamixer.datasets.idx import FILES, read_idx
 from metamixer.datasets.images import TensorImages, conform
 from metamixer.datasets.read import Reading
+from metamixer.datasets.torchvision_files import fetch_archive, read_cifar, read_mnist
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,16 @@ def _from_torchvision(name: str, origin: str, root: Path, download: bool, part: 
     _torchvision.mend()
     import torchvision.datasets as sets
 
-    which: dict[str, Any] = {"split": part} if origin in ("SVHN", "STL10") else {"train": part == "train"}
+    which: Any = getattr(sets, origin)
     try:
-        found = getattr(sets, origin)(root=str(root), download=download, **which)
+        if origin in ("MNIST", "FashionMNIST", "KMNIST"):
+            return read_mnist(which, root, part, download)
+        if download and origin != "SVHN":
+            fetch_archive(which, root)
+        if origin in ("CIFAR10", "CIFAR100"):
+            return read_cifar(which, root, part)
+        # STL-10 are plain bytes and SVHN a table of MATLAB; both are read if their checksums are right.
+        found = which(root=str(root), split=part, download=download and origin == "SVHN")
     except ImportError as error:
         raise DataError(f"{name!r} needs a package that is not installed: {error}") from error
     except (RuntimeError, OSError, ValueError, EOFError) as error:
@@ -97,11 +105,6 @@ def _from_torchvision(name: str, origin: str, root: Path, download: bool, part: 
         if download:
             raise DataError(f"{looked}, and the download failed: {error}") from error
         raise DataError(f"{looked}; download=True fetches it, root=… looks elsewhere ({error})") from error
-    images = torch.as_tensor(found.data)
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.shape[-1] == 3:
-        images = images.permute(0, 3, 1, 2).contiguous()
-    labels: Tensor = torch.as_tensor(getattr(found, "targets", None) if hasattr(found, "targets") else found.labels)
+    labels: Tensor = torch.as_tensor(found.labels).long()
     classes = tuple(getattr(found, "classes", None) or map(str, range(int(labels.max()) + 1)))
-    return TensorImages(images, labels.long(), classes)
+    return TensorImages(torch.as_tensor(found.data), labels, classes)

@@ -26,7 +26,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
 
     A folder of it holds ``model.safetensors``, which is a classifier's own file (``Classifier.load`` and ``metamixer
     predict`` read it), ``config.json`` and the model card. A network of your own is named by its import path, and is
-    imported from what is installed where the model is loaded.
+    imported where the model is loaded if ``metamixer.imports.allow("module:Name")`` was called before.
 
     Args:
         name: what :func:`metamixer.models.build` makes the network from.

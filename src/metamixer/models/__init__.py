@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from importlib import import_module
-from operator import attrgetter
 from typing import Any
 
 from torch import nn
 
+from metamixer import imports
 from metamixer._torchvision import mend
 from metamixer.models.ensemble import Ensemble, build_ensemble
 from metamixer.models.resnet import (
@@ -53,8 +53,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 """The bundled networks, each called with ``num_classes`` and ``in_channels``."""
 
-__all__ = ["MODELS", "VGG", "Ensemble", "ResNet", "UnknownModel", "WideResNet", "build", "names", *MODELS]
+__all__ = ["MODELS", "VGG", "Ensemble", "ResNet", "UnknownModel", "WideResNet", "build", "check_name", "names", *MODELS]
 
+# Options that read weights from a file or an address of one's choosing, by way of pickle in some versions.
+_REFUSED = {
+    "timm": ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+    "torchvision": ("weights", "weights_backbone", "pretrained", "pretrained_backbone"),
+}
+_INSTEAD = "weights from a .safetensors file, a peer's 'weights: FILE.safetensors', would work"
 _OTHERS = "'timm:NAME', 'torchvision:NAME', 'package.module:callable'"
 
 
@@ -81,7 +87,10 @@ def build(
         name: a bundled network (``names()``), ``timm:NAME``, ``torchvision:NAME``, or ``package.module:callable``
             for a function or class of your own. It is called with ``num_classes``, with ``in_channels``, which it
             may lack as long as that is 3, and with ``image_size`` if it has a parameter of that name. ``ensemble``
-            is several networks as one, ``members=[{"name": ..., "options": {...}}, ...]``.
+            is several networks as one, ``members=[{"name": ..., "options": {...}}, ...]``. An import path, and a
+            network on a hub (``timm:hf-hub:…``), has to be allowed before: ``metamixer.imports.allow("nets:Net")``.
+            No option does it, because options come from files. A network of your own that you have as an object
+            needs no name: it goes into a ``Cohort`` as it is.
         num_classes: classes.
         in_channels: channels of the images.
         image_size: height and width in pixels, for the networks that are built for one size (ViT, Swin, ...).
@@ -90,6 +99,7 @@ def build(
     Raises:
         UnknownModel: with the names that come close.
     """
+    check_name(name, options)
     source, colon, rest = name.partition(":")
     if name == "ensemble":
         return build_ensemble(build, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
@@ -101,7 +111,31 @@ def build(
         return _timm(rest, num_classes, in_channels, image_size, options)
     if source == "torchvision":
         return _torchvision(rest, num_classes, in_channels, image_size, options)
-    return _import(source, rest, num_classes, in_channels, image_size, options)
+    return _import(name, num_classes, in_channels, image_size, options)
+
+
+def check_name(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse what would run or unpickle something that nobody chose; whether there is such a network, is not asked.
+
+    Raises:
+        UnknownModel: says what would work.
+    """
+    source, colon, rest = name.partition(":")
+    if source in _REFUSED and colon:
+        for key in _REFUSED[source]:
+            if options.get(key):
+                raise UnknownModel(f"{name!r} takes no {key!r} here; {_INSTEAD}")
+    # A network on a hub brings a configuration and weights of a stranger.
+    if colon and (source not in _REFUSED or ":" in rest):
+        try:
+            imports.check(name)
+        except imports.ImportRefused as error:
+            raise UnknownModel(str(error)) from error
+    members = options.get("members")
+    for member in members if name == "ensemble" and isinstance(members, list | tuple) else ():
+        if isinstance(member, Mapping) and isinstance(member.get("name"), str):
+            own = member.get("options")
+            check_name(member["name"], own if isinstance(own, Mapping) else {})
 
 
 def _timm(
@@ -158,25 +192,24 @@ def _replace_first_conv(network: nn.Module, in_channels: int) -> None:
 
 
 def _import(
-    module: str,
-    attribute: str,
+    name: str,
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int] | None,
     options: dict[str, Any],
 ) -> nn.Module:
-    name = f"{module}:{attribute}"
+    module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
         raise UnknownModel(f"{name!r} is not a network; {', '.join(MODELS)} or {_OTHERS}")
     try:
-        found = import_module(module)
+        make = imports.load(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and lacks something of its own
         raise UnknownModel(f"{name!r} is not a network: no module {error.name!r}; {_OTHERS}") from None
-    try:
-        make = attrgetter(attribute)(found)
     except AttributeError:
+        if (found := sys.modules.get(module)) is None:
+            raise  # of the module itself
         raise UnknownModel(f"{name!r} is not a network; {module!r} has {_near(attribute, dir(found))}") from None
     arguments = {"num_classes": num_classes, "in_channels": in_channels, **options}
     parameters = inspect.signature(make).parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ def finished(folder: Path, measure: Measure) -> bool:
     return found is not None and _wanted(measure) <= found
 
 
-def follow_cell(recipe: Mapping[str, Any], folder: Path, measure: Measure, threads: int) -> None:
+def follow_cell(
+    recipe: Mapping[str, Any], folder: Path, measure: Measure, threads: int, allowed: Sequence[str] = ()
+) -> None:
     """Train and measure; what is done already is not done again.
 
     Two processes may be sent to one run, when a study was killed and its runs were not: the second waits for the first.
@@ -29,12 +31,15 @@ def follow_cell(recipe: Mapping[str, Any], folder: Path, measure: Measure, threa
         folder: of the run.
         measure: what to measure after the training.
         threads: of torch: results repeat to the last bit for the same number only.
+        allowed: import paths, where the process did not inherit what its starter allowed.
     """
     import torch
 
+    from metamixer import imports
     from metamixer.recipe import Recipe
     from metamixer.runs import train
 
+    imports.allow(*allowed)
     torch.set_num_threads(threads)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_name(folder.name + ".lock"), wait=True):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from metamixer.imports import named_in
 from metamixer.recipe_file import RecipeError
 from metamixer.studies.cell import follow_cell
 from metamixer.studies.running import Ended
@@ -44,7 +45,11 @@ def run_on_ray(
         task = ray.remote(num_cpus=threads, max_retries=3)(follow_cell)
         began = time.perf_counter()
         jobs = {
-            task.remote(cell.recipe.as_dict(), folder / "runs" / cell.name, measure, threads): cell for cell in cells
+            # Its recipe was read here, so what it names was allowed; processes of a cluster inherit nothing from here.
+            task.remote(
+                recipe := cell.recipe.as_dict(), folder / "runs" / cell.name, measure, threads, named_in(recipe)
+            ): cell
+            for cell in cells
         }
         while jobs:
             (done, *_), _ = ray.wait(list(jobs), num_returns=1)

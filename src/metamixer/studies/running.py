@@ -122,7 +122,8 @@ def _start(cell: Cell, folder: Path, measure: Measure, threads: int) -> _Running
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with log.open("ab") as out:
         process = subprocess.Popen(  # noqa: S603  (our own module)
-            [sys.executable, "-m", "metamixer.studies", str(job)],
+            # Without -P the folder that one is in would come before the standard library.
+            [sys.executable, "-P", "-m", "metamixer.studies", str(job)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

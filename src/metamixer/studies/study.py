@@ -9,11 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metamixer.recipe import Recipe
-from metamixer.recipe_file import RecipeError, read_yaml, with_changes
+from metamixer.recipe_file import RecipeError, as_yaml, read_yaml, with_changes
 
 AXES = {"methods": "loss", "mixers": "mixer", "networks": "peers", "data": "data"}
 """The axes, and the section of a recipe that each changes."""
@@ -134,17 +133,21 @@ class Study:
     cells: tuple[Cell, ...]
 
     @classmethod
-    def read(cls, path: str | Path) -> Study:
+    def read(cls, path: str | Path, *, allow_imports: bool = False) -> Study:
         """Read a study file.
+
+        Args:
+            path: of the file.
+            allow_imports: import the code that it, or its recipe, names by ``package.module:Name``. Trust it first.
 
         Raises:
             RecipeError: one line for each thing that does not fit, with its place.
         """
         path = Path(path)
-        return cls.of(read_yaml(path), path.parent)
+        return cls.of(read_yaml(path), path.parent, allow_imports=allow_imports)
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], folder: Path = Path()) -> Study:
+    def of(cls, content: Mapping[str, Any], folder: Path = Path(), *, allow_imports: bool = False) -> Study:
         """From plain values; paths of recipes start from ``folder``."""
         try:
             file = StudyFile.model_validate(content)
@@ -160,7 +163,7 @@ class Study:
         for row in _rows(file):
             for seed in file.seeds:
                 try:
-                    cells.append(Cell(row, seed, _recipe(base, file, row, seed)))
+                    cells.append(Cell(row, seed, _recipe(base, file, row, seed, allow_imports)))
                 except RecipeError as error:
                     place = " + ".join(value for _, value in row)
                     wrong += [f"{place}: {line}" for line in str(error).splitlines()]
@@ -188,7 +191,7 @@ class Study:
 
     def as_yaml(self) -> str:
         """Everything, defaults included."""
-        return yaml.safe_dump(self.content.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return as_yaml(self.content.model_dump(mode="json"))
 
 
 def title_of(axis: str) -> str:
@@ -207,7 +210,9 @@ def fits(row: tuple[tuple[str, str], ...], names: Mapping[str, str]) -> bool:
     return all(dict(row).get(axis) == name for axis, name in names.items())
 
 
-def _recipe(base: Mapping[str, Any], file: StudyFile, row: tuple[tuple[str, str], ...], seed: int) -> Recipe:
+def _recipe(
+    base: Mapping[str, Any], file: StudyFile, row: tuple[tuple[str, str], ...], seed: int, allow_imports: bool
+) -> Recipe:
     content, changes = dict(base), [f"train.seed={seed}"]
     for axis, name in row:
         value, section = file.axis(axis)[name], AXES[axis]
@@ -220,7 +225,7 @@ def _recipe(base: Mapping[str, Any], file: StudyFile, row: tuple[tuple[str, str]
             content[section] = {**dict(base.get(section, {})), **(own or {})}
         else:
             content[section] = value
-    return Recipe.of(content, changes)
+    return Recipe.of(content, changes, allow_imports=allow_imports)
 
 
 def _check(file: StudyFile) -> None:
