@@ -23,7 +23,7 @@ def module(seed=0):
 
 
 def written(folder, step=3, seed=0, whole=True):
-    path = checkpoint.write(folder, step, module(seed), STATE, {"recipe": "abc"}, whole=whole)
+    path = checkpoint.write(folder, step, checkpoint.weights_of(module(seed)), STATE, {"recipe": "abc"}, whole=whole)
     checkpoint.point(folder, "LATEST", path)
     return path
 
@@ -61,7 +61,7 @@ def test_shared_weights_are_saved_once_and_come_back(tmp_path):
             self.other.weight = self.one.weight
 
     first, second = Tied(), Tied()
-    path = checkpoint.write(tmp_path, 1, first, {}, {}, whole=True)
+    path = checkpoint.write(tmp_path, 1, checkpoint.weights_of(first), {}, {}, whole=True)
     checkpoint.read(path).load_weights(second)
     assert torch.equal(first.other.weight, second.other.weight)
 
@@ -96,7 +96,7 @@ def test_a_truncated_file_is_noticed(tmp_path, name, keep):
 def test_a_missing_file_and_another_format_are_named(tmp_path):
     path = written(tmp_path)
     manifest = (path / "manifest.json").read_text()
-    (path / "manifest.json").write_text(manifest.replace('"schema": 1', '"schema": 99'))
+    (path / "manifest.json").write_text(manifest.replace('"schema": 2', '"schema": 99'))
     with pytest.raises(CheckpointError, match="has format 99"):
         checkpoint.read(path)
     (path / "manifest.json").write_text(manifest)
@@ -191,11 +191,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
         "import torch; from torch import nn; from metamixer import checkpoint\n"
+        "def write(size, state):\n"
+        " weights = checkpoint.weights_of(nn.Linear(size, size))\n"
+        " checkpoint.write(Path(sys.argv[1]), 9, weights, state, {}, whole=True)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))\n"
-        "try: checkpoint.write(Path(sys.argv[1]), 9, nn.Linear(2000, 2000), {}, {}, whole=True)\n"
+        "try: write(2000, {})\n"
         "except OSError as error: print(error)\n"
-        "try: checkpoint.write(Path(sys.argv[1]), 9, nn.Linear(2, 2), {'x': torch.zeros(10**6)}, {}, whole=True)\n"
+        "try: write(2, {'x': torch.zeros(10**6)})\n"
         "except OSError as error: print(error)\n"
     )
     written(tmp_path)

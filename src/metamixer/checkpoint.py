@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,10 +23,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-SCHEMA = 1
+SCHEMA = 2
 _WEIGHTS, _STATE, _MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
+_NAME = re.compile(r"step-[0-9]{1,20}-(whole|inside)")
+_LONGEST = 1 << 20  # bytes of a manifest or a pointer: more is none
 
 
 class CheckpointError(ValueError):
@@ -48,19 +53,25 @@ class Checkpoint:
         try:
             tensors = safetensors.torch.load_file(self.path / _WEIGHTS)
             found = module.load_state_dict(tensors, strict=False)
-            own = _places(module)
+            own = _places(module.state_dict())
             there = {own[name] for name in tensors if name in own}
             # What modules share was written once, under its first name.
             if missing := [name for name in found.missing_keys if own[name] not in there]:
                 raise RuntimeError(f"it lacks {', '.join(sorted(missing)[:5])}")
             if found.unexpected_keys and not partial:
                 raise RuntimeError(f"there is no place for {', '.join(sorted(found.unexpected_keys)[:5])}")
-        except RuntimeError as error:
+        except (RuntimeError, OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{self.path / _WEIGHTS} does not fit these networks: {error}") from error
 
 
 def write(
-    folder: Path, step: int, module: nn.Module, state: dict[str, Any], facts: dict[str, Any], *, whole: bool
+    folder: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    state: dict[str, Any],
+    facts: dict[str, Any],
+    *,
+    whole: bool,
 ) -> Path:
     """Write the checkpoint of ``step`` into ``folder`` and return its path; it is not pointed to yet.
 
@@ -68,7 +79,7 @@ def write(
         folder: the run's ``checkpoints``.
         step: names it, together with ``whole``: after a step inside of an epoch, or after the epoch was closed. The
             two differ even after the same step, and neither must be taken for the other.
-        module: whose weights are saved; shared tensors are saved once.
+        weights: as :func:`weights_of` gives them.
         state: plain tensors, numbers, strings, lists and dicts.
         facts: for the manifest: recipe, versions.
     """
@@ -83,10 +94,7 @@ def write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        # Not by `save_model`: it cannot look at memory that is both shared and channels last.
-        first = {place: name for name, place in reversed(_places(module).items())}
-        weights = module.state_dict()
-        safetensors.torch.save_file({name: weights[name].contiguous() for name in first.values()}, partial / _WEIGHTS)
+        safetensors.torch.save_file(dict(weights), partial / _WEIGHTS)
         torch.save(state, partial / _STATE)
         files = {
             name: {"sha256": _digest(partial / name), "bytes": (partial / name).stat().st_size}
@@ -105,11 +113,19 @@ def write(
     return final
 
 
-def _places(module: nn.Module) -> dict[str, object]:
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of a module: every tensor once, under its first name, in default memory order."""
+    # Not by safetensors' `save_model`: it cannot look at memory that is both shared and channels last.
+    weights = module.state_dict()
+    first = {place: name for name, place in reversed(_places(weights).items())}
+    return {name: weights[name].contiguous() for name in first.values()}
+
+
+def _places(weights: Mapping[str, Tensor]) -> dict[str, object]:
     """Where each tensor of a module is in memory: the same for names that share one."""
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
-        for name, tensor in module.state_dict().items()
+        for name, tensor in weights.items()
     }
 
 
@@ -123,16 +139,31 @@ def point(folder: Path, pointer: str, checkpoint: Path) -> None:
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:
-    """The checkpoint that a pointer names, or None."""
+    """The checkpoint that a pointer names, or None where there is no pointer.
+
+    Raises:
+        CheckpointError: what stands there is no name of a checkpoint of this folder.
+    """
     try:
-        return folder / (folder / pointer).read_text().strip()
+        name = _short(folder / pointer).decode().strip()
     except FileNotFoundError:
         return None
+    except (IsADirectoryError, ValueError) as error:
+        raise CheckpointError(f"{folder / pointer} cannot be read: {error}") from error
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"{folder / pointer} names no checkpoint: {name[:60]!r}")
+    return folder / name
 
 
 def prune(folder: Path, keep: int = 2) -> None:
-    """Delete all but the newest ``keep`` checkpoints and those pointed to, and what a killed process left behind."""
-    kept = {pointed(folder, "LATEST"), pointed(folder, "BEST"), *_newest_first(folder)[:keep]}
+    """Delete all but the newest ``keep`` checkpoints and those pointed to, and what a killed process left behind.
+
+    While a pointer is damaged nobody knows what it named, and no checkpoint is deleted.
+    """
+    try:
+        kept = {pointed(folder, "LATEST"), pointed(folder, "BEST"), *_newest_first(folder)[:keep]}
+    except CheckpointError:
+        kept = set(_newest_first(folder))
     for path in folder.glob("step-*"):
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
@@ -146,40 +177,109 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, truncated or damaged, or the format is another version's.
     """
+    manifest = _read_manifest(path)
+    for name, known in manifest["files"].items():
+        try:
+            size = (path / name).stat().st_size
+            if size != known["bytes"]:
+                raise CheckpointError(f"{path / name} has {size} bytes instead of {known['bytes']}")
+            if _digest(path / name) != known["sha256"]:
+                raise CheckpointError(f"{path / name} is damaged: its checksum is not the manifest's")
+        except FileNotFoundError:
+            raise CheckpointError(f"{path / name} is missing") from None
+        except OSError as error:  # of one file, such as a bad sector: another checkpoint may be whole
+            raise CheckpointError(f"{path / name} cannot be read: {error}") from error
+    return Checkpoint(path, manifest, _read_state(path / _STATE))
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest of this format that says size and checksum of both files; else CheckpointError."""
+    file = path / _MANIFEST
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        schema, files = manifest["schema"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / _MANIFEST} cannot be read: {error}") from error
+        found = json.loads(_short(file))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    manifest: dict[str, Any] = found if isinstance(found, dict) else {}
+    if (schema := manifest.get("schema")) is None:
+        raise CheckpointError(f"{file} cannot be read: it is no manifest of a checkpoint")
     if schema != SCHEMA:
-        raise CheckpointError(f"{path} has format {schema}, this version of metamixer reads format {SCHEMA}")
-    for name in (_WEIGHTS, _STATE):
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path / name} is missing")
-        size = (path / name).stat().st_size
-        if size != files[name]["bytes"]:
-            raise CheckpointError(f"{path / name} has {size} bytes instead of {files[name]['bytes']}")
-        if _digest(path / name) != files[name]["sha256"]:
-            raise CheckpointError(f"{path / name} is damaged: its checksum is not the manifest's")
-    return Checkpoint(path, manifest, torch.load(path / _STATE, map_location="cpu", weights_only=True))
+        raise CheckpointError(f"{path} has format {schema!r:.60}, this version of metamixer reads format {SCHEMA}")
+    files: Any = manifest.get("files")
+    described = isinstance(files, dict) and files.keys() == {_WEIGHTS, _STATE}
+    if not described or not all(
+        isinstance(known, dict) and isinstance(known.get("bytes"), int) and isinstance(known.get("sha256"), str)
+        for known in files.values()
+    ):
+        raise CheckpointError(f"{file} cannot be read: it does not say size and checksum of {_WEIGHTS} and {_STATE}")
+    return manifest
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    """The state; what passed its checksum and is none was written by something else, so nothing in it is trusted."""
+    try:
+        # Forged, a header may ask for more memory than there is, or hold nothing that torch's reader expects.
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, ValueError, LookupError) as error:
+        raise CheckpointError(f"{file} is no state of a training: {str(error).partition('. ')[0]}") from error
+    except (EOFError, TypeError, AttributeError, AssertionError, MemoryError) as error:
+        raise CheckpointError(f"{file} is no state of a training: {type(error).__name__}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file} is no state of a training: it holds a {type(state).__name__}")
+    return state
 
 
 def read_latest(folder: Path) -> Checkpoint | None:
-    """The newest usable checkpoint of a run, or None; one that is damaged is passed over with a warning."""
-    first = pointed(folder, "LATEST")
-    candidates = ([first] if first else []) + [path for path in _newest_first(folder) if path != first]
+    """The newest usable checkpoint of a run, or None; one that is damaged is passed over with a warning.
+
+    A checkpoint counts from when ``LATEST`` names it or a later one. What is newer was being finished when the run
+    died, and ``BEST`` may not fit it yet; the run comes by again with the same bits. A damaged ``LATEST`` is mended.
+    """
+    candidates, lost = _newest_first(folder), ""
+    try:
+        latest = pointed(folder, "LATEST")
+        if latest is None and len(candidates) > 1:
+            lost = f"{folder / 'LATEST'} is missing"
+        elif latest is not None and latest not in candidates:
+            lost = f"{folder / 'LATEST'} names {latest.name}, which is not there"
+        else:
+            candidates = [path for path in candidates if latest and _place(path) <= _place(latest)]
+    except CheckpointError as error:
+        lost = str(error)
+    if lost:
+        warnings.warn(f"passed over a pointer: {lost}", stacklevel=2)
     for path in candidates:
         try:
-            return read(path)
+            found = read(path)
         except CheckpointError as error:
             warnings.warn(f"passed over a checkpoint: {error}", stacklevel=2)
-    if candidates:
+            continue
+        if lost and not (folder / "LATEST").is_dir():
+            point(folder, "LATEST", path)
+        return found
+    if candidates or lost:
         raise CheckpointError(f"none of the {len(candidates)} checkpoints in {folder} is usable")
     return None
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("step-*") if ".tmp." not in path.name), reverse=True)
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_place, reverse=True)
+
+
+def _place(path: Path) -> tuple[int, str]:
+    """Steps in order; after the last step of an epoch, before it was closed comes before after."""
+    _, step, end = path.name.split("-")
+    return int(step), end
+
+
+def _short(file: Path) -> bytes:
+    """The content of a file that is never long."""
+    if not file.is_file() and file.exists():
+        raise IsADirectoryError(f"{file} is no file")  # a pipe would be waited for
+    with file.open("rb") as opened:
+        content = opened.read(_LONGEST + 1)
+    if len(content) > _LONGEST:
+        raise ValueError(f"more than {_LONGEST} bytes")
+    return content
 
 
 def _digest(path: Path) -> str:
