@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -359,25 +358,6 @@ def test_peers_in_threads_resume_to_the_same_bits(tmp_path):
     resumed = trainer(tmp_path / "stopped")
     resumed.fit(toys.loader(), resume=True)
     assert_same_bits(resumed.cohort.state_dict(), whole.cohort.state_dict())
-
-
-@pytest.mark.parametrize("views", [None, 2])
-def test_processes_share_the_images_the_labels_the_companions_and_the_views(views):
-    rows = torch.arange(7.0).view(7, 1, 1, 1)
-    seen = None if views is None else tuple(rows + 100 * view for view in range(views))
-    batch = Batch(rows, torch.arange(7), rows + 10, seen)
-    made, parts = toys.trainer(), []
-    assert made._share(batch) is batch
-    for rank in range(3):
-        made.fabric = SimpleNamespace(world_size=3, global_rank=rank)
-        parts.append(made._share(batch))
-        own = parts[-1].labels
-        assert torch.equal(parts[-1].images, rows[own])
-        assert torch.equal(parts[-1].companions, rows[own] + 10)
-        assert parts[-1].views is None if views is None else len(parts[-1].views) == views
-        for view, found in enumerate(parts[-1].views or ()):
-            assert torch.equal(found, rows[own] + 100 * view)
-    assert sorted(torch.cat([part.labels for part in parts]).tolist()) == list(range(7))
 
 
 @pytest.mark.parametrize("loss", [MCL, LMCL])

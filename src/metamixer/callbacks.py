@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from metamixer.evaluate import Report
 from metamixer.records import Terms
+from metamixer.writing import write_whole
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,10 @@ class Start:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step. The terms are still on the device: reading them waits for it, so read them seldom."""
+    """One step. The terms are still on the device: reading them waits for it, so read them seldom.
+
+    With several processes they are those of the first one's share of the images; none if the step was skipped.
+    """
 
     epoch: int
     step: int
@@ -51,6 +59,7 @@ class EpochRecord:
         waiting: the share of training time in which the step waited for data.
         seconds: the whole epoch.
         reading: as ``TrainLoader.reading``; empty for loaders that do not say.
+        skipped: steps that changed nothing because a loss or gradient was not finite.
     """
 
     epoch: int
@@ -63,6 +72,7 @@ class EpochRecord:
     waiting: float
     seconds: float
     reading: str = ""
+    skipped: int = 0
 
     @property
     def compute_images_per_second(self) -> float:
@@ -89,6 +99,8 @@ class EpochRecord:
                 label = "ensemble" if index == len(self.val.peers) else index
                 row |= {f"val/accuracy/{label}": score.accuracy, f"val/nll/{label}": score.nll}
             row["val/agreement"] = self.val.agreement
+        if self.skipped:
+            row["skipped"] = self.skipped
         return row | self.speed() | {"seconds": self.seconds}
 
     def speed(self) -> dict[str, float]:
@@ -136,7 +148,7 @@ class Files:
         path = self._folder / "metrics.jsonl"
         kept: list[str] = []
         if path.exists():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
                 except ValueError:  # the last line of a killed process
@@ -144,9 +156,10 @@ class Files:
                 if record["step"] <= start.step:
                     kept.append(line)
                     self._rows.append(record["flat"])
-        path.write_text("".join(line + "\n" for line in kept))
+        write_whole(path, "".join(line + "\n" for line in kept))
         self._write_csv()
-        self._events = SummaryWriter(str(self._folder / "events"), purge_step=start.step + 1)
+        with self._events_may_fail():
+            self._events = SummaryWriter(str(self._folder / "events"), purge_step=start.step + 1)
 
     def on_step(self, record: StepRecord) -> None:
         """Steps are not written: reading them would stall the device."""
@@ -159,20 +172,36 @@ class Files:
         with (self._folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(full) + "\n")
         self._write_csv()
-        for name, value in row.items():
-            if name not in ("epoch", "step"):
-                self._events.add_scalar(name, value, record.step)
-        self._events.flush()
+        if self._events is not None:
+            with self._events_may_fail():
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        self._events.add_scalar(name, value, record.step)
+                self._events.flush()
 
     def on_end(self) -> None:
         """Close the event file."""
         if self._events is not None:
-            self._events.close()
+            with self._events_may_fail():
+                self._events.close()
+
+    @contextmanager
+    def _events_may_fail(self) -> Iterator[None]:
+        """The event file is a view of what the other files hold: training goes on without it."""
+        try:
+            yield
+        except Exception as error:
+            self._events = None
+            warnings.warn(
+                f"TensorBoard events are not written any more ({error}); training goes on, metrics.jsonl has all of it",
+                stacklevel=2,
+            )
 
     def _write_csv(self) -> None:
         # An epoch without validation has fewer columns, so the names come from all rows.
         if names := list(dict.fromkeys(name for row in self._rows for name in row)):
-            with (self._folder / "metrics.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=names)
-                writer.writeheader()
-                writer.writerows(self._rows)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, fieldnames=names)
+            writer.writeheader()
+            writer.writerows(self._rows)
+            write_whole(self._folder / "metrics.csv", text.getvalue(), newline="")

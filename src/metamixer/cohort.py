@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from metamixer.branches import Trunk, counters_left_out, trunk_of
+from metamixer.exchange import Elsewhere, PeerExchange
 from metamixer.modes import evaluating
 from metamixer.parallel import PARALLEL, Parallel, in_streams, in_threads
 from metamixer.plan import MixPlan
@@ -73,6 +74,7 @@ class Cohort(nn.Module):
         self._compiled: dict[int, Callable[[Tensor], Any]] = {}
         self._drew_nothing = False
         self._alone: int | None = None
+        self._exchange: PeerExchange | None = None
         if shadows and frozen:
             raise ValueError("shadows follow peers that learn: frozen peers and shadows do not go together")
         self.shadows = len(networks) if shadows else 0
@@ -135,6 +137,39 @@ class Cohort(nn.Module):
         """Whether any peers are branches on a trunk."""
         return bool(self._trunks)
 
+    @property
+    def here(self) -> tuple[int, ...]:
+        """The peers that this process has: all of them, unless they are :meth:`spread`."""
+        return tuple(range(len(self.peers))) if self._exchange is None else tuple(self._exchange.own)
+
+    def owners(self, groups: int) -> list[list[int]]:
+        """Which peers each of ``groups`` processes would have, a shadow always with its peer.
+
+        Raises:
+            ValueError: the peers cannot be divided evenly, or not at all.
+        """
+        count = self.shadows or len(self.peers)
+        if count % groups:
+            raise ValueError(f"{count} peers cannot be divided evenly among {groups} groups of processes")
+        if self.branched:
+            raise ValueError("branches share a trunk, which only one process can have")
+        if self.parallel != "none":
+            raise ValueError(f"parallel={self.parallel!r} is for peers of one process")
+        each = count // groups
+        return [
+            [index for index in range(len(self.peers)) if self._led_by(index) // each == group]
+            for group in range(groups)
+        ]
+
+    def spread(self, exchange: PeerExchange) -> None:
+        """Keep the peers that this process owns, and see the others through ``exchange``; their memory is given back.
+
+        Outputs then hold logits of all peers, and features where they travel; stages of those that are here.
+        """
+        self._exchange = exchange
+        for index in set(range(len(self.peers))) - set(exchange.own):
+            self.peers[index] = Elsewhere()
+
     @torch.no_grad()
     def update_shadows(self, decay: float) -> None:
         """``shadow = decay * shadow + (1 - decay) * peer``, weights and statistics; 0 copies the peer.
@@ -194,7 +229,8 @@ class Cohort(nn.Module):
         with ExitStack() as stack:
             for trunk in dict.fromkeys(self._trunks.values()):
                 stack.enter_context(trunk.computed_once())
-            found = self._run(inside, shown)
+            ran = self._run(inside, shown)
+        found = self._exchange(ran) if self._exchange is not None else cast(list[tuple[Tensor, ...]], ran)
         logits = [each[0] for each in found]
         if len({each.shape for each in logits}) > 1:
             shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(logits))
@@ -262,8 +298,8 @@ class Cohort(nn.Module):
                     "branches share their trunk, so one stage is drawn for all of them there: mixer.stage_draws=1"
                 )
 
-    def _run(self, plans: list[MixPlan], images: list[Tensor]) -> list[tuple[Tensor, ...]]:
-        """Logits and stages of every peer."""
+    def _run(self, plans: list[MixPlan], images: list[Tensor]) -> Sequence[tuple[Tensor, ...] | None]:
+        """Logits, features and stages of every peer that is here."""
 
         def work(index: int, own: Tensor) -> tuple[Tensor, ...]:
             return self._forward_peer(index, own, plans[index])
@@ -281,7 +317,8 @@ class Cohort(nn.Module):
             return found
         if len(self.peers) > 1 and self.parallel == "streams" and device == "cuda":
             return in_streams(work, images)
-        return [work(index, own) for index, own in enumerate(images)]
+        here = self.here
+        return [work(index, own) if index in here else None for index, own in enumerate(images)]
 
     def _forward_peer(
         self, index: int, images: Tensor, plan: MixPlan, learns: bool | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -70,6 +70,7 @@ def evaluate(
     *,
     names: Iterable[str] | None = None,
     precision: AbstractContextManager[Any] | None = None,
+    add: Callable[[Tensor], Tensor] | None = None,
 ) -> Report:
     """Run every peer over ``batches`` in evaluation mode and count. The cohort's mode is put back afterwards.
 
@@ -78,24 +79,29 @@ def evaluate(
         batches: of normalised images ``(B, C, ...)`` on the cohort's device, and labels.
         names: of the peers; numbers without.
         precision: an autocast context to compute in; re-entered for every batch.
+        add: adds to a tensor what other processes counted on other batches, for each of them the same tensor.
 
     Raises:
         ValueError: there are no images.
     """
     training = cohort.training
     cohort.eval()
-    images, classes = 0, 0
-    right, right5, nll, agreed = (torch.zeros(()) for _ in range(4))
+    rows = len(cohort.peers) + 1
+    images, with_more_than_five = 0, 0
+    right, right5, nll = (torch.zeros(rows) for _ in range(3))
+    agreed = torch.zeros(())
     try:
         for batch in batches:
             with precision or nullcontext():
                 logits = cohort(batch.images).logits
             scores = _with_ensemble(logits.float().log_softmax(-1))
-            classes = scores.shape[-1]
             labels = batch.labels.expand(len(scores), -1)
-            top = scores.topk(min(5, classes), -1).indices == labels[..., None]
+            top = scores.topk(min(5, scores.shape[-1]), -1).indices == labels[..., None]
             images += len(batch)
-            # Sums move to the device with the first batch and stay there; one read at the end.
+            with_more_than_five += len(batch) * (scores.shape[-1] > 5)
+            if right.device != scores.device:
+                right, right5, nll, agreed = (each.to(scores.device) for each in (right, right5, nll, agreed))
+            # One read at the end.
             right = right + top[..., 0].sum(-1)
             right5 = right5 + top.any(-1).sum(-1)
             nll = nll + F.nll_loss(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).sum(-1)
@@ -103,14 +109,19 @@ def evaluate(
             agreed = agreed + (votes == votes[0]).all(0).sum()
     finally:
         cohort.train(training)
+    counted = torch.cat([right, right5, nll, agreed[None], agreed.new_tensor([images, with_more_than_five])])
+    if add is not None:
+        counted = add(counted)
+    right, right5, nll, rest = torch.split(counted, [rows, rows, rows, 3])
+    agreement, images, with_more_than_five = rest[0], int(rest[1]), int(rest[2])
     if not images:
         raise ValueError("there are no images to evaluate on")
     titles = [*(names or [str(index) for index in range(len(cohort.peers))]), "ensemble"]
-    rows = [
-        Score(name, r / images, r5 / images if classes > 5 else None, n / images)
+    scores_of = [
+        Score(name, r / images, r5 / images if with_more_than_five else None, n / images)
         for name, r, r5, n in zip(titles, right.tolist(), right5.tolist(), nll.tolist(), strict=True)
     ]
-    return Report(tuple(rows[:-1]), rows[-1], float(agreed) / images, images)
+    return Report(tuple(scores_of[:-1]), scores_of[-1], float(agreement) / images, images)
 
 
 def _with_ensemble(log_probabilities: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,16 +64,16 @@ class Optim:
 
     def build(self, cohort: Cohort, loss: nn.Module) -> torch.optim.Optimizer:
         """One optimizer with a group for each peer that learns and one for what the loss learns."""
-        modules = [*cohort.peers, loss]
+        modules = {**{f"peer {index}": peer for index, peer in enumerate(cohort.peers)}, "the loss": loss}
         groups: list[dict[str, Any]] = []
         taken: set[nn.Parameter] = set()  # a trunk that peers share is in the first one's group
-        for module in modules:
+        for owner, module in modules.items():
             learning = [weight for weight in module.parameters() if weight.requires_grad and weight not in taken]
             if learning:
-                groups.append({"params": learning})
+                groups.append({"params": learning, "owner": owner})
                 taken.update(learning)
         if not groups:
-            raise ValueError("no peer learns: all of them are frozen")
+            raise ValueError("no peer learns here: all of them are frozen")
         # One fused kernel for all weights; where it does not exist torch says so itself.
         if self.name == "adamw":
             return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
@@ -100,3 +101,27 @@ class Optim:
         if self.schedule == "step":
             return self.lr * self.gamma ** sum(progress >= milestone for milestone in self.milestones)
         return self.lr
+
+
+def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, list[dict[str, Any]]]:
+    """The optimizer's state of every weight, by owner: what peers have is found again wherever they are trained."""
+    state = optimizer.state_dict()
+    return {
+        group["owner"]: [state["state"].get(number, {}) for number in group["params"]]
+        for group in state["param_groups"]
+    }
+
+
+def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Go on from what :func:`saved_state` gave; owners that this optimizer lacks are left aside.
+
+    Raises:
+        ValueError: an owner has another number of weights, or none is saved for it.
+    """
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        found = saved.get(group["owner"])
+        if found is None or len(found) != len(group["params"]):
+            raise ValueError(f"there is no optimizer state for the weights of {group['owner']}")
+        state["state"] |= {number: each for number, each in zip(group["params"], found, strict=True) if each}
+    optimizer.load_state_dict(state)

@@ -6,8 +6,9 @@ label can never disagree with its image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -164,6 +165,50 @@ class MixPlan:
             targets = operation.mix_targets(targets)
         return targets
 
+    def within(self, parts: int) -> MixPlan:
+        """The plan whose partners stay inside of ``parts`` interleaved parts of the batch: sample i is in i mod parts.
+
+        Processes and micro-batches that see one part each can then follow it, and one process with the whole batch can
+        repeat what they do. All else stays as it was drawn for the whole batch: lambda, boxes, stages. Each sample gets
+        the first one of its own part on its way around the circle partner, partner's partner, ...; so partners are
+        still a permutation, as random as it was, and inside of a class where they were.
+
+        >>> plan = MixPlan((Blend(torch.tensor(0.5), torch.tensor([1, 2, 3, 0])),))
+        >>> plan.within(2).operations[0].partner
+        tensor([2, 3, 0, 1])
+        """
+        if parts == 1:
+            return self
+        return MixPlan(
+            tuple(_replaced(operation, lambda paste: _within(paste, parts)) for operation in self.operations)
+        )
+
+    def part(self, number: int, parts: int, companions: Tensor | None = None) -> MixPlan:
+        """What the plan does to the samples ``number``, ``number + parts``, ... of the batch, for :meth:`within`.
+
+        Args:
+            number: which part, from 0.
+            parts: how many.
+            companions: those of the part, where the plan was drawn without those of the others; None: they are taken
+                from the plan.
+        """
+        if parts == 1 and companions is None:
+            return self
+
+        def own(operation: Blend | Paste) -> Blend | Paste:
+            partner = None if operation.partner is None else operation.partner[number::parts] // parts
+            if isinstance(operation, Blend):
+                lam = operation.lam if operation.lam.ndim == 0 else operation.lam[number::parts]
+                return replace(operation, lam=lam, partner=cast(Tensor, partner))
+            low, high, source = operation.low, operation.high, operation.source
+            if low.ndim == 2 and len(low) > 1:
+                low, high = low[number::parts], high[number::parts]
+            if source is not None:
+                source = source[number::parts] if companions is None else companions
+            return replace(operation, low=low, high=high, partner=partner, source=source)
+
+        return MixPlan(tuple(_replaced(operation, own) for operation in self.operations))
+
     def at(self, stages: int, peer: int = 0) -> MixPlan:
         """The plan for one peer of ``stages`` stages: relative and per-peer stages become plain numbers.
 
@@ -171,6 +216,24 @@ class MixPlan:
             ValueError: the network is not that deep, or no stage was drawn for this peer.
         """
         return MixPlan(tuple(_settle(operation, stages, peer) for operation in self.operations))
+
+
+def _replaced(operation: Operation, change: Callable[[Blend | Paste], Blend | Paste]) -> Operation:
+    """The operation, changed; of one for each peer every one."""
+    if isinstance(operation, PerPeer):
+        return replace(operation, pastes=tuple(cast(Paste, change(paste)) for paste in operation.pastes))
+    return change(operation)
+
+
+def _within(operation: Blend | Paste, parts: int) -> Blend | Paste:
+    partner = operation.partner
+    if partner is None:
+        return operation
+    place = torch.arange(len(partner), device=partner.device) % parts
+    found = partner
+    while bool((elsewhere := place[found] != place).any()):
+        found = torch.where(elsewhere, partner[found], found)
+    return replace(operation, partner=found)
 
 
 def _settle(operation: Operation, stages: int, peer: int) -> Operation:

@@ -25,17 +25,33 @@ class Batch:
             the batch.
         views: for methods that show every peer an augmentation of its own: ``views[p]`` are the same images as
             ``images``, augmented for peer ``p``. None: all peers see ``images``.
+        whole: ``(N,)`` int64, the labels of the batch that this is one process's part of; None: it is whole. What is
+            drawn for a batch is drawn for all of it.
     """
 
     images: Tensor
     labels: Tensor
     companions: Tensor | None = None
     views: tuple[Tensor, ...] | None = None
+    whole: Tensor | None = None
 
     @property
     def seen(self) -> Tensor | Sequence[Tensor]:
         """What a cohort is to look at: the views where there are any."""
         return self.images if self.views is None else self.views
+
+    def part(self, number: int, parts: int) -> Batch:
+        """The samples ``number``, ``number + parts``, ...: parts differ by one sample at the most.
+
+        >>> Batch(torch.zeros(5, 1), torch.arange(5)).part(1, 2).labels
+        tensor([1, 3])
+        """
+        if parts == 1:
+            return self
+        companions = None if self.companions is None else self.companions[number::parts]
+        views = None if self.views is None else tuple(view[number::parts] for view in self.views)
+        whole = self.labels if self.whole is None else self.whole
+        return Batch(self.images[number::parts], self.labels[number::parts], companions, views, whole)
 
     def __len__(self) -> int:
         return len(self.labels)

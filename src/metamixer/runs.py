@@ -6,7 +6,6 @@ The folder holds ``recipe.yaml`` (complete), ``environment.json``, ``metrics.jso
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from metamixer.callbacks import Callback, Files
 from metamixer.classifier import Classifier
 from metamixer.cohort import Cohort
 from metamixer.datasets import Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
+from metamixer.engine import Engine, is_first_process
 from metamixer.evaluate import Report, Score, evaluate
 from metamixer.plan import Mixer
 from metamixer.recipe import Recipe
@@ -115,23 +115,41 @@ def train(
 
     Args:
         recipe: what to do.
-        folder: new or empty, or with ``resume`` a run of the same recipe.
+        folder: new or empty, or with ``resume`` a run of the same recipe. Where several processes call this, as under
+            torchrun, the first one's folder counts, which all of them have to see.
         resume: go on from its latest checkpoint; a run that never began begins.
         callbacks: they look on.
         data: the recipe's data, if they are loaded already.
 
     Raises:
         RecipeError, DataError, TrainingError, CheckpointError: something does not fit; nothing of it is a bug.
+        ProcessLost: another process of this run ended; ``resume`` goes on.
         Interrupted: a signal came; ``resume`` goes on.
     """
-    _prepare_folder(recipe, folder, resume)
+    if is_first_process():
+        _prepare_folder(recipe, folder, resume)
+    settings = recipe.train
+    try:
+        engine = Engine(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            precision=settings.precision,
+            peer_groups=settings.peer_groups,
+            timeout=settings.timeout,
+        )
+    except ValueError as error:
+        raise RecipeError(f"train.{error}") from error
+    engine.launch()
+    folder, resume = Path(engine.told(str(folder))), engine.told(resume)
+    if len(set(engine.everyone(recipe.digest))) > 1:
+        raise RecipeError("the processes of this run were given different recipes")
     data = load_data(recipe) if data is None else data
     if data.test is None and data.val is None:
         raise RecipeError("data: neither a test nor a validation split; data.val_share=0.1 would hold one out")
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     mixer = recipe.build_mixer()
     _check_stages(mixer, cohort)
-    settings = recipe.train
     loss = recipe.build_loss()
     if set_pixels := getattr(loss, "set_pixels", None):
         set_pixels(data.mean, data.std)
@@ -142,22 +160,24 @@ def train(
         optim=recipe.optim,
         epochs=settings.epochs,
         seed=settings.seed,
-        precision=settings.precision,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
+        engine=engine,
+        micro_batches=settings.micro_batches,
+        mixing_groups=settings.mixing_groups,
+        on_nonfinite=settings.on_nonfinite,
         update=settings.update,
         graphs=settings.graphs,
         folder=folder,
         checkpoint_every=settings.checkpoint_every,
         validate_every=settings.validate_every,
         names=recipe.names,
+        classes=len(data.classes),
         callbacks=(Files(folder), *callbacks),
         facts={"recipe": recipe.digest},
     )
     data = data.to(trainer.device)
-    (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+    if engine.is_first:
+        write_whole(folder / "recipe.yaml", recipe.as_yaml())
+        write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
     fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, resume=resume)
     return _finish(recipe, folder, data, trainer, fitted)
@@ -185,16 +205,12 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
     assert images is not None  # noqa: S101
     batches = eval_loader(recipe, data, images, trainer.device)
 
-    def score(cohort: Cohort) -> Report:
-        return evaluate(cohort, batches, names=recipe.names, precision=trainer.fabric.autocast())
-
-    last = score(trainer.cohort)
-    best = fitted.best
-    chosen = copy.deepcopy(trainer.cohort)
-    load_checkpoint(chosen, folder, "BEST")
-    deployed = (last if best.epoch == recipe.train.epochs else score(chosen)).peers[best.peer]
+    last = trainer.evaluate(batches)
+    best, cohort, engine = fitted.best, trainer.cohort, trainer.engine
+    load_checkpoint(cohort, folder, "BEST")
+    deployed = (last if best.epoch == recipe.train.epochs else trainer.evaluate(batches)).peers[best.peer]
     model = folder / "model.safetensors"
-    if trainer.fabric.is_global_zero:
+    if engine.share == 0 and (engine.is_first or best.peer in cohort.here):
         facts = {
             "data": data.name,
             "method": f"{recipe.loss.name} + {recipe.mixer.name}",
@@ -204,27 +220,31 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             "metamixer": version("metamixer"),
         }
         peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
-        Classifier(
-            network=chosen.peers[best.peer],
-            name=peer.name,
-            options=peer.options,
-            classes=data.classes,
-            channels=data.channels,
-            size=data.size,
-            mean=data.mean,
-            std=data.std,
-            facts=facts,
-        ).save(model)
+        if best.peer in cohort.here:
+            Classifier(
+                network=cohort.peers[best.peer],
+                name=peer.name,
+                options=peer.options,
+                classes=data.classes,
+                channels=data.channels,
+                size=data.size,
+                mean=data.mean,
+                std=data.std,
+                facts=facts,
+            ).save(model)
+    engine.barrier()  # the file is there before the report that speaks of it
+    if engine.is_first:
         report = {
             "split": split,
             "last_epoch": last.as_dict(),
-            "learners": list(trainer.cohort.learners),
+            "learners": list(cohort.learners),
             "deployed": asdict(deployed),
             "best": facts,
             "notes": [*data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
         }
         # That the file is there says that the run has ended.
         write_whole(folder / "report.json", json.dumps(report, indent=1))
+    engine.close()
     return Result(folder, split, last, deployed, best, model)
 
 
@@ -288,9 +308,14 @@ def read_recipe(folder: Path) -> Recipe:
     return Recipe.read(folder / "recipe.yaml")
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether anything lies in a folder but what a killed process was about to write."""
+    return any(path.suffix != ".tmp" for path in folder.iterdir())
+
+
 def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
     known = folder / "recipe.yaml"
-    if not resume and folder.exists() and any(folder.iterdir()):
+    if not resume and folder.exists() and is_taken(folder):
         raise RecipeError(f"{folder} is not empty: --resume goes on with it, --out names another place")
     if resume and known.is_file() and (differences := recipe.differences(Recipe.read(known))):
         raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *differences]))

@@ -1,4 +1,4 @@
-"""Stopping when asked: SIGINT and SIGTERM end training after the running step, with a checkpoint of that very step."""
+"""Stopping when asked: signals end training after the running step, with a checkpoint of that very step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {self.signal.name} after step {step}")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+"""From the keyboard, from whoever ends processes, and from clusters that announce the end of a job's time."""
+
+
 class Watch:
-    """While entered, the first SIGINT or SIGTERM is noted in ``number``, and a second one stops at once.
+    """While entered, the first of :data:`SIGNALS` is noted in ``number``, and a second one stops at once.
 
     Only a program's main thread may handle signals: elsewhere nothing is watched and ``number`` stays 0.
     """
@@ -31,7 +35,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self.number = 0
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._asked)
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,13 @@ class Sums:
         mean = {name: (value / max(1, self.images)).tolist() for name, value in self.values.items()}
         accuracy = mean.pop("right", [])
         return {name.removeprefix("term/"): value for name, value in mean.items()}, accuracy
+
+    def summed(self, add: Callable[[Tensor], Tensor]) -> Sums:
+        """These sums and those of the other processes, which ``add`` adds to each tensor it is given."""
+        whole = Sums()
+        whole.values = {name: add(value) for name, value in self.values.items()}
+        whole.images = int(add(torch.tensor(self.images)))
+        return whole
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from metamixer.advice import short_budget
-from metamixer.commands.faults import Stopped, resume_command, told
+from metamixer.commands.faults import Stopped, allowed_again, resume_command, told
 from metamixer.commands.options import Sugar, check_free, listed, new_folder, recipe_of
-from metamixer.datasets import Data
+from metamixer.datasets import Data, WorkerError
+from metamixer.engine import ProcessLost, is_first_process, started_from_outside
 from metamixer.recipe import Recipe
 from metamixer.recipe_file import RecipeError
 from metamixer.runs import Result, load_data, read_recipe
 from metamixer.runs import train as follow
 from metamixer.signals import Interrupted
-from metamixer.terminal import Progress, clean, console, result_table, result_text, say
+from metamixer.terminal import Progress, console, result_table, result_text, say
+from metamixer.writing import clean, write_whole
 
-_SHARED = "METAMIXER_RUN"  # names the folder to the processes that Fabric starts
 _USUAL = ("held out for", "training images kept")  # notes that everyone expects
 
 
 @told
 def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None, baseline: bool, quiet: bool) -> int:
     """Follow a recipe in a folder, after its baseline if asked, and show what came out."""
-    if (shared := os.environ.get(_SHARED)) and os.environ.get("LOCAL_RANK", "0") != "0":
-        return _work_along(Path(shared))
+    if not is_first_process():
+        return _work_along(words, sugar, out, resume)
     recipe, folder, going_on = _begin(words, sugar, out, resume)
     plain = None
     if baseline or (going_on and (folder / "baseline" / "recipe.yaml").is_file()):
         plain = Recipe.of(recipe.as_dict(), ["loss=independent", "mixer=none"])
         if plain.digest == recipe.digest:
             raise RecipeError("--baseline: the recipe itself is the baseline, cross-entropy alone and no mixing")
-        if recipe.train.devices * recipe.train.num_nodes > 1:
+        if recipe.train.devices * recipe.train.num_nodes > 1 or started_from_outside():
             raise RecipeError(
                 "--baseline: trained by one process only; loss=independent mixer=none is a run of its own"
             )
@@ -43,18 +43,21 @@ def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | No
         say(f"warning: {advice}", style="yellow", stderr=True)
     if not quiet:
         say(_headline(recipe, data, folder))
-    os.environ[_SHARED] = str(folder)
     try:
         before = None
         if plain is not None:
             folder.mkdir(parents=True, exist_ok=True)
             if not going_on:  # so that --resume finds the recipe while the baseline trains
-                (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
+                write_whole(folder / "recipe.yaml", recipe.as_yaml())
             before = _follow(plain, folder / "baseline", data, going_on, quiet, "baseline:")
         # With a baseline the folder is not empty any more, and a run that has not begun begins.
         result = _follow(recipe, folder, data, going_on or plain is not None, quiet, "run:" if plain else "")
     except Interrupted as interrupted:
         raise Stopped(interrupted, resume_command(folder)) from None
+    except ProcessLost as lost:
+        raise ProcessLost(f"{lost}; go on with: {resume_command(folder)}") from lost
+    except WorkerError as dead:
+        raise WorkerError(f"{dead}; go on with: {resume_command(folder)}") from dead
     except BaseException:
         if not going_on:
             _clear(folder)
@@ -63,12 +66,17 @@ def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | No
     return 0
 
 
-def _work_along(folder: Path) -> int:
-    """One more process of a run on several devices: it is started with the words of the first one, and is silent."""
+def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> int:
+    """One more process of a run, started with the words of the first one: it is silent, and is told the folder."""
+    folder = out if resume in (None, "auto") else Path(resume)
+    going_on = resume is not None and folder is not None and (folder / "recipe.yaml").is_file()
+    named = bool(words) or sugar != Sugar()
+    recipe = recipe_of(words, sugar, folder if going_on and (resume != "auto" or not named) else None)
     try:
-        follow(read_recipe(folder), folder, resume=True)
+        follow(recipe, folder or Path(), resume=going_on)
     except Interrupted as interrupted:
-        return 128 + interrupted.signal
+        # The first process's launcher takes any other code for an accident, and kills it while it still writes.
+        return 128 + interrupted.signal if started_from_outside() else 0
     return 0
 
 
@@ -91,8 +99,9 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         folder = Path(resume)
         if out not in (None, folder):
             raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
-        read_recipe(folder)  # says so if it is no run
-        recipe = recipe_of(words, sugar, folder)
+        if not (folder / "recipe.yaml").is_file():
+            read_recipe(folder)  # says that it is no run
+        recipe = recipe_of(words, sugar, folder)  # allows what the command names, before the folder's recipe is read
     if differences := recipe.differences(read_recipe(folder)):
         raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *(f"  {line}" for line in differences)]))
     return recipe, folder, True
@@ -146,5 +155,6 @@ def _show(result: Result, epochs: int, before: Result | None) -> None:
     for path in written:
         say(f"  {path}")
     run = shlex.quote(str(folder))
-    say(f"next: metamixer predict {run} IMAGE_OR_FOLDER --out predictions.csv")
-    say(f"      metamixer evaluate {run}, then metamixer report {run}: one page about all of it")
+    say(f"next: {allowed_again(f'metamixer predict {run} IMAGE_OR_FOLDER --out predictions.csv')}")
+    evaluating, reporting = (allowed_again(f"metamixer {name} {run}") for name in ("evaluate", "report"))
+    say(f"      {evaluating}, then {reporting}: one page about all of it")

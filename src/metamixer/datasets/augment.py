@@ -63,7 +63,14 @@ class Augment:
         if self.pad < 0:
             raise DataError(f"a padding of {self.pad} pixels does not work; 0 or more would, such as 4")
 
-    def __call__(self, images: Tensor, mean: Scale, std: Scale, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        mean: Scale,
+        std: Scale,
+        generator: torch.Generator,
+        part: tuple[int, int, int] | None = None,
+    ) -> Tensor:
         """``(B, C, H, W)`` uint8 -> ``(B, C, H, W)`` float32, channels last in memory, on the images' device.
 
         Args:
@@ -71,11 +78,14 @@ class Augment:
             mean: C numbers, see :func:`normalise`.
             std: C numbers.
             generator: a CPU generator; offsets and flips are drawn from it, the same for every device.
+            part: ``(number, parts, count)``: the images are every ``parts``-th one, from ``number`` on, of a batch of
+                ``count``, and get what they would get in it. None: they are the batch.
         """
         B, _, H, W = images.shape
+        number, parts, count = part or (0, 1, B)
         # Both draws are made whatever the settings, so that turning the flip off moves no crop.
-        offsets = torch.randint(0, 2 * self.pad + 1, (2, B, 1), generator=generator)
-        flips = torch.randint(0, 2, (B, 1), generator=generator).bool() & self.flip
+        offsets = torch.randint(0, 2 * self.pad + 1, (2, count, 1), generator=generator)[:, number::parts]
+        flips = torch.randint(0, 2, (count, 1), generator=generator)[number::parts].bool() & self.flip
         device = images.device
         if self.pad:
             # All windows that there are, as a view: (B, C, rows, columns, H, W).

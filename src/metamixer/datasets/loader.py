@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -43,6 +43,8 @@ class TrainLoader:
             its own; the first is the batch's ``images``. 1: all peers see these.
         per_class: images of each class that a batch has (:class:`ClassBatches`), so that contrastive losses find
             positives; an epoch keeps its number of batches. None: every image once, in random order.
+        share: ``(number, parts)``: only the images ``number``, ``number + parts``, ... of every batch are read and
+            handed on, exactly as they are in the whole batch, and ``Batch.whole`` has the labels of all.
 
     >>> from metamixer.datasets import TensorImages
     >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
@@ -62,11 +64,17 @@ class TrainLoader:
     workers: int = 0
     views: int = 1
     per_class: int | None = None
+    share: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         _check(self.images, self.batch_size, self.workers)
         if self.views < 1:
             raise DataError(f"views={self.views}: at least 1 would work")
+        if min(self.batch_size, len(self.images)) < self.share[1]:
+            raise DataError(
+                f"batches of {min(self.batch_size, len(self.images))} images cannot be shared among {self.share[1]} "
+                "processes; larger batches or fewer processes would work"
+            )
         _ = self._classes  # says now what does not fit
 
     def __len__(self) -> int:
@@ -91,10 +99,17 @@ class TrainLoader:
         for request, (shown, others) in zip(requests, self._read(requests), strict=True):
             place = (epoch, request.number)
             draw = generator(self.seed, "augment", *place)
-            images = self._finish(shown[0], draw)
+            all_rows = rows[request.number]
+            images = self._finish(shown[0], draw, len(all_rows))
             labels = self.images.labels[request.rows].to(self.device, non_blocking=True)
-            companions = None if others is None else self._finish(others, draw)
-            yield Batch(images, labels, companions, self._views(place, images, shown[1:]))
+            companions = None if others is None else self._finish(others, draw, len(all_rows))
+            views = self._views(place, images, shown[1:], len(all_rows))
+            whole = None if self.share[1] == 1 else self.images.labels[all_rows].to(self.device, non_blocking=True)
+            yield Batch(images, labels, companions, views, whole)
+
+    def shared(self, number: int, parts: int) -> TrainLoader:
+        """The loader of one process of ``parts``."""
+        return self if parts == 1 else replace(self, share=(number, parts))
 
     def _order(self, epoch: int) -> Sequence[Tensor]:
         """The image indices of every batch."""
@@ -103,18 +118,20 @@ class TrainLoader:
             return self._classes.draw(len(self), draw).unbind()
         return torch.split(torch.randperm(len(self.images), generator=draw), self.batch_size)[: len(self)]
 
-    def _views(self, place: tuple[int, int], first: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    def _views(
+        self, place: tuple[int, int], first: Tensor, others: Sequence[Tensor], count: int
+    ) -> tuple[Tensor, ...] | None:
         """What every peer sees. Each view has a seed of its own, so that one more of them changes no other."""
         if self.views == 1:
             return None
         draws = (generator(self.seed, "view", *place, view) for view in range(1, self.views))
-        return (first, *(self._finish(images, draw) for images, draw in zip(others, draws, strict=True)))
+        return (first, *(self._finish(images, draw, count) for images, draw in zip(others, draws, strict=True)))
 
     def _request(self, epoch: int, number: int, rows: Tensor) -> Request:
-        others = None
+        others, own = None, slice(self.share[0], None, self.share[1])
         if self.companions:
-            others = self._table.draw(rows, generator(self.seed, "companions", epoch, number))
-        return Request(rows, others, self.seed, epoch, number, self.views, again=self.per_class is not None)
+            others = self._table.draw(rows, generator(self.seed, "companions", epoch, number))[own]
+        return Request(rows[own], others, self.seed, epoch, number, self.views, again=self.per_class is not None)
 
     def _read(self, requests: list[Request]) -> Iterator[Read]:
         if self._stream is not None:
@@ -127,9 +144,9 @@ class TrainLoader:
             for request in requests
         )
 
-    def _finish(self, images: Tensor, draw: torch.Generator) -> Tensor:
+    def _finish(self, images: Tensor, draw: torch.Generator, count: int) -> Tensor:
         augment = self.augment if self._stream is None else Augment(pad=0, flip=self.augment.flip)
-        return augment(images.to(self.device, non_blocking=True), *self._scale, draw)
+        return augment(images.to(self.device, non_blocking=True), *self._scale, draw, (*self.share, count))
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
@@ -162,6 +179,7 @@ class EvalLoader:
         batch_size: images in a batch.
         device: where the batches go.
         workers: processes that decode images on disk.
+        share: ``(number, parts)``: only the batches ``number``, ``number + parts``, ...
 
     >>> from metamixer.datasets import TensorImages
     >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
@@ -175,17 +193,26 @@ class EvalLoader:
     batch_size: int = 256
     device: Device = "cpu"
     workers: int = 0
+    share: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         _check(self.images, self.batch_size, self.workers)
 
     def __len__(self) -> int:
         """The number of batches."""
-        return -(-len(self.images) // self.batch_size)
+        return len(self._rows)
+
+    def shared(self, number: int, parts: int) -> EvalLoader:
+        """The loader of one process of ``parts``: every ``parts``-th batch."""
+        return self if parts == 1 else replace(self, share=(number, parts))
+
+    @property
+    def _rows(self) -> Sequence[Tensor]:
+        return torch.split(torch.arange(len(self.images)), self.batch_size)[self.share[0] :: self.share[1]]
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches, without companions."""
-        rows = torch.split(torch.arange(len(self.images)), self.batch_size)
+        rows = self._rows
         read: Iterator[Tensor]
         if self._stream is not None:
             read = (images for (images,), _ in self._stream.read([Request(part) for part in rows]))
@@ -207,10 +234,10 @@ class EvalLoader:
 
 
 def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:
-    return (
-        torch.as_tensor(mean, dtype=torch.float32, device=device),
-        torch.as_tensor(std, dtype=torch.float32, device=device),
-    )
+    shift, scale = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
+    if not bool(shift.isfinite().all()) or not bool((scale.isfinite() & (scale > 0)).all()):
+        raise DataError(f"mean={shift.tolist()}, std={scale.tolist()}: finite numbers and, for std, above 0 would work")
+    return shift.to(device), scale.to(device)
 
 
 def _check(images: ImageSet, batch_size: int, workers: int) -> None:
