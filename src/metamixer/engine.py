@@ -189,6 +189,12 @@ class Engine:
             for buffer in module.buffers():
                 dist.broadcast(buffer, self.group * self.shares, group=self._strategy.members)
 
+    def align_copies(self, loss: nn.Module) -> None:
+        """Give all peer groups the loss of the first: their copies are equal but for devices that sum in other orders."""
+        if self.groups > 1:
+            for value in loss.state_dict().values():
+                dist.broadcast(value, self.share, group=self.across)
+
     def summed(self, values: Tensor) -> Tensor:
         """The sum over the shares of the images; the peer groups have the same."""
         if self.shares == 1 or self._strategy is None:

@@ -131,6 +131,7 @@ class Keeper:
                 "best": None if run.best is None else vars(run.best),
                 "best_step": run.best_step,
                 "factor": run.updates.factor,
+                "rate": run.rate,
                 "skipped": run.skipped,
             }
             facts = {"torch": str(torch.__version__), "world_size": self.engine.world, **self.facts}
@@ -173,7 +174,7 @@ class Keeper:
                 run.sums.load(state["sums"], self.engine.device)
             run.open_epoch = state["sums"]["images"] > 0
             run.step, run.skipped, run.best_step = state["step"], state["skipped"], state["best_step"]
-            run.updates.factor = state["factor"]
+            run.updates.factor, run.rate = state["factor"], state["rate"]
             run.best = None if state["best"] is None else Best(**state["best"])
             self._mend_best(found, run)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

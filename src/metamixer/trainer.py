@@ -230,6 +230,7 @@ class Trainer:
             began = time.perf_counter()
             self.cohort.train()
             self.engine.align(self.cohort)
+            self.engine.align_copies(self.loss)
             if not inside and (before_epoch := getattr(self.loss, "before_epoch", None)):
                 before_epoch(self.cohort, val)
             waited, images = 0.0, 0
