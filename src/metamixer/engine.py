@@ -190,7 +190,7 @@ class Engine:
                 dist.broadcast(buffer, self.group * self.shares, group=self._strategy.members)
 
     def align_copies(self, loss: nn.Module) -> None:
-        """Give all peer groups the loss of the first: their copies are equal but for devices that sum in other orders."""
+        """Give all peer groups the loss of the first: copies are equal but for devices that sum in another order."""
         if self.groups > 1:
             for value in loss.state_dict().values():
                 dist.broadcast(value, self.share, group=self.across)

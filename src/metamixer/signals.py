@@ -23,7 +23,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 
 
 
 class Watch:
-    """While entered, the first of :data:`SIGNALS` is noted in ``number``, and a second one stops at once.
+    """While entered, the first of :data:`SIGNALS` is noted in ``number``, and another SIGINT stops at once.
+
+    Another SIGTERM does not: who ends a group of processes often sends it to each of them and to their launcher, which
+    sends it on, and the second one would end the writing of the checkpoint that the first one asked for.
 
     Only a program's main thread may handle signals: elsewhere nothing is watched and ``number`` stays 0.
     """
@@ -47,6 +50,6 @@ class Watch:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self.number = self.number or number
