@@ -121,7 +121,7 @@ class SignalAfter:
 
 
 @pytest.mark.parametrize("at", [1, STEPS - 1, STEPS, STEPS + 1, EPOCHS * STEPS])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_after_the_running_step_and_resume_goes_on(tmp_path, uninterrupted, at, number):
     first = toys.trainer(tmp_path, EPOCHS, callbacks=[Files(tmp_path), SignalAfter(at, number)])
     with pytest.raises(Interrupted) as stopped:
