@@ -113,8 +113,10 @@ def train(mixer, loss, batch=8, peers=2, folder=None, epochs=2, resume=False, re
         torch.set_default_dtype(before)
     weights = {name: value.clone() for name, value in trainer._run.line.state_dict().items()}
     exchange = cohort._exchange
+    moments = [value for state in trainer._run.optimizer.state.values() for value in state.values()]
     return {
         "weights": weights,
+        "held": sum(value.numel() for value in [*weights.values(), *moments]),
         "epochs": seen.epochs,
         "val": fitted.val.as_dict(),
         "here": cohort.here,
@@ -228,6 +230,15 @@ def test_peers_and_shares_together(loss, tmp_path):
     for rank, each in enumerate(processes.together(tmp_path, 4, _spread, "metamixer", loss, 4, 2)):
         assert each["here"] == ((0, 1), (2, 3))[rank // 2]
         assert_equal(each, wanted)
+
+
+def test_a_process_holds_no_more_with_more_peers(tmp_path):
+    """Weights and the optimizer's state of two peers in two processes, and of four in four."""
+    two = processes.together(tmp_path / "two", 2, _spread, "none", "dml", 2, 2)
+    four = processes.together(tmp_path / "four", 4, _spread, "none", "dml", 4, 4)
+    assert four[0]["held"] == two[0]["held"] == four[2]["held"]
+    assert four[1]["held"] == two[1]["held"] == four[3]["held"]
+    assert two[0]["held"] + two[1]["held"] == train("none", "dml")["held"]
 
 
 def test_what_travels_is_what_the_page_says(tmp_path):
