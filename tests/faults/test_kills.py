@@ -162,19 +162,22 @@ def test_killed_at_every_file_that_is_opened_to_be_written(server, data, referen
     assert number > 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_at_any_moment_of_training_saves_and_exits_soon(server, data, reference, tmp_path, number):
-    """R7, while the first epochs run: the step is finished, its checkpoint written, and the code says which signal."""
-    command = words(data)
-    expected, _ = reference(command)
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_at_any_moment_of_training_saves_and_exits_soon(server, data, reference, tmp_path, number, workers):
+    """R7, while the first epochs run: the step is finished, its checkpoint written, and the code says which signal.
+
+    The signal goes to the whole process group, as from a terminal: the data workers must live until the step is done.
+    """
+    command, more = words(data, workers=workers), {"streamed": workers > 0}
+    expected, _ = reference(command, **more)
     folder, draw = tmp_path / "run", random.Random(number)
     command = [*command, "--out", folder, "--resume", "auto"]
-    child = server.start(*command)
+    child = server.start(*command, **more)
     while not (folder / "metrics.jsonl").exists():  # the trainer listens from here on
         time.sleep(0.001)
     time.sleep(0.02 + 0.1 * draw.random())
     began = time.monotonic()
-    child.signal(number, group=False)
+    child.signal(number)
     code = child.wait()
     assert time.monotonic() - began < 5
     assert code == 128 + number, child.text()
@@ -182,7 +185,7 @@ def test_a_signal_at_any_moment_of_training_saves_and_exits_soon(server, data, r
     assert "Traceback" not in child.text()
     step = checkpoint.read_latest(folder / "checkpoints").state["step"]
     assert f"after step {step};" in child.text()
-    code, text = server.run(*command)
+    code, text = server.run(*command, **more)
     assert code == 0, text
     assert outcome(folder) == expected
 

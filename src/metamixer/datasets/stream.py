@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import math
-import signal
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import FrameType
 from typing import Any
 
 import torch
@@ -218,22 +217,19 @@ class Stream:
             prefetch_factor=2,  # batches that each worker reads ahead, while the step before them computes
             persistent_workers=True,
             generator=torch.Generator(),  # or it would draw from the global one
-            worker_init_fn=_outlive_the_first_signal,
+            worker_init_fn=_stand_aside,
         )
         return requests, loader
 
 
-def _outlive_the_first_signal(worker: int) -> None:
-    """A signal to all processes of a run asks the training to finish its step, for which it may need this worker.
+def _stand_aside(worker: int) -> None:
+    """Let signals to the run's process group, as Ctrl-C sends them, pass this worker by.
 
-    Only the first one is passed over: who really wants to end a worker asks again.
+    They ask the training to finish its step, in which a worker's death would be an error. A worker whose process is
+    gone ends by itself.
     """
-
-    def once(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])):
-        signal.signal(number, once)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def _unchanged(batch: Read | ImageError) -> Read | ImageError:
