@@ -168,6 +168,15 @@ def test_whatever_comes_is_a_recipe_or_a_recipe_error(content):
         Recipe.of(content)
 
 
+def test_who_computes_is_no_difference():
+    """A run may go on with other processes."""
+    one, other = Recipe.of({}), Recipe.of({}, ["train.devices=4", "train.peer_groups=2", "train.timeout=1"])
+    assert one.digest == other.digest
+    assert not one.differences(other)
+    assert other.as_dict()["train"]["devices"] == 4  # and is written down all the same
+    assert Recipe.of({}, ["train.micro_batches=2"]).digest != one.digest
+
+
 def test_differences_name_the_keys():
     one, other = Recipe.of({}), Recipe.of({}, ["optim.lr=0.07", "mixer=none"])
     found = one.differences(other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -85,7 +86,8 @@ class Engine:
         world = devices * num_nodes
         if peer_groups < 1 or world % peer_groups:
             raise ValueError(
-                f"peer_groups={peer_groups}: {world} process{'es' * (world > 1)} cannot be divided among so many groups"
+                f"peer_groups={peer_groups}: {world} process{'es' * (world > 1)} cannot be divided among so many "
+                f"groups; devices={max(1, peer_groups)}, torchrun with a multiple of that, or peer_groups=1 would work"
             )
         self._timeout = timedelta(minutes=timeout)
         self._strategy = _Strategy(timeout=self._timeout) if world > 1 else None
@@ -261,13 +263,18 @@ class Engine:
                 raise
             raise ProcessLost(
                 f"process {self.rank} of {self.world} lost another one, which ended or did not answer "
-                f"({str(error).splitlines()[0]})"
+                f"({_in_a_line(error)})"
             ) from error
 
 
 def _of_connection(text: str) -> bool:
     marks = ("Connection closed by peer", "Connection reset", "Timed out", "timed out", "gloo", "NCCL")
     return any(mark in text for mark in marks)
+
+
+def _in_a_line(error: RuntimeError) -> str:
+    """Its first sentence, without the place in the source that gloo begins with."""
+    return re.sub(r"^\[[^\]]*\] ", "", str(error).splitlines()[0]).partition(". ")[0][:200]
 
 
 @contextmanager

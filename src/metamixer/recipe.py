@@ -205,6 +205,9 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+LAYOUT = ("devices", "num_nodes", "peer_groups", "timeout")
+"""Settings of ``train`` that say who computes, and not what."""
+
 CODE = ("peers", "mixer", "loss")
 """The sections that can name code by an import path."""
 
@@ -288,12 +291,19 @@ class Recipe(_Section):
 
     @property
     def digest(self) -> str:
-        """A short checksum of the full recipe: two runs with the same one are the same run."""
-        return sha256(self.as_yaml().encode()).hexdigest()[:16]
+        """A short checksum of what is computed: two runs with the same one are the same run, on whatever processes."""
+        return sha256(as_yaml(self._what).encode()).hexdigest()[:16]
+
+    @property
+    def _what(self) -> dict[str, Any]:
+        """The full recipe without the layout of its processes, with which a run may go on differently."""
+        content = self.as_dict()
+        content["train"] = {key: value for key, value in content["train"].items() if key not in LAYOUT}
+        return content
 
     def differences(self, other: Recipe) -> list[str]:
-        """The places where ``other`` differs, as in ``optim.lr: 0.1, here 0.05``."""
-        here, there = _flat(self.as_dict()), _flat(other.as_dict())
+        """The places where ``other`` computes something else, as in ``optim.lr: 0.1, here 0.05``."""
+        here, there = _flat(self._what), _flat(other._what)
         return [
             f"{key}: {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
             for key in sorted({*here, *there})

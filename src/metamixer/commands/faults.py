@@ -34,7 +34,10 @@ class Stopped(Exception):
 
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
-    return allowed_again(f"metamixer train --resume {shlex.quote(str(folder))}")
+    command = allowed_again(f"metamixer train --resume {shlex.quote(str(folder))}")
+    from metamixer.engine import started_from_outside
+
+    return f"torchrun ... -m {command}" if started_from_outside() else command
 
 
 def allowed_again(command: str) -> str:
