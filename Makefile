@@ -27,7 +27,7 @@ layers: $(VENV)/.ok
 pytest: $(VENV)/.ok
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# Every method learns, every crash point, studies killed at random: half an hour.
+# Every method learns, every crash point, studies killed at random, and the slow half of test-faults: an hour.
 test-slow: $(VENV)/.ok
 	$(BIN)/pytest -m slow -n 2 --dist worksteal --timeout 1800
 

@@ -417,3 +417,14 @@ def test_alternating_updates_are_for_networks_of_their_own():
     share_trunk(networks[:2], "0")  # the third stands beside them, so that no stage is shared by all
     with pytest.raises(TrainingError, match="shared trunk"):
         Trainer(Cohort(networks, stages=["0", "1"]), NoMix(), DML(), epochs=1, accelerator="cpu", update="alternating")
+
+
+def test_training_goes_on_without_tensorboard(tmp_path, uninterrupted):
+    """The event file is a view; what cannot be done without, metrics.jsonl, is there."""
+    (tmp_path / "events").write_text("in the way")
+    made = toys.trainer(tmp_path, EPOCHS, callbacks=[Files(tmp_path)])
+    with pytest.warns(UserWarning, match="TensorBoard events are not written any more .* training goes on") as said:
+        made.fit(toys.loader(), toys.validation())
+    assert len([warning for warning in said if "TensorBoard" in str(warning.message)]) == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
+    assert_same_bits(toys.weights(made), uninterrupted[0])
