@@ -13,6 +13,7 @@ import yaml
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character; in a value it may be a byte of a file's name
 _LARGEST_FILE = 50_000  # bytes; about a second of PyYAML's time
+_DEEPEST = 50  # a recipe has some five levels
 
 
 class RecipeError(ValueError):
@@ -32,10 +33,18 @@ class _Loader(yaml.SafeLoader):
             raise RecipeError(f"line {node.start_mark.line + 1}: {wrong[0]!r} is no text")
         return mapping
 
+    _depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             raise RecipeError("aliases (*name) are not read: write the values out")
-        return super().compose_node(parent, index)
+        if self._depth == _DEEPEST:  # the time of the scanner grows with the square of the depth
+            raise RecipeError(f"not YAML: nested more than {_DEEPEST} deep")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 _OURS = [f"tag:yaml.org,2002:{name}" for name in ("float", "bool", "timestamp", "merge", "value")]
