@@ -210,28 +210,27 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
     load_checkpoint(cohort, folder, "BEST")
     deployed = (last if best.epoch == recipe.train.epochs else trainer.evaluate(batches)).peers[best.peer]
     model = folder / "model.safetensors"
-    if engine.share == 0 and (engine.is_first or best.peer in cohort.here):
-        facts = {
-            "data": data.name,
-            "method": f"{recipe.loss.name} + {recipe.mixer.name}",
-            "peer": best.peer,
-            "epoch": best.epoch,
-            "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
-            "metamixer": version("metamixer"),
-        }
+    facts = {
+        "data": data.name,
+        "method": f"{recipe.loss.name} + {recipe.mixer.name}",
+        "peer": best.peer,
+        "epoch": best.epoch,
+        "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
+        "metamixer": version("metamixer"),
+    }
+    if engine.share == 0 and best.peer in cohort.here:
         peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
-        if best.peer in cohort.here:
-            Classifier(
-                network=cohort.peers[best.peer],
-                name=peer.name,
-                options=peer.options,
-                classes=data.classes,
-                channels=data.channels,
-                size=data.size,
-                mean=data.mean,
-                std=data.std,
-                facts=facts,
-            ).save(model)
+        Classifier(
+            network=cohort.peers[best.peer],
+            name=peer.name,
+            options=peer.options,
+            classes=data.classes,
+            channels=data.channels,
+            size=data.size,
+            mean=data.mean,
+            std=data.std,
+            facts=facts,
+        ).save(model)
     engine.barrier()  # the file is there before the report that speaks of it
     if engine.is_first:
         report = {
@@ -301,11 +300,17 @@ def evaluate_run(
     return evaluate(cohort, batches, names=recipe.names, precision=precision)
 
 
+def recipe_path(folder: Path) -> Path:
+    """Where the recipe of a run is; ``RecipeError`` if the folder is no run."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise RecipeError(f"{folder} is no run: it has no recipe.yaml")
+    return path
+
+
 def read_recipe(folder: Path) -> Recipe:
     """The recipe of a run."""
-    if not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"{folder} is no run: it has no recipe.yaml")
-    return Recipe.read(folder / "recipe.yaml")
+    return Recipe.read(recipe_path(folder))
 
 
 def is_taken(folder: Path) -> bool:

@@ -14,7 +14,7 @@ import yaml
 from metamixer import imports
 from metamixer.recipe import CODE, Recipe
 from metamixer.recipe_file import RecipeError, parse_yaml
-from metamixer.runs import is_taken
+from metamixer.runs import is_taken, recipe_path
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -
     if resumed is not None:
         if file is not None:
             raise RecipeError(f"--resume takes the recipe of {resumed}; leave {file} out")
-        recipe = Recipe.read(resumed / "recipe.yaml", changes)
+        recipe = Recipe.read(recipe_path(resumed), changes)
     else:
         recipe = Recipe.of({}, changes) if file is None else Recipe.read(file, changes)
     if recipe.train.accelerator == "cuda" and not torch.cuda.is_available():

@@ -99,8 +99,6 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         folder = Path(resume)
         if out not in (None, folder):
             raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
-        if not (folder / "recipe.yaml").is_file():
-            read_recipe(folder)  # says that it is no run
         recipe = recipe_of(words, sugar, folder)  # allows what the command names, before the folder's recipe is read
     if differences := recipe.differences(read_recipe(folder)):
         raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *(f"  {line}" for line in differences)]))
