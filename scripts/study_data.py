@@ -2,12 +2,12 @@
 
     python scripts/study_data.py ARCHIVES --out study-data
 
-ARCHIVES holds `cifar10-jpeg.tar.gz` (CIFAR-10 as JPEG files), `cifar100-200.tar.xz` (200 training images of each class of
-CIFAR-100), `tiny-imagenet-20.tar.xz` (20 classes with boxes), `cifar10n-labels.csv.gz` (labels by people) and `fashion-mnist/`
-(the four idx files). What is not there is left out.
+ARCHIVES holds `cifar10-jpeg.tar.gz` (CIFAR-10 as JPEG files), `cifar100-200.tar.xz` (200 training images of each class
+of CIFAR-100), `tiny-imagenet-20.tar.xz` (20 classes with boxes), `cifar10n-labels.csv.gz` (labels by people) and
+`fashion-mnist/` (the four idx files). What is not there is left out.
 
-`cifar10-explore` has no image of the test set: its `test/` are other training images, so that what is chosen there is chosen
-without the test set. The other sets have the official test images.
+`cifar10-explore` has no image of the test set: its `test/` are other training images, so that what is chosen there is
+chosen without the test set. The other sets have the official test images.
 """
 
 import argparse
@@ -103,10 +103,12 @@ def labels(archive: Path, folder: Path) -> None:
 
 def fashion(source: Path, folder: Path) -> None:
     """50 training and 50 validation images of each class, in the order of the file, and all test images."""
-    names = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
+    names = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
     for kind, parts in (("train", [("train", 50), ("val", 50)]), ("t10k", [("test", 10_000)])):
-        pixels = np.frombuffer(gzip.decompress((source / f"{kind}-images-idx3-ubyte.gz").read_bytes()), np.uint8, -1, 16)
-        classes = np.frombuffer(gzip.decompress((source / f"{kind}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, -1, 8)
+        raw = gzip.decompress((source / f"{kind}-images-idx3-ubyte.gz").read_bytes())
+        pixels = np.frombuffer(raw, np.uint8, -1, 16)
+        raw = gzip.decompress((source / f"{kind}-labels-idx1-ubyte.gz").read_bytes())
+        classes = np.frombuffer(raw, np.uint8, -1, 8)
         for label, name in enumerate(names):
             chosen = iter(np.flatnonzero(classes == label))
             for split, count in parts:
