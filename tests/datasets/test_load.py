@@ -1,6 +1,7 @@
 """Sets by name: the standard ones, Hugging Face data sets, and names that are none."""
 
 import gzip
+import hashlib
 import struct
 import sys
 from types import SimpleNamespace
@@ -51,6 +52,39 @@ def test_mnist_in_torchvision_s_folder(tmp_path):
     assert data.classes[3] == "3 - three"
     assert not data.mirror
     assert load("mnist", root=tmp_path, image_size=32, channels=3).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("train-images-idx3-ubyte", lambda content: content[:-9]),
+        ("train-images-idx3-ubyte", lambda _: b""),
+        ("train-images-idx3-ubyte", lambda _: b"<html>no such file</html>"),
+        ("train-images-idx3-ubyte", lambda content: b"\0\0\x08\3" + b"\xff" * 12 + content[16:]),
+        ("train-labels-idx1-ubyte", lambda content: content[:-1] + b"\x63"),
+        ("t10k-labels-idx1-ubyte", lambda content: content[:7] + b"\x1d" + content[8:-1]),
+    ],
+)
+def test_damaged_files_in_torchvision_s_folder(tmp_path, file, change):
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / file
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match="'mnist' ") as caught:
+        load("mnist", root=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_packed_files_in_torchvision_s_folder_are_unpacked_without_a_download(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    folder = tmp_path / "MNIST" / "raw"
+    images = write_idx(folder, ".gz")
+    names = [name for name, _ in torchvision.datasets.MNIST.resources]
+    digests = [hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() for name in names]
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", list(zip(names, digests, strict=True)))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["file:///nowhere/"])
+    data = load("mnist", root=tmp_path, download=True, val_share=0)
+    assert np.array_equal(data.train.images[:, 0].numpy(), images)
 
 
 @pytest.mark.parametrize("folder", ["", "fashion-mnist"])

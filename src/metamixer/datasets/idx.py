@@ -1,4 +1,4 @@
-"""Reads the idx files of the MNIST family, gzipped or not."""
+"""Reads the four gzipped files of Fashion-MNIST as they are published; torchvision reads unpacked ones only."""
 
 from __future__ import annotations
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metamixer import _torchvision
 from metamixer.datasets import mini
@@ -17,7 +19,6 @@ from metamixer.datasets.errors import DataError
 from metamixer.datasets.idx import FILES, read_idx
 from metamixer.datasets.images import TensorImages, conform
 from metamixer.datasets.read import Reading
-from metamixer.datasets.torchvision_files import fetch_archive, read_cifar, read_mnist
 
 
 @dataclass(frozen=True)
@@ -88,23 +89,40 @@ def _from_torchvision(name: str, origin: str, root: Path, download: bool, part: 
     _torchvision.mend()
     import torchvision.datasets as sets
 
-    which: Any = getattr(sets, origin)
+    chosen: dict[str, Any] = {"split": part} if origin in ("SVHN", "STL10") else {"train": part == "train"}
     try:
-        if origin in ("MNIST", "FashionMNIST", "KMNIST"):
-            return read_mnist(which, root, part, download)
-        if download and origin != "SVHN":
-            fetch_archive(which, root)
-        if origin in ("CIFAR10", "CIFAR100"):
-            return read_cifar(which, root, part)
-        # STL-10 are plain bytes and SVHN a table of MATLAB; both are read if their checksums are right.
-        found = which(root=str(root), split=part, download=download and origin == "SVHN")
+        with _only_below_the_root():
+            found = getattr(sets, origin)(root=str(root), download=download, **chosen)
     except ImportError as error:
         raise DataError(f"{name!r} needs a package that is not installed: {error}") from error
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+    except Exception as error:  # damaged files raise what they like, AssertionError and UnpicklingError among it
         looked = f"{name!r} was not found whole in {root.resolve()}"
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
         if download:
-            raise DataError(f"{looked}, and the download failed: {error}") from error
-        raise DataError(f"{looked}; download=True fetches it, root=… looks elsewhere ({error})") from error
-    labels: Tensor = torch.as_tensor(found.labels).long()
+            raise DataError(f"{looked}, and the download failed: {reason}") from error
+        raise DataError(f"{looked}; download=True fetches it, root=… looks elsewhere ({reason})") from error
+    images = torch.as_tensor(found.data)
+    if images.ndim == 3:  # the MNIST family
+        images = images[:, None]
+    elif origin in ("CIFAR10", "CIFAR100"):
+        images = images.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(found.labels if "split" in chosen else found.targets).long()
     classes = tuple(getattr(found, "classes", None) or map(str, range(int(labels.max()) + 1)))
-    return TensorImages(torch.as_tensor(found.data), labels, classes)
+    try:
+        return TensorImages(images, labels, classes)
+    except DataError as error:
+        raise DataError(f"{name!r} in {root.resolve()}: {error}") from error
+
+
+@contextmanager
+def _only_below_the_root() -> Iterator[None]:
+    """torchvision unpacks whole archives: let :mod:`tarfile` refuse what lies or points outside of the folder."""
+    if not hasattr(tarfile, "data_filter"):  # Python before 3.11.4
+        yield
+        return
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
