@@ -89,6 +89,20 @@ def all_settings(part: Mapping[str, Any], table: Mapping[str, type]) -> dict[str
     return dumped
 
 
+def effective(settings: Mapping[str, Any], of: type) -> dict[str, Any]:
+    """Plain settings of a section, a mixer or a loss, without those that came later and are neutral.
+
+    A setting that is added gets ``Field(json_schema_extra={"neutral": VALUE})``, in an ``Annotated`` type outside of
+    pydantic's models: at this value all is computed as before there was such a setting, so the recipe's checksum stays.
+    """
+    fields = (of if issubclass(of, BaseModel) else _model(of)).model_fields
+    extras = {name: field.json_schema_extra for name, field in fields.items()}
+    neutral = {name: each["neutral"] for name, each in extras.items() if isinstance(each, dict) and "neutral" in each}
+    return {
+        name: value for name, value in settings.items() if name not in neutral or repr(value) != repr(neutral[name])
+    }
+
+
 def find(name: str, table: Mapping[str, type], key: str) -> type:
     """The class of that name, or the one that an import path names and that may be imported; RecipeError if not."""
     if name in table:
@@ -113,7 +127,7 @@ def find(name: str, table: Mapping[str, type], key: str) -> type:
 def _model(cls: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of a class's settings, read from its signature."""
     parameters = inspect.signature(cls).parameters
-    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__, include_extras=True)
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in parameters.items()

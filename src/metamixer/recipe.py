@@ -21,7 +21,7 @@ from metamixer.branches import share_trunk
 from metamixer.cohort import Cohort
 from metamixer.finite import not_finite_weight
 from metamixer.models import build, check_name
-from metamixer.named import LOSSES, MIXERS, all_settings, faults, make
+from metamixer.named import LOSSES, MIXERS, all_settings, effective, faults, find, make
 from metamixer.optim import Optim
 from metamixer.parallel import Parallel
 from metamixer.plan import Mixer
@@ -296,10 +296,16 @@ class Recipe(_Section):
 
     @property
     def _what(self) -> dict[str, Any]:
-        """The full recipe without the layout of its processes, with which a run may go on differently."""
+        """The full recipe without what changes nothing: the layout of its processes, and later settings left neutral.
+
+        A setting that goes stays as a field with its one value left, such as ``Literal[False]``: in its place in here.
+        """
         content = self.as_dict()
         content["train"] = {key: value for key, value in content["train"].items() if key not in LAYOUT}
-        return content
+        parts = {"data": DataSection, "optim": Optim, "train": TrainSection}
+        parts |= {"mixer": find(self.mixer.name, MIXERS, "mixer"), "loss": find(self.loss.name, LOSSES, "loss")}
+        content |= {key: effective(content[key], of) for key, of in parts.items()}
+        return content | {"peers": [effective(peer, PeerSection) for peer in content["peers"]]}
 
     def differences(self, other: Recipe) -> list[str]:
         """The places where ``other`` computes something else, as in ``optim.lr: 0.1, here 0.05``."""
