@@ -1,5 +1,6 @@
 """Mixers: settings that draw a plan for every batch. One file each; what they draw with is in ``functional``."""
 
+from metamixer.mixers.base import BaseMixer, Draw
 from metamixer.mixers.cutmix import CutMix, SameClassCutMix
 from metamixer.mixers.cutnmix import CutnMix
 from metamixer.mixers.manifold import ManifoldMixup
@@ -7,4 +8,4 @@ from metamixer.mixers.metamixer import MetaMixer
 from metamixer.mixers.mixup import Mixup
 from metamixer.mixers.none import NoMix
 
-__all__ = ["CutMix", "CutnMix", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"]
+__all__ = ["BaseMixer", "CutMix", "CutnMix", "Draw", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"]

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
-from torch import Tensor
-
+from metamixer.mixers.base import BaseMixer, Draw, WindowedMixer
 from metamixer.mixers.functional import (
     Per,
     boxes,
     check,
     check_alpha,
     check_window,
-    happens,
     permutation,
     same_class_partners,
-    strength,
 )
 from metamixer.plan import MixPlan, Paste
 
@@ -25,7 +21,7 @@ Partners = Literal["same_class", "any"]
 
 
 @dataclass(frozen=True)
-class CutMix:
+class CutMix(BaseMixer):
     """Pastes a box of a random other image; the labels mix by the pasted area.
 
     The box has as many sides as the input has spatial axes: a window of a signal, a rectangle, a block of a volume.
@@ -44,36 +40,19 @@ class CutMix:
     until: float = 1.0
     ramp: float = 0.0
 
-    wants_companions: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         self._pasting()  # has the same settings and checks them
 
     def _pasting(self) -> SameClassCutMix:
-        return SameClassCutMix(
-            alpha=self.alpha,
-            probability=self.probability,
-            box=self.box,
-            partners="any",
-            until=self.until,
-            ramp=self.ramp,
-        )
+        return SameClassCutMix(self.alpha, self.probability, self.box, "any", self.until, self.ramp)
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        companions: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        progress: float | None = None,
-    ) -> MixPlan:
-        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
-        return self._pasting()(images, labels, generator=generator, progress=progress)
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        return self._pasting().draw(draw)
 
 
 @dataclass(frozen=True)
-class SameClassCutMix:
+class SameClassCutMix(WindowedMixer):
     """Pastes a box of another image of the same class, so that the label stays what it is.
 
     The local half of MetaMixer: the network has to find the object in two places at once, with no doubt about what
@@ -105,30 +84,20 @@ class SameClassCutMix:
         )
 
     @property
-    def wants_companions(self) -> bool:
+    def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides
         """Whether images from outside of the batch would be pasted."""
         return self.partners == "same_class" and self.probability > 0
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        companions: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        progress: float | None = None,
-    ) -> MixPlan:
-        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
-        if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        if not self.mixes(draw):
             return MixPlan()
-        size = tuple(images.shape[2:])
-        if not size:
-            raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(images.shape)}")
-        low, high = boxes(self.alpha, size, None if self.box == "batch" else len(images), generator)
+        size = draw.size
+        low, high = boxes(self.alpha, size, None if self.box == "batch" else len(draw.images), draw.generator)
         if self.partners == "any":
-            partner = permutation(len(labels), generator).to(images.device)
-        elif companions is not None:
-            return MixPlan((Paste(low, high, size, source=companions),))
+            partner = permutation(len(draw.labels), draw.generator).to(draw.images.device)
+        elif draw.companions is not None:
+            return MixPlan((Paste(low, high, size, source=draw.companions),))
         else:
-            partner = same_class_partners(labels, generator)
+            partner = same_class_partners(draw.labels, draw.generator)
         return MixPlan((Paste(low, high, size, partner=partner),))

@@ -7,17 +7,17 @@ as Cut^nMix". That n peers see n boxes of one pair of images, with one label, is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from metamixer.mixers.functional import beta, check, check_alpha, check_window, happens, permutation, strength
+from metamixer.mixers.base import Draw, WindowedMixer
+from metamixer.mixers.functional import beta, check, check_alpha, check_window, permutation
 from metamixer.plan import MixPlan, Paste, PerPeer
 
 
 @dataclass(frozen=True)
-class CutnMix:
+class CutnMix(WindowedMixer):
     """Pastes a box of a random other image, for each peer at a place of its own; the labels mix by the pasted area.
 
     Our reading of the paper's abstract. All peers have the same partners and boxes of the same size, so that one label
@@ -39,33 +39,21 @@ class CutnMix:
     until: float = 1.0
     ramp: float = 0.0
 
-    wants_companions: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_alpha(alpha=self.alpha)
         check_window(self.probability, self.until, self.ramp)
         check(peers=(self.peers, self.peers >= 1, "the number of peers, at least one"))
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        companions: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        progress: float | None = None,
-    ) -> MixPlan:
-        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
-        if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        if not self.mixes(draw):
             return MixPlan()
-        size = tuple(images.shape[2:])
-        if not size:
-            raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(images.shape)}")
-        sides = self._sides(size, generator)
+        size = draw.size
+        sides = self._sides(size, draw.generator)
         # From 0 to size - sides, both included.
         free = torch.tensor(size) - sides + 1
-        place = torch.rand((self.peers, len(size)), generator=generator, dtype=torch.float64)
-        partner = permutation(len(labels), generator).to(images.device)
+        place = torch.rand((self.peers, len(size)), generator=draw.generator, dtype=torch.float64)
+        partner = permutation(len(draw.labels), draw.generator).to(draw.images.device)
         pastes = tuple(Paste(low, low + sides, size, partner=partner) for low in (place * free).long())
         return MixPlan((PerPeer(pastes),))
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from metamixer.mixers.functional import Per, beta, check, check_alpha, check_window, happens, permutation, strength
+from metamixer.mixers.base import Draw, WindowedMixer
+from metamixer.mixers.functional import Per, beta, check, check_alpha, check_window, permutation
 from metamixer.plan import Blend, MixPlan, Stage
 
 
 @dataclass(frozen=True)
-class ManifoldMixup:
+class ManifoldMixup(WindowedMixer):
     """Blends each sample with a random other one at a random stage, and their labels by the same share.
 
     Args:
@@ -35,8 +34,6 @@ class ManifoldMixup:
     until: float = 1.0
     ramp: float = 0.0
 
-    wants_companions: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_alpha(alpha=self.alpha)
         check_window(self.probability, self.until, self.ramp)
@@ -50,22 +47,14 @@ class ManifoldMixup:
             lam=(self.lam, self.lam in ("batch", "sample"), "'batch' or 'sample'"),
         )
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        companions: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        progress: float | None = None,
-    ) -> MixPlan:
-        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
-        if not happens(strength(self.probability, self.until, self.ramp, progress), generator):
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        if not self.mixes(draw):
             return MixPlan()
-        stages = tuple(self._stage(generator) for _ in range(self.stage_draws))
-        lam = beta(self.alpha, None if self.lam == "batch" else len(labels), generator)
-        partner = permutation(len(labels), generator)
-        device = images.device
+        stages = tuple(self._stage(draw.generator) for _ in range(self.stage_draws))
+        lam = beta(self.alpha, None if self.lam == "batch" else len(draw.labels), draw.generator)
+        partner = permutation(len(draw.labels), draw.generator)
+        device = draw.images.device
         stage = stages[0] if self.stage_draws == 1 else stages
         return MixPlan((Blend(lam.float().to(device), partner.to(device), stage),))
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from metamixer.mixers.base import BaseMixer, Draw
 from metamixer.mixers.cutmix import Partners, SameClassCutMix
 from metamixer.mixers.functional import Per, check_alpha, check_probability
 from metamixer.mixers.manifold import ManifoldMixup
@@ -22,7 +20,7 @@ from metamixer.plan import MixPlan
 
 
 @dataclass(frozen=True)
-class MetaMixer:
+class MetaMixer(BaseMixer):
     """Same-class CutMix at the input, then manifold mixup at a random stage: two plans, joined.
 
     Args:
@@ -60,21 +58,14 @@ class MetaMixer:
         _ = self.local_half, self.global_half  # each checks the settings that it shares
 
     @property
-    def wants_companions(self) -> bool:
+    def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides
         """Whether images from outside of the batch would be pasted."""
         return self.local_half.wants_companions
 
     @property
     def local_half(self) -> SameClassCutMix:
         """What happens at the input, inside a class."""
-        return SameClassCutMix(
-            alpha=self.local_alpha,
-            probability=self.local_probability,
-            box=self.box,
-            partners=self.partners,
-            until=self.until,
-            ramp=self.ramp,
-        )
+        return SameClassCutMix(self.local_alpha, self.local_probability, self.box, self.partners, self.until, self.ramp)
 
     @property
     def global_half(self) -> ManifoldMixup:
@@ -89,15 +80,6 @@ class MetaMixer:
             ramp=self.ramp,
         )
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        companions: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        progress: float | None = None,
-    ) -> MixPlan:
-        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
-        local = self.local_half(images, labels, companions=companions, generator=generator, progress=progress)
-        return local + self.global_half(images, labels, generator=generator, progress=progress)
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        return self.local_half.draw(draw) + self.global_half.draw(draw)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from metamixer.mixers.base import BaseMixer, Draw
 from metamixer.mixers.functional import Per
 from metamixer.mixers.manifold import ManifoldMixup
 from metamixer.plan import MixPlan
 
 
 @dataclass(frozen=True)
-class Mixup:
+class Mixup(BaseMixer):
     """Blends each image with a random other one, and their labels by the same share.
 
     Args:
@@ -31,29 +28,12 @@ class Mixup:
     until: float = 1.0
     ramp: float = 0.0
 
-    wants_companions: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         self._manifold()  # has the same settings and checks them
 
     def _manifold(self) -> ManifoldMixup:
-        return ManifoldMixup(
-            alpha=self.alpha,
-            probability=self.probability,
-            stages=(0,),
-            lam=self.lam,
-            until=self.until,
-            ramp=self.ramp,
-        )
+        return ManifoldMixup(self.alpha, self.probability, (0,), lam=self.lam, until=self.until, ramp=self.ramp)
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        companions: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        progress: float | None = None,
-    ) -> MixPlan:
-        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
-        return self._manifold()(images, labels, generator=generator, progress=progress)
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        return self._manifold().draw(draw)

@@ -1,0 +1,65 @@
+"""What mixers share: the call, said once, and the window of training in which they mix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metamixer.mixers.functional import happens, strength
+from metamixer.plan import MixPlan
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a plan is drawn from: the arguments of a mixer's call, as :class:`~metamixer.Mixer` describes them."""
+
+    images: Tensor
+    labels: Tensor
+    companions: Tensor | None = None
+    generator: torch.Generator | None = None
+    progress: float | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The spatial sizes of the images; ValueError where there are none."""
+        size = tuple(self.images.shape[2:])
+        if not size:
+            raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(self.images.shape)}")
+        return size
+
+
+class BaseMixer:
+    """A mixer whose frozen dataclass defines :meth:`draw`. A mixer may also be any callable with this signature."""
+
+    wants_companions: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        companions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float | None = None,
+    ) -> MixPlan:
+        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
+        return self.draw(Draw(images, labels, companions, generator, progress))
+
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        raise NotImplementedError
+
+
+class WindowedMixer(BaseMixer):
+    """A mixer that mixes a share of the batches, in a window of training."""
+
+    probability: float
+    until: float
+    ramp: float
+
+    def mixes(self, draw: Draw) -> bool:
+        """Whether this batch is mixed: one draw."""
+        return happens(strength(self.probability, self.until, self.ramp, draw.progress), draw.generator)
