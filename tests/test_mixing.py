@@ -146,6 +146,90 @@ def test_an_in_place_activation_may_follow_a_blend(shape, kind):
         assert plain.grad.abs().sum() > 0
 
 
+ANY_PARTNERS = {  # the second half has no inverse: some rows are nobody's partner, others several times
+    "permutation": PARTNER,
+    "one for all": torch.tensor([2, 2, 2, 2, 2]),
+    "repeated": torch.tensor([3, 0, 3, 4, 0]),
+}
+any_partners = pytest.mark.parametrize("partner", ANY_PARTNERS.values(), ids=ANY_PARTNERS)
+
+
+@any_partners
+@pytest.mark.parametrize("kind", ["batch", "sample"])
+def test_blend_gradient_with_any_partners_is_the_loop(kind, partner):
+    x, lam, grad = draw((5, 3, 4, 2)).requires_grad_(), shares(kind), draw((5, 3, 4, 2), seed=1)
+    wanted = torch.zeros_like(x)
+    for b in range(5):
+        share = lam if lam.ndim == 0 else lam[b]
+        wanted[b] += share * grad[b]
+        wanted[partner[b]] += (1 - share) * grad[b]
+    for name, laid_out in layouts(x.detach()):
+        laid_out.requires_grad_()
+        torch.testing.assert_close(blend(laid_out, lam, partner), slow_blend(x.detach(), lam, partner))
+        (found,) = torch.autograd.grad(blend(laid_out, lam, partner), laid_out, grad)
+        torch.testing.assert_close(found, wanted, msg=name)
+
+
+@any_partners
+@pytest.mark.parametrize("kind", ["batch", "sample"])
+def test_blend_has_derivatives_of_every_order(kind, partner):
+    lam = shares(kind)
+    for _, x in layouts(draw((5, 3, 4, 2))):
+        x = x.detach().requires_grad_()
+        assert torch.autograd.gradgradcheck(lambda x: blend(x, lam, partner).sin(), x)
+        assert torch.autograd.gradgradcheck(lambda x: blend(blend(x, lam, partner).sin(), lam, PARTNER).exp(), x)
+
+
+@any_partners
+@pytest.mark.parametrize("kind", ["batch", "sample"])
+def test_blend_has_derivatives_by_lam(kind, partner):
+    x, lam = draw((5, 3, 4, 2)).requires_grad_(), shares(kind).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, lam: blend(x, lam, partner), (x, lam))
+    assert torch.autograd.gradgradcheck(lambda x, lam: blend(x, lam, partner).sin(), (x, lam))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # PyTorch's own, for forward mode
+@any_partners
+@pytest.mark.parametrize("kind", ["batch", "sample"])
+def test_function_transforms_of_blend(kind, partner):
+    """``torch.func``: gradient, Hessian, and a batch of batches, of lambdas and of partners."""
+    x, lam = draw((5, 3)), shares(kind)
+
+    def energy(x):
+        return blend(x, lam, partner).sin().square().sum()
+
+    def plain(x):
+        weight = lam if lam.ndim == 0 else lam[:, None]
+        return (weight * x + (1 - weight) * x[partner]).sin().square().sum()
+
+    torch.testing.assert_close(torch.func.grad(energy)(x), torch.func.grad(plain)(x))
+    torch.testing.assert_close(torch.func.hessian(energy)(x), torch.func.hessian(plain)(x))
+    many = draw((4, 5, 3), seed=1)
+    for function in (energy, torch.func.grad(energy)):
+        torch.testing.assert_close(torch.vmap(function)(many), torch.stack([function(each) for each in many]))
+    every_lam, every_partner = torch.stack([lam, 1 - lam]), torch.stack([partner, PARTNER])
+    torch.testing.assert_close(
+        torch.vmap(blend, in_dims=(None, 0, 0))(x, every_lam, every_partner),
+        torch.stack([blend(x, *pair) for pair in zip(every_lam, every_partner, strict=True)]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("lam", "partner"),
+    [(torch.tensor(0.5), torch.arange(4)), (torch.rand(4), PARTNER), (torch.rand(5, 1), PARTNER)],
+    ids=["partners", "shares", "a column of shares"],
+)
+def test_rows_without_partner_or_share_are_refused(lam, partner):
+    with pytest.raises(ValueError, match=r"for a tensor of shape \(5, 6\); accepted: one for each of its rows"):
+        blend(draw((5, 6)), lam, partner)
+
+
+def test_a_paste_with_too_few_partners_is_refused():
+    x = draw((5, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"partner of shape \(1,\) for a tensor of shape \(5, 2, 4, 4\)"):
+        paste(x, x, torch.tensor([2]), torch.tensor([0, 0]), torch.tensor([2, 2]))
+
+
 BOXES = {  # for sizes (5), (5, 4), (5, 4, 3): low, high
     "inside": ([1, 1, 1], [4, 3, 2]),
     "at the lower edge": ([0, 0, 0], [2, 1, 1]),

@@ -180,3 +180,9 @@ def test_frozen():
     for value, name in ((MixPlan(), "operations"), (HALF, "lam"), (HALF, "stage")):
         with pytest.raises(FrozenInstanceError):
             setattr(value, name, None)
+
+
+def test_partners_that_repeat_cannot_stay_within_parts():
+    plan = MixPlan((Blend(torch.tensor(0.5), torch.tensor([1, 1, 3, 1])),))
+    with pytest.raises(ValueError, match="accepted: a permutation"):
+        plan.within(2)

@@ -28,7 +28,7 @@ class Blend:
 
     Args:
         lam: 0-d or ``(B,)`` float, the share that a sample keeps.
-        partner: ``(B,)`` int64, a permutation of the batch.
+        partner: ``(B,)`` int64, rows of the batch; every mixer here draws a permutation.
         stage: where; a tuple gives each peer its own.
     """
 
@@ -231,8 +231,12 @@ def _within(operation: Blend | Paste, parts: int) -> Blend | Paste:
         return operation
     place = torch.arange(len(partner), device=partner.device) % parts
     found = partner
-    while bool((elsewhere := place[found] != place).any()):
+    for _ in range(len(partner) + 1):
+        if not bool((elsewhere := place[found] != place).any()):
+            break
         found = torch.where(elsewhere, partner[found], found)
+    else:
+        raise ValueError("partners that repeat cannot stay inside of parts of a batch; accepted: a permutation")
     return replace(operation, partner=found)
 
 
