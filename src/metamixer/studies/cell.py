@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metamixer.studies.locking import alone
+from filelock import FileLock
+
 from metamixer.studies.study import Measure
 
 
@@ -42,7 +43,7 @@ def follow_cell(
     imports.allow(*allowed)
     torch.set_num_threads(threads)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone(folder.with_name(folder.name + ".lock"), wait=True):
+    with FileLock(folder.with_name(folder.name + ".lock")):
         if not (folder / "report.json").is_file():
             train(Recipe.of(recipe), folder, resume=True)
         if not finished(folder, measure):

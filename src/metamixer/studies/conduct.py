@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock, Timeout
 
 from metamixer.recipe_file import RecipeError
 from metamixer.studies.cell import finished
 from metamixer.studies.cluster import run_on_ray
 from metamixer.studies.figures import read_figures
-from metamixer.studies.locking import alone
 from metamixer.studies.notes import machines, missing, unequal
 from metamixer.studies.running import Ended, run_all
 from metamixer.studies.study import Study
@@ -121,11 +122,9 @@ def _threads(folder: Path, jobs: int, asked: int | None) -> int:
     return threads
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(alone(folder / ".lock", wait=False))
-        except BlockingIOError:
-            raise RecipeError(f"{folder}: another process works on this study") from None
-        yield
+def _alone(folder: Path) -> AbstractContextManager[object]:
+    """Hold the study's lock; it is given back when the process ends, however it ends."""
+    try:
+        return FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise RecipeError(f"{folder}: another process works on this study") from None
