@@ -369,6 +369,45 @@ def test_compile_with_every_mixer(mixer, monkeypatch):
     assert counter.frame_count <= 2 * len(inside)
 
 
+@pytest.mark.slow
+@compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_modes_of_compile(mode):
+    """By torch's own compiler, which takes the mode; without a GPU no CUDA graph is recorded."""
+    torch._dynamo.reset()
+    networks = [small(0), small(1)]
+    reference, compiled = Cohort(copy.deepcopy(networks), stages=SMALL), Cohort(networks, stages=SMALL, compile=mode)
+    found, wanted = compiled(draw(4, 2, 8, 8), blending(1)), reference(draw(4, 2, 8, 8), blending(1))
+    torch.testing.assert_close(found.logits, wanted.logits)
+    for outputs in (found, wanted):
+        outputs.logits.square().sum().backward()
+    torch.testing.assert_close(gradients(compiled), gradients(reference))
+
+
+@compiles
+def test_the_mode_reaches_the_compiler(monkeypatch):
+    asked = []
+
+    def compile(network, mode):
+        asked.append(mode)
+        return original(network, backend="eager")
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", compile)
+    for mode in (False, True, "reduce-overhead"):
+        Cohort([small(0)], stages=SMALL, compile=mode)(draw(4, 2, 8, 8))
+    assert asked == ["default", "reduce-overhead"]
+
+
+def test_modes_of_compile_by_name():
+    cohorts = [Cohort([small(0)], stages=SMALL, compile=mode) for mode in (False, True, "default", "max-autotune")]
+    assert [cohort.compiled for cohort in cohorts] == [False, "default", "default", "max-autotune"]
+    assert [cohort.records_cuda_graphs for cohort in cohorts] == [False, False, False, True]
+    with pytest.raises(ValueError, match="compile='fast': accepted are False, default, reduce-overhead, max-autotune"):
+        Cohort([small(0)], stages=SMALL, compile="fast")
+
+
 @compiles
 def test_a_hook_added_after_compilation_is_not_ignored(monkeypatch):
     torch._dynamo.reset()

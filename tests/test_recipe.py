@@ -177,6 +177,37 @@ def test_who_computes_is_no_difference():
     assert Recipe.of({}, ["train.micro_batches=2"]).digest != one.digest
 
 
+@pytest.mark.parametrize(
+    ("train", "digest"),
+    [
+        ({}, "76a97e994268ada0"),
+        ({"graphs": False, "compile": False}, "76a97e994268ada0"),
+        ({"graphs": False, "compile": True}, "0f9afbae47345189"),
+        ({"compile": "default"}, "0f9afbae47345189"),
+    ],
+)
+def test_runs_of_the_versions_before_are_still_the_same_runs(train, digest):
+    """The checksums are those of the version that wrote ``graphs`` and knew no modes of ``compile``."""
+    recipe = Recipe.of({"train": train})
+    assert recipe.digest == digest
+    assert "graphs" not in recipe.as_dict()["train"]
+    assert recipe.train.compile == ("default" if train.get("compile") else False)
+
+
+def test_each_mode_of_compile_is_another_run():
+    recipes = [Recipe.of({}, [f"train.compile={mode}"]) for mode in ("false", "default", "reduce-overhead")]
+    assert len({recipe.digest for recipe in recipes}) == 3
+    assert recipes[2].differences(recipes[0]) == ["train.compile: False, here reduce-overhead"]
+
+
+@pytest.mark.parametrize("change", ["graphs=true", "graphs=1", "parallel=streams"])
+def test_what_was_removed_names_what_replaces_it(change):
+    with pytest.raises(
+        RecipeError, match=r"^train: .* was removed; compile=reduce-overhead lets torch record CUDA graphs"
+    ):
+        Recipe.of({}, [f"train.{change}"])
+
+
 def test_differences_name_the_keys():
     one, other = Recipe.of({}), Recipe.of({}, ["optim.lr=0.07", "mixer=none"])
     found = one.differences(other)

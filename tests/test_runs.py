@@ -112,6 +112,17 @@ def test_resume_of_a_finished_run_gives_the_same_result(run, tmp_path):
     assert before.keys() == after.keys()
 
 
+def test_a_run_whose_recipe_has_settings_that_were_removed(run, tmp_path):
+    _, result = run
+    folder = shutil.copytree(result.folder, tmp_path / "old")
+    written = (folder / "recipe.yaml").read_text().replace("  compile: false\n", "  compile: false\n  graphs: false\n")
+    assert "graphs: false" in written
+    (folder / "recipe.yaml").write_text(written)
+    assert evaluate_run(folder).as_dict() == result.last.as_dict()
+    again = train(Recipe.read(folder / "recipe.yaml"), folder, resume=True)
+    assert again.last.as_dict() == result.last.as_dict()
+
+
 def test_a_checkpoint_that_is_gone_or_damaged_is_named(run, tmp_path):
     _, result = run
     with pytest.raises(RecipeError, match="is no run"):

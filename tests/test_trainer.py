@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from metamixer.callbacks import Files
 from metamixer.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.datasets import Augment, TrainLoader
 from metamixer.losses import LMCL, MCL
+from metamixer.preparing import check_parts
 from metamixer.seeds import derive, generator
 from metamixer.signals import Interrupted
 from metamixer.step import train_step
@@ -321,21 +323,12 @@ def test_a_second_interrupt_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize(
-    ("parallel", "graphs", "said"),
-    [
-        (
-            "none",
-            True,
-            r"graphs=True captures the steps of one CUDA device; here are 1 on cpu: graphs=False would work",
-        ),
-        ("streams", False, r"parallel='streams' needs a CUDA device; 'threads' or 'none' would work"),
-    ],
-)
-def test_what_the_device_cannot_do_is_said_at_once(parallel, graphs, said):
-    cohort = Cohort([toys.network(0), toys.network(1)], stages=["0", "1"], parallel=parallel)
-    with pytest.raises(TrainingError, match=said):
-        Trainer(cohort, NoMix(), Independent(), epochs=1, accelerator="cpu", graphs=graphs)
+def test_gradients_do_not_add_up_in_cuda_graphs():
+    cohort = Cohort([toys.network(0), toys.network(1)], stages=["0", "1"], compile="reduce-overhead")
+    gpu = SimpleNamespace(device=torch.device("cuda"), world=1, shares=1, groups=1)
+    with pytest.raises(TrainingError, match=r"micro_batches=2: .* accepted are compile='default' or micro_batches=1"):
+        check_parts(cohort, Independent(), gpu, "joint", 2, 2, "stop")
+    check_parts(cohort, Independent(), gpu, "joint", 1, 1, "stop")
 
 
 def test_dropout_in_threads_is_an_error_of_the_training():

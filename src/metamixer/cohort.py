@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,16 @@ from torch.utils.hooks import RemovableHandle
 from metamixer.branches import Trunk, counters_left_out, trunk_of
 from metamixer.exchange import Elsewhere, PeerExchange
 from metamixer.modes import evaluating
-from metamixer.parallel import PARALLEL, Parallel, in_streams, in_threads
+from metamixer.parallel import PARALLEL, Parallel, in_threads
 from metamixer.plan import MixPlan
 from metamixer.points import Tap, install, pooled
 from metamixer.records import Outputs
 from metamixer.stages import check_stages, find_stages
+
+Compile = Literal[False, "default", "reduce-overhead", "max-autotune"]
+"""Modes of ``torch.compile``; the last two record CUDA graphs on a GPU. False: not compiled."""
+
+_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 class Cohort(nn.Module):
@@ -34,9 +39,9 @@ class Cohort(nn.Module):
         shadows: give every network a copy that follows it instead of learning, for methods that compare with averaged
             or earlier weights: peers P to 2P-1, frozen. :meth:`update_shadows` moves them.
         parallel: ``none``: one peer after the other. ``threads``: side by side on the CPU, the cores shared among them.
-            ``streams``: side by side on a GPU.
-        compile: run the peers through ``torch.compile``. Each stage at which a plan mixes is a graph of its own, so
-            there are as many graphs as stages; they are compiled when they first come.
+        compile: mode of ``torch.compile`` for the peers (:data:`Compile`); True is ``default``, False none. Each
+            stage at which a plan mixes is a graph of its own, so there are as many graphs as stages; they are compiled
+            when they first come.
 
     Peers with different numbers of stages are aligned by relative depth: the cohort has as many stages as its
     shallowest peer, and stage k of K is stage ``round(k * n / K)`` of a peer that has n.
@@ -58,7 +63,7 @@ class Cohort(nn.Module):
         frozen: Sequence[int] = (),
         shadows: bool = False,
         parallel: Parallel = "none",
-        compile: bool = False,
+        compile: Compile | bool = False,
     ) -> None:
         super().__init__()
         if not networks:
@@ -68,9 +73,14 @@ class Cohort(nn.Module):
         if wrong := [index for index in frozen if not 0 <= index < len(networks)]:
             raise ValueError(f"frozen={wrong}: the peers are numbered 0 to {len(networks) - 1}")
         if parallel not in PARALLEL:
-            raise ValueError(f"parallel={parallel!r}: {', '.join(PARALLEL)} would work")
+            raise ValueError(
+                f"parallel={parallel!r}: accepted are {', '.join(PARALLEL)}; on a GPU, compile='reduce-overhead' lets "
+                "torch record CUDA graphs"
+            )
+        if compile is not True and compile not in get_args(Compile):
+            raise ValueError(f"compile={compile!r}: accepted are {', '.join(map(str, get_args(Compile)))}")
         self.parallel: Parallel = parallel
-        self.compiled = compile
+        self.compiled: Compile = "default" if compile is True else compile
         self._compiled: dict[int, Callable[[Tensor], Any]] = {}
         self._drew_nothing = False
         self._alone: int | None = None
@@ -136,6 +146,11 @@ class Cohort(nn.Module):
     def branched(self) -> bool:
         """Whether any peers are branches on a trunk."""
         return bool(self._trunks)
+
+    @property
+    def records_cuda_graphs(self) -> bool:
+        """Whether ``torch.compile`` was asked for a mode that records CUDA graphs."""
+        return self.compiled in _CUDA_GRAPHS
 
     @property
     def here(self) -> tuple[int, ...]:
@@ -315,8 +330,6 @@ class Cohort(nn.Module):
                 )
             self._drew_nothing = self._drew_nothing or before is not None
             return found
-        if len(self.peers) > 1 and self.parallel == "streams" and device == "cuda":
-            return in_streams(work, images)
         here = self.here
         return [work(index, own) if index in here else None for index, own in enumerate(images)]
 
@@ -340,17 +353,15 @@ class Cohort(nn.Module):
         logits = getattr(output, "logits", output)
         if features is None or features.ndim != 2:  # no linear layer, or one that sees every position
             features = pooled(seen[-1][1])
-        return (
-            logits.to(torch.promote_types(logits.dtype, torch.float32)),
-            features,
-            *(output for _, output in seen),
-        )
+        found = (logits.to(torch.promote_types(logits.dtype, torch.float32)), features, *(each for _, each in seen))
+        # A CUDA graph writes into the same memory each time; without gradients the next peer's may already do so.
+        return tuple(each.clone() for each in found) if self.records_cuda_graphs and logits.is_cuda else found
 
     def _call(self, index: int, images: Tensor) -> Any:
         if not self.compiled:
             return self.peers[index](images)
         if index not in self._compiled:
-            self._compiled[index] = torch.compile(self.peers[index])
+            self._compiled[index] = torch.compile(self.peers[index], mode=self.compiled)
         # By default a hook that someone adds after the first call would be silently ignored, and after eight graphs
         # of one network's code (peers of one architecture share it) the rest would run uncompiled.
         with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=64):

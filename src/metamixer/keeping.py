@@ -16,7 +16,6 @@ import torch
 from metamixer import checkpoint
 from metamixer.engine import Engine
 from metamixer.finite import not_finite_weight
-from metamixer.graphs import StepGraphs
 from metamixer.optim import load_state, saved_state
 from metamixer.sums import Sums
 from metamixer.updates import Line, NotFiniteError, Updates
@@ -60,7 +59,6 @@ class Run:
         rate: the learning rate of the last step.
         skipped: steps of this epoch that changed nothing.
         open_epoch: whether the sums hold an epoch that was not closed.
-        graphs: recorded steps, or None.
     """
 
     line: Line
@@ -74,7 +72,6 @@ class Run:
     rate: float = 0.0
     skipped: int = 0
     open_epoch: bool = False
-    graphs: StepGraphs | None = None
 
 
 class Keeper:

@@ -130,7 +130,7 @@ def box_share(low: Tensor, high: Tensor, size: tuple[int, ...]) -> Tensor:
     tensor(0.1250, dtype=torch.float64)
     """
     share = torch.ones((), dtype=torch.float64, device=low.device)
-    for axis, length in enumerate(size):  # no tensor made of numbers: a graph that is being captured forbids it
+    for axis, length in enumerate(size):
         share = share * ((high[..., axis] - low[..., axis]).double() / length)
     return share
 
@@ -155,7 +155,7 @@ def paste(x: Tensor, source: Tensor, partner: Tensor | None, low: Tensor, high: 
         partner: ``(B,)`` int64 or None.
         low, high: ``(S,)`` one box for the batch, or ``(B, S)`` one for each sample; ``low <= position < high``.
             Bounds of one box are read on the host, so they should live on the CPU: slices are the fastest. ``(1, S)``
-            is one box that stays on the device: a mask, which a captured graph can make anew for every step.
+            is one box that stays on the device, as a mask.
 
     Raises:
         ValueError: ``partner`` has another length than ``x``.

@@ -1,4 +1,4 @@
-"""Peers at the same time: a thread and its own cores for each on a CPU, a stream for each on a GPU.
+"""Peers at the same time on a CPU: a thread and its own cores for each.
 
 Two small networks on two cores are faster side by side than one after the other with two cores each: a convolution of
 16 channels has too little work to share. A peer's forward pass knows nothing of the others, so it runs anywhere; what
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Parallel = Literal["none", "threads", "streams"]
+Parallel = Literal["none", "threads"]
 PARALLEL: tuple[str, ...] = get_args(Parallel)
 
 Work = Callable[[int, Tensor], tuple[Tensor, ...]]
@@ -134,30 +134,3 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     all_there.wait()
     torch.set_num_threads(usual)
     return pool
-
-
-def in_streams(work: Work, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """``work(index, images[index])`` for all peers, each on a CUDA stream of its own.
-
-    Autograd runs the backward pass of an operation on the stream of its forward pass, so that one is parallel as
-    well; inside of a captured graph the streams become branches of it.
-    """
-    device = images[0].device
-    caller = torch.cuda.current_stream(device)
-    streams = _streams(device, len(images))
-    found = []
-    for index, stream in enumerate(streams):
-        stream.wait_stream(caller)
-        with torch.cuda.stream(stream):
-            found.append(work(index, images[index]))
-        images[index].record_stream(stream)
-    for stream, outputs in zip(streams, found, strict=True):
-        caller.wait_stream(stream)
-        for tensor in outputs:
-            tensor.record_stream(caller)
-    return found
-
-
-@cache
-def _streams(device: torch.device, count: int) -> tuple[torch.cuda.Stream, ...]:
-    return tuple(torch.cuda.Stream(device) for _ in range(count))  # type: ignore[no-untyped-call]

@@ -21,7 +21,6 @@ def check_parts(
     loss: nn.Module,
     engine: Engine,
     update: Update,
-    graphs: bool,
     micro_batches: int,
     mixing_groups: int,
     on_nonfinite: OnNonfinite,
@@ -38,28 +37,21 @@ def check_parts(
         raise TrainingError(f"on_nonfinite={on_nonfinite!r}: {', '.join(get_args(OnNonfinite))} would work")
     if micro_batches < 1:
         raise TrainingError(f"micro_batches={micro_batches}: at least 1 would work")
-    if update == "alternating" and (graphs or cohort.branched or cohort.parallel == "threads" or engine.groups > 1):
+    if update == "alternating" and (cohort.branched or cohort.parallel == "threads" or engine.groups > 1):
         raise TrainingError(
-            "update='alternating' trains separate networks one after the other, without graphs, threads, peer groups "
-            "or a shared trunk; update='joint' would work"
-        )
-    if graphs and (kind != "cuda" or engine.world > 1):
-        raise TrainingError(
-            f"graphs=True captures the steps of one CUDA device; here are {engine.world} on {kind}: graphs=False "
-            "would work"
-        )
-    if graphs and (micro_batches > 1 or on_nonfinite != "stop"):
-        raise TrainingError(
-            "graphs=True records a whole step, which can neither be skipped nor be taken in parts: micro_batches=1 and "
-            "on_nonfinite='stop' would work"
+            "update='alternating' trains separate networks one after the other, without threads, peer groups or a "
+            "shared trunk; update='joint' would work"
         )
     if cohort.parallel == "threads" and (kind != "cpu" or engine.world > 1):
         raise TrainingError(
             f"parallel='threads' shares the cores of one process on a CPU; here are {engine.world} on {kind}: "
             "parallel='none' would work"
         )
-    if cohort.parallel == "streams" and kind != "cuda":
-        raise TrainingError("parallel='streams' needs a CUDA device; 'threads' or 'none' would work")
+    if cohort.records_cuda_graphs and kind == "cuda" and micro_batches > 1:
+        raise TrainingError(
+            f"compile={cohort.compiled!r} with micro_batches={micro_batches}: gradients that add up do not stay in the "
+            "memory of a CUDA graph; accepted are compile='default' or micro_batches=1"
+        )
     if kind != "cuda" and any(isinstance(module, nn.SyncBatchNorm) for module in cohort.modules()):
         raise TrainingError(f"batch norm over all processes needs CUDA devices, this is {kind}")
     parts = engine.shares * micro_batches

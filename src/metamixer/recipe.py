@@ -18,7 +18,7 @@ from torch import nn
 
 from metamixer import imports
 from metamixer.branches import share_trunk
-from metamixer.cohort import Cohort
+from metamixer.cohort import Cohort, Compile
 from metamixer.finite import not_finite_weight
 from metamixer.models import build, check_name
 from metamixer.named import LOSSES, MIXERS, all_settings, effective, faults, find, make
@@ -128,6 +128,9 @@ class PeerSection(_Section):
         return dict(self.model_extra or {})
 
 
+_INSTEAD = "compile=reduce-overhead lets torch record CUDA graphs"
+
+
 class TrainSection(_Section):
     """The loop.
 
@@ -150,10 +153,9 @@ class TrainSection(_Section):
             ``backoff``: skip it and halve the learning rate.
         per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
         update: ``joint``, or ``alternating``: one peer after the other, as in DML's Algorithm 1.
-        parallel: peers one after the other (``none``), side by side on the cores of a CPU (``threads``) or on a GPU
-            (``streams``).
-        compile: run the peers through ``torch.compile``.
-        graphs: capture whole steps as CUDA graphs.
+        parallel: peers one after the other (``none``), or side by side on the cores of a CPU (``threads``).
+        compile: mode of ``torch.compile`` for the peers: ``false``, ``default``, or ``reduce-overhead`` and
+            ``max-autotune``, which record CUDA graphs on a GPU.
         checkpoint_every: epochs between checkpoints.
         validate_every: epochs between validations; the last epoch always ends with one.
     """
@@ -174,10 +176,22 @@ class TrainSection(_Section):
     per_class: int | None = Field(None, ge=2)
     update: Update = "joint"
     parallel: Parallel = "none"
-    compile: bool = False
-    graphs: bool = False
+    compile: Compile = False
     checkpoint_every: int = Field(1, ge=1)
     validate_every: int = Field(1, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _removed(cls, values: Any) -> Any:
+        """Settings of versions before: those that changed nothing are passed over."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("graphs", False) is not False:
+            raise ValueError(f"graphs={values['graphs']} was removed; {_INSTEAD}")
+        if values.get("parallel") == "streams":
+            raise ValueError(f"parallel=streams was removed; {_INSTEAD}")
+        compiled = {"compile": "default"} if values.get("compile") is True else {}
+        return {key: value for key, value in values.items() if key != "graphs"} | compiled
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -298,10 +312,17 @@ class Recipe(_Section):
     def _what(self) -> dict[str, Any]:
         """The full recipe without what changes nothing: the layout of its processes, and later settings left neutral.
 
-        A setting that goes stays as a field with its one value left, such as ``Literal[False]``: in its place in here.
+        Written as the first version wrote it, so that its runs are still the same runs: ``compile`` was true or false,
+        and ``graphs`` came after it.
         """
         content = self.as_dict()
-        content["train"] = {key: value for key, value in content["train"].items() if key not in LAYOUT}
+        train: dict[str, Any] = {}
+        for key, value in content["train"].items():
+            if key == "compile":
+                train |= {"compile": value == "default" or value, "graphs": False}
+            elif key not in LAYOUT:
+                train[key] = value
+        content["train"] = train
         parts = {"data": DataSection, "optim": Optim, "train": TrainSection}
         parts |= {"mixer": find(self.mixer.name, MIXERS, "mixer"), "loss": find(self.loss.name, LOSSES, "loss")}
         content |= {key: effective(content[key], of) for key, of in parts.items()}

@@ -165,7 +165,6 @@ def train(
         mixing_groups=settings.mixing_groups,
         on_nonfinite=settings.on_nonfinite,
         update=settings.update,
-        graphs=settings.graphs,
         folder=folder,
         checkpoint_every=settings.checkpoint_every,
         validate_every=settings.validate_every,

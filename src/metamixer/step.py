@@ -43,15 +43,13 @@ def train_step(
     return follow(cohort, loss, batch, plan, progress)
 
 
-def follow(
-    cohort: nn.Module, loss: nn.Module, batch: Batch, plan: MixPlan, progress: float | Tensor | None = None
-) -> Step:
+def follow(cohort: nn.Module, loss: nn.Module, batch: Batch, plan: MixPlan, progress: float | None = None) -> Step:
     """The step of a plan that is drawn already: nothing random is left but what the networks draw themselves.
 
     Args:
         cohort, loss, batch: as in :func:`train_step`.
         plan: what happens to the batch.
-        progress: as in :func:`train_step`, or a 0-d tensor, which a captured graph can read anew.
+        progress: as in :func:`train_step`.
     """
     outputs: Outputs = cohort(batch.seen, plan)
     targets = plan.targets(batch.labels, num_classes=outputs.logits.shape[-1])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metamixer.callbacks import Callback, EpochRecord, Start, StepRecord
 from metamixer.cohort import Cohort
@@ -18,7 +18,6 @@ from metamixer.datasets.stream import worker_fault
 from metamixer.engine import Engine, Precision
 from metamixer.evaluate import Report, evaluate
 from metamixer.finite import not_finite
-from metamixer.graphs import StepGraphs
 from metamixer.keeping import Best, Keeper, Run
 from metamixer.optim import Optim
 from metamixer.plan import Mixer, MixPlan
@@ -87,7 +86,6 @@ class Trainer:
             ``backoff``: skip it and halve the learning rate for good. More than ten in a row always stop.
         update: ``joint``: all peers learn from one forward pass. ``alternating``: one after the other, each from what
             the others predict after their own update (Algorithm 1 of arXiv 1706.00384); P forward passes of each.
-        graphs: capture whole steps as CUDA graphs, one for each stage of mixing. One GPU only.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
         checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
         validate_every: epochs between validations; the last epoch always ends with one.
@@ -117,7 +115,6 @@ class Trainer:
         mixing_groups: int | None = None,
         on_nonfinite: OnNonfinite = "stop",
         update: Update = "joint",
-        graphs: bool = False,
         folder: Path | None = None,
         checkpoint_every: int = 1,
         validate_every: int = 1,
@@ -143,10 +140,9 @@ class Trainer:
             )
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        self.update, self.graphs = update, graphs
-        self.micro_batches, self.on_nonfinite = micro_batches, on_nonfinite
+        self.update, self.micro_batches, self.on_nonfinite = update, micro_batches, on_nonfinite
         self.mixing_groups = mixing_groups or self.engine.shares * micro_batches
-        check_parts(cohort, loss, self.engine, update, graphs, micro_batches, self.mixing_groups, on_nonfinite)
+        check_parts(cohort, loss, self.engine, update, micro_batches, self.mixing_groups, on_nonfinite)
         self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
         self.classes, self.callbacks = classes, tuple(callbacks)
         self._keeper = Keeper(self.engine, folder, facts or {})
@@ -199,8 +195,6 @@ class Trainer:
         self._run = Run(line, optimizer, updates, Sums(), known)
         if resume:
             self._keeper.resume(self._run)
-        if self.graphs:
-            self._capture()
         start = Start(self.epochs, len(train), self._run.step, self.names, reading)
         looking = self.callbacks if self.engine.is_first else ()
         try:
@@ -292,7 +286,7 @@ class Trainer:
         # Dropout draws from torch's global generator, so it is seeded for the step.
         torch.manual_seed(derive(self.seed, "network", run.step, engine.rank))
         when = f"step {run.step + 1} (epoch {epoch + 1}, batch {number + 1}, learning rate {run.rate:g})"
-        computed = run.updates(batch, self._plan(batch, progress), progress, when, run.graphs)
+        computed = run.updates(batch, self._plan(batch, progress), progress, when)
         run.step += 1
         if computed is None:
             run.skipped += 1
@@ -317,28 +311,11 @@ class Trainer:
             return plan
         return plan.part(self.engine.share, self.engine.shares, batch.companions)
 
-    def _capture(self) -> None:
-        """Steps as graphs from here on. What the optimizer reads at each step has to be on the device."""
-        run = self._run
-        run.graphs = StepGraphs(
-            run.updates.compute,
-            stages=self.cohort.stages,
-            peers=len(self.cohort.peers) - self.cohort.shadows,  # a shadow follows its peer's part of the plan
-            device=self.device,
-        )
-        for group in run.optimizer.param_groups:
-            group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
-            if "capturable" in group:  # AdamW counts its steps
-                group["capturable"] = True
-
     def _set_rate(self, rate: float) -> None:
         run = self._run
         run.rate = rate
         for group in run.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # a captured optimizer reads it on the device
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            group["lr"] = rate
 
     def evaluate(self, batches: Iterable[Batch]) -> Report:
         """Every peer and the ensemble on held-out batches, which the processes divide among them."""

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from metamixer.cohort import Cohort
 from metamixer.engine import Engine
 from metamixer.finite import LateLook, not_finite, not_finite_images
-from metamixer.graphs import Computed
 from metamixer.memory import is_of_memory, what_fits
 from metamixer.plan import MixPlan
 from metamixer.records import Batch, total
 from metamixer.step import Step, follow
+
+Computed = tuple[dict[str, Tensor], Tensor, Tensor]
+"""What a step computes: terms and watched numbers by name ``(P,)``, logits ``(P, B, C)``, soft targets ``(B, C)``."""
 
 Update = Literal["joint", "alternating"]
 OnNonfinite = Literal["stop", "skip", "backoff"]
@@ -97,14 +99,7 @@ class Updates:
         self._looks_at_once = engine.device.type == "cpu" or on_nonfinite != "stop"
         self._late = LateLook(names)
 
-    def __call__(
-        self,
-        batch: Batch,
-        plan: MixPlan,
-        progress: float,
-        when: str,
-        compute: Callable[[Batch, MixPlan, float], Computed] | None = None,
-    ) -> Computed | None:
+    def __call__(self, batch: Batch, plan: MixPlan, progress: float, when: str) -> Computed | None:
         """One step; None if it was skipped.
 
         Args:
@@ -112,14 +107,13 @@ class Updates:
             plan: for that batch.
             progress: the share of training that is done.
             when: the step, for messages.
-            compute: stands in for :meth:`compute`, as a recorded step does.
 
         Raises:
             TrainingError: the parts do not fit together, a loss is not finite, or the memory is too small.
         """
         kept = None if self.on_nonfinite == "stop" else [buffer.clone() for buffer in self.line.buffers()]
         try:
-            computed = (compute or self.compute)(batch, plan, progress)
+            computed = self._compute(batch, plan, progress)
         except _NotFinite as found:
             self._skip(not_finite_images(batch.images) or str(found), when, kept)
             return None
@@ -148,8 +142,7 @@ class Updates:
         if found := self._late.rest():
             raise NotFiniteError(found)
 
-    def compute(self, batch: Batch, plan: MixPlan, progress: float | Tensor) -> Computed:
-        """All that a step does on the device."""
+    def _compute(self, batch: Batch, plan: MixPlan, progress: float) -> Computed:
         if self.update == "joint":
             return self._learn(batch, plan, progress, None)
         terms: dict[str, Tensor] = {}
@@ -160,7 +153,7 @@ class Updates:
                 terms[name] = torch.where(own, value.detach(), terms.get(name, value.detach()))
         return terms, logits, targets
 
-    def _learn(self, batch: Batch, plan: MixPlan, progress: float | Tensor, peer: int | None) -> Computed:
+    def _learn(self, batch: Batch, plan: MixPlan, progress: float, peer: int | None) -> Computed:
         """Forward, backward and an update of all peers, or of one."""
         self.optimizer.zero_grad(set_to_none=True)
         terms, watched, logits, targets = self._gradients(batch, plan, progress, peer)
@@ -173,7 +166,7 @@ class Updates:
         return {**terms, **watched}, logits, targets
 
     def _gradients(
-        self, batch: Batch, plan: MixPlan, progress: float | Tensor, peer: int | None
+        self, batch: Batch, plan: MixPlan, progress: float, peer: int | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
         """Terms, what is watched, logits and targets of the batch; its gradients are on the weights."""
         parts = self.micro_batches
@@ -207,7 +200,7 @@ class Updates:
         )
 
     def _forward(
-        self, batch: Batch, plan: MixPlan, progress: float | Tensor, peer: int | None
+        self, batch: Batch, plan: MixPlan, progress: float, peer: int | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
         def work(cohort: Cohort, loss: nn.Module) -> Step:
             return follow(cohort, loss, batch, plan, progress)

@@ -47,7 +47,7 @@ def ramp_up(progress: float | Tensor | None, length: float) -> float | Tensor:
     """The weight of distillation while peers still know little: exp(-5 (1 - min(progress / length, 1))^2).
 
     The sigmoid-shaped ramp of ONE, OKDDip and FFL (80 of 300 epochs there). 1 without a length or a progress. A 0-d
-    tensor gives a tensor, so that a captured graph reads the progress of each step.
+    tensor gives a tensor.
 
     >>> ramp_up(None, 0.25), ramp_up(0.1, 0.0), ramp_up(0.25, 0.25), round(ramp_up(0.0, 0.25), 4)
     (1.0, 1.0, 1.0, 0.0067)
