@@ -21,6 +21,16 @@ _RESIZE = (
     "applied, transparency on white, other modes to grey (1 channel) or RGB (3)"
 )
 
+_ROWS = (
+    ("accuracy", "accuracy", "{:.2%}"),
+    ("top5", "accuracy, among the first five", "{:.2%}"),
+    ("nll", "negative log-likelihood (nats)", "{:.4f}"),
+    ("brier", "Brier score", "{:.4f}"),
+    ("ece", "expected calibration error", "{:.4f}"),
+    ("temperature", "temperature that calibrates it", "{:.4f}"),
+    ("validation_accuracy", "validation accuracy, by which it was chosen", "{:.2%}"),
+)
+
 
 def describe(chosen: Chosen, figures: dict[str, Any], license: str | None) -> dict[str, Any]:
     """All that ``model.json`` says, but the files."""
@@ -119,103 +129,17 @@ def for_classifier(classifier: Classifier) -> str:
 
 def text(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
     """The model card."""
-    network, training, into = described["network"], described["training"], described["input"]
-    license = described["license"]
-    channels, height, width = into["shape"][1:]
-    kind = "grey" if channels == 1 else "RGB"
-    classes = described["classes"]
-    named = ", ".join(_plain(name) for name in classes[:20]) + (f" and {len(classes) - 20} more" * (len(classes) > 20))
-    lines = [
-        "---",
-        _MARK,
-        "pipeline_tag: image-classification",
-        *([f"license: {json.dumps(license)}"] if license else []),
-        "tags:",
-        "- image-classification",
-        "- knowledge-distillation",
-        "- metamixer",
-        "---",
-        "",
-        f"# {_plain(network['architecture']['name'])}, {len(classes)} classes",
-        "",
-        f"An image classifier: {_plain(network['what'])}. It has {network['parameters']:,} parameters and learned from "
-        f"scratch or from the weights its recipe names, together with other networks "
-        f"({_plain(training.get('method', 'unknown method'))}).",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| classes | {named} |",
-        f"| input | {kind} images of {height} × {width} pixels, uint8 `(batch, {channels}, {height}, {width})` |",
-        f"| prepared by | {into['prepare']} |",
-        f"| normalisation | `(pixel / 255 - mean) / std`, mean {_numbers(into['mean'])}, std {_numbers(into['std'])}; "
-        "inside of `.onnx` and `.pt2` files |",
-        f"| data | {_plain(training.get('data', 'unknown'))} |",
-    ]
-    for key, label in (("method", "method"), ("recipe", "recipe digest"), ("epochs", "epochs"), ("seed", "seed")):
-        if training.get(key) is not None:
-            lines.append(f"| {label} | {_plain(training[key])} |")
-    lines += ["", "## Figures", "", *_figures(described["figures"]), "", *_files(files)]
-    lines += [
-        "## Intended use",
-        "",
-        "Naming the class of images like those it learned from, where exactly one of its classes is right. It gives "
-        "probabilities for these classes to every image, also to one that shows none of them. Measure it on images of "
-        "your own before you rely on it.",
-        "",
-        "## Licence",
-        "",
-        f"{_plain(license)}."
-        if license
-        else "Not stated. Whoever shares this file says on what terms; those of the training images, and of weights "
-        "that training began with, may bind them.",
-        "",
-        "## Made with",
-        "",
-        ", ".join(f"{name} {number}" for name, number in described["versions"].items()) + ".",
-        "",
-    ]
-    return "\n".join(lines)
+    import jinja2
 
-
-def _figures(found: dict[str, Any]) -> list[str]:
-    if "accuracy" not in found:
-        return ["None were recorded for this very network."]
-    split, images = found.get("split") or "unknown", found.get("images")
-    lines = [
-        f"On the {split} images{f' ({images:,})' if images else ''} of the data above:",
-        "",
-        "| figure | value |",
-        "|---|---|",
-        f"| accuracy | {100 * found['accuracy']:.2f} % |",
-    ]
-    if found.get("top5") is not None:
-        lines.append(f"| accuracy, among the first five | {100 * found['top5']:.2f} % |")
-    labels = {
-        "nll": "negative log-likelihood (nats)",
-        "brier": "Brier score",
-        "ece": "expected calibration error",
-        "temperature": "temperature that calibrates it",
-    }
-    lines += [f"| {label} | {found[key]:.4f} |" for key, label in labels.items() if found.get(key) is not None]
-    if found.get("validation_accuracy") is not None:
-        lines.append(f"| validation accuracy, by which it was chosen | {100 * found['validation_accuracy']:.2f} % |")
-    return lines
-
-
-def _files(files: dict[str, dict[str, Any]]) -> list[str]:
-    if not files:
-        return []
-    lines = ["## Files", "", "| file | KiB | largest difference of a logit from PyTorch |", "|---|---|---|"]
-    for name, one in sorted(files.items()):
-        if "difference" in one:
-            cell = f"{one['difference']:.2g} on {one['checked_images']} images (allowed: {one['limit']:.2g})"
-        else:
-            cell = (
-                f"int8: {100 * one['accuracy_int8']:.2f} % of {one['images']:,} {one['split']} images right, "
-                f"{100 * one['accuracy']:.2f} % before; same class for {100 * one['agreement']:.2f} %"
-            )
-        lines.append(f"| `{_plain(name)}` | {one['bytes'] / 1024:.0f} | {cell} |")
-    return [*lines, ""]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        autoescape=False,  # noqa: S701  (Markdown: the template hands all texts to `plain`)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"plain": _plain, "numbers": _numbers, "json": json.dumps}
+    return environment.get_template("card.md.j2").render(described, files=files, mark=_MARK, rows=_ROWS)
 
 
 def _numbers(values: list[float]) -> str:
