@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metamixer import DML, Cohort, MetaMixer, total
-from metamixer.datasets import ImageSet, load, normalise
+from metamixer.data import ImageSet, load, normalise
 from metamixer.models import resnet8, wrn_16_1
 
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import check_share, check_targets, soft_cross_entropy
-from metamixer.records import Outputs, Terms
 
 
 class ConfidentPeers(nn.Module):

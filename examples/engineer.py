@@ -13,9 +13,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from metamixer.classifier import Classifier
-from metamixer.recipe import Recipe
-from metamixer.runs import Result, load_data, train
+from metamixer.config.recipe import Recipe
+from metamixer.runs.classifier import Classifier
+from metamixer.runs.run import Result, load_data, train
 
 
 def fit(photos: Path, out: Path, peers: Sequence[str], epochs: int) -> Result:

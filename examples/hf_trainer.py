@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from metamixer import DML, Batch, Cohort, MetaMixer, total, train_step
-from metamixer.datasets import ImageSet, load, normalise
+from metamixer.data import ImageSet, load, normalise
 from metamixer.models import resnet8, wrn_16_1
 
 

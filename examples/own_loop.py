@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from metamixer import DML, Cohort, MetaMixer, evaluate, total
-from metamixer.datasets import EvalLoader, load, normalise
+from metamixer.data import EvalLoader, load, normalise
 from metamixer.models import resnet8, wrn_16_1
 
 

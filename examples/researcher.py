@@ -14,8 +14,8 @@ from statistics import mean, stdev
 
 from scipy.stats import t
 
-from metamixer.recipe import Recipe
-from metamixer.runs import load_data, train
+from metamixer.config.recipe import Recipe
+from metamixer.runs.run import load_data, train
 
 # The first one is what the others are compared with.
 METHODS = {

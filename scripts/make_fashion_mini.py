@@ -3,7 +3,7 @@
     python scripts/make_fashion_mini.py FOLDER [OUTPUT.npz]
 
 FOLDER holds the four idx .gz files. An image is chosen by the hash of its position, so the choice depends on
-no library's random numbers. The SHA-256 that is printed belongs into src/metamixer/datasets/mini.py.
+no library's random numbers. The SHA-256 that is printed belongs into src/metamixer/data/sources/fashion_mini.py.
 """
 
 import sys
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metamixer.datasets.idx import FILES, read_idx
-from metamixer.datasets.mini import FILE
-from metamixer.seeds import derive
+from metamixer.core.seeding import derive
+from metamixer.data.sources.fashion_mini import FILE
+from metamixer.data.sources.idx import FILES, read_idx
 
 PER_CLASS = {"train": 600, "test": 100}
 

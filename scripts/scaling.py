@@ -102,9 +102,9 @@ def follow(layout: Layout, rank: int, port: int, network: str, batch: int, loss:
     import torch
 
     from metamixer import Cohort, NoMix, Optim, Trainer
-    from metamixer.datasets import Augment, TensorImages, TrainLoader
+    from metamixer.config.registry import LOSSES
+    from metamixer.data import Augment, TensorImages, TrainLoader
     from metamixer.models import build
-    from metamixer.named import LOSSES
 
     torch.set_num_threads(layout.threads)
     torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner
 
-from metamixer.cli import app
+from metamixer.cli.app import app
 
 
 def metamixer(*words, code=0):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from metamixer import imports
-from metamixer._torchvision import mend
+from metamixer.core import trusted_imports
+from metamixer.core.torchvision_compat import mend
 
 mend()
 torch.set_num_threads(1)  # xdist runs a process per core
@@ -21,5 +21,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 @pytest.fixture(autouse=True)
 def _own_imports():
     """What a test allows to be imported is allowed to it alone."""
-    with imports.scope():
+    with trusted_imports.scope():
         yield

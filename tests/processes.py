@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "lightning_fabric", "metamixer.trainer", "metamixer.runs", "tests.toys"])
+_CONTEXT.set_forkserver_preload(
+    ["torch", "lightning_fabric", "metamixer.training.trainer", "metamixer.runs.run", "tests.toys"]
+)
 
 
 def _port() -> int:

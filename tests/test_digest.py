@@ -7,9 +7,9 @@ import pytest
 from pydantic import BaseModel, Field
 from torch import nn
 
-from metamixer.named import LOSSES, MIXERS, effective
-from metamixer.recipe import Recipe
-from metamixer.recipe_file import parse_yaml
+from metamixer.config.recipe import Recipe
+from metamixer.config.registry import LOSSES, MIXERS, effective
+from metamixer.config.yaml_file import parse_yaml
 
 # Recipes as they shipped with the first version: the files may change, what these say may not.
 FIRST = {

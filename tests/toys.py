@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from metamixer import DML, Cohort, MetaMixer, Optim, Trainer
-from metamixer.datasets import Augment, TensorImages, TrainLoader
-from metamixer.records import Batch
+from metamixer.core.types import Batch
+from metamixer.data import Augment, TensorImages, TrainLoader
 
 
 def network(seed: int, dropout: float = 0.2, width: int = 6) -> nn.Module:

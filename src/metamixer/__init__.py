@@ -8,10 +8,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metamixer.assess import Assessment, assess
-    from metamixer.branches import share_trunk
-    from metamixer.cohort import Cohort
-    from metamixer.evaluate import Report, Score, evaluate
+    from metamixer.cohort.cohort import Cohort
+    from metamixer.cohort.shared_trunk import share_trunk
+    from metamixer.core.plan import Blend, Mixer, MixPlan, Paste
+    from metamixer.core.types import Batch, Outputs, Terms, total
+    from metamixer.evaluation.assess import Assessment, assess
+    from metamixer.evaluation.evaluate import Report, Score, evaluate
     from metamixer.losses import (
         AFD,
         AMLN,
@@ -33,11 +35,9 @@ if TYPE_CHECKING:
         SwitOKD,
     )
     from metamixer.mixers import CutMix, CutnMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
-    from metamixer.optim import Optim
-    from metamixer.plan import Blend, Mixer, MixPlan, Paste
-    from metamixer.records import Batch, Outputs, Terms, total
-    from metamixer.step import Step, train_step
-    from metamixer.trainer import Trainer
+    from metamixer.training.optimizer import Optim
+    from metamixer.training.train_step import Step, train_step
+    from metamixer.training.trainer import Trainer
 
 __version__ = "0.1.0"
 
@@ -54,10 +54,10 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "metamixer.assess": ("Assessment", "assess"),
-    "metamixer.cohort": ("Cohort",),
-    "metamixer.evaluate": ("Report", "Score", "evaluate"),
-    "metamixer.branches": ("share_trunk",),
+    "metamixer.evaluation.assess": ("Assessment", "assess"),
+    "metamixer.cohort.cohort": ("Cohort",),
+    "metamixer.evaluation.evaluate": ("Report", "Score", "evaluate"),
+    "metamixer.cohort.shared_trunk": ("share_trunk",),
     "metamixer.losses": (
         "AFD",
         "AMLN",
@@ -79,11 +79,11 @@ _HOMES = {
         "SwitOKD",
     ),
     "metamixer.mixers": ("CutMix", "CutnMix", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"),
-    "metamixer.optim": ("Optim",),
-    "metamixer.plan": ("Blend", "Mixer", "MixPlan", "Paste"),
-    "metamixer.records": ("Batch", "Outputs", "Terms", "total"),
-    "metamixer.step": ("Step", "train_step"),
-    "metamixer.trainer": ("Trainer",),
+    "metamixer.training.optimizer": ("Optim",),
+    "metamixer.core.plan": ("Blend", "Mixer", "MixPlan", "Paste"),
+    "metamixer.core.types": ("Batch", "Outputs", "Terms", "total"),
+    "metamixer.training.train_step": ("Step", "train_step"),
+    "metamixer.training.trainer": ("Trainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -99,7 +99,7 @@ class _Package(ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the module metamixer.evaluate would put it in the place of the function of that name.
+        # Importing the module metamixer.evaluation.evaluate would put it in the place of the function of that name.
         if not (name in _HOME and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

@@ -3,10 +3,10 @@
 import pytest
 from typer.testing import CliRunner
 
-from metamixer.cli import app
-from metamixer.commands import exporting
-from metamixer.recipe import Recipe
-from metamixer.runs import train
+from metamixer.cli import export
+from metamixer.cli.app import app
+from metamixer.config.recipe import Recipe
+from metamixer.runs.run import train
 
 TINY = ["data.train_limit=30", "data.image_size=12", "train.batch_size=50", "train.epochs=2", "train.accelerator=cpu",
         "mixer=none", "optim.lr=0.05"]  # fmt: skip
@@ -48,8 +48,8 @@ def by_command(run):
     """The ensemble of two architectures as ONNX, float and int8, by the command, and what that printed."""
     done = []
     with pytest.MonkeyPatch.context() as patch:
-        usual = exporting.export
-        patch.setattr(exporting, "export", lambda *args, **kw: done.append(usual(*args, **kw)) or done[0])
+        usual = export.export
+        patch.setattr(export, "export", lambda *args, **kw: done.append(usual(*args, **kw)) or done[0])
         words = ["export", str(run), "--peer", "ensemble", "--quantize", "int8", "--license", "cc-by-4.0"]
         result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metamixer.classifier import Classifier
 from metamixer.export import choose, export
 from metamixer.export.hub import HubClassifier
+from metamixer.runs.classifier import Classifier
 
 
 def test_a_folder_comes_back_as_it_was(run, tmp_path):

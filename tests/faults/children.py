@@ -87,8 +87,8 @@ def serve() -> None:
     """The server: reads orders, answers with the child's number and then with its exit code."""
     import torch
 
-    import metamixer.cli
-    import metamixer.commands.training  # noqa: F401
+    import metamixer.cli.app
+    import metamixer.cli.train  # noqa: F401
     from tests import toys  # noqa: F401  # what a training imports
 
     torch.set_num_threads(1)
@@ -118,7 +118,7 @@ def _obey(order: dict) -> int:
     for number, place in enumerate((empty, output, output)):
         os.dup2(place, number)
     if order.get("streamed"):
-        from metamixer.datasets.read import Reading
+        from metamixer.data.files.load_files import Reading
 
         _as_if_large(Reading)
     if limit := order.get("limit"):
@@ -128,7 +128,7 @@ def _obey(order: dict) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if die := order.get("die"):
         _deadly(*die, order.get("signal", signal.SIGKILL), order.get("after", False), order.get("writing", False))
-    from metamixer.cli import main
+    from metamixer.cli.app import main
 
     sys.argv = ["metamixer", *order["words"]]
     try:

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from metamixer import checkpoint
-from metamixer.named import LOSSES
+from metamixer.config.registry import LOSSES
+from metamixer.training import checkpoint
 
 EPOCHS, STEPS = 3, 5  # steps of an epoch
 TINY = ["--epochs", EPOCHS, "--batch-size", 8, "--device", "cpu", "--quiet", "data.val_share=0.2"]

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from metamixer import Cohort
-from metamixer.datasets import Augment, DataError, TensorImages, TrainLoader, load
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError
+from metamixer.data import Augment, DataError, TensorImages, TrainLoader, load
 from metamixer.models import build
-from metamixer.recipe import Recipe
-from metamixer.recipe_file import RecipeError
-from metamixer.trainer import TrainingError
+from metamixer.training.trainer import TrainingError
 from tests import toys
 from tests.command import metamixer
 

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metamixer.datasets import DataError, ImageError, check, load, read_header, read_image
-from metamixer.datasets.decode import MAX_BYTES, MAX_PIXELS
-from metamixer.datasets.folder import scan
-from metamixer.datasets.room import Room
+from metamixer.data import DataError, ImageError, check, load, read_header, read_image
+from metamixer.data.files.folder_scan import scan
+from metamixer.data.files.image_file import MAX_BYTES, MAX_PIXELS
+from metamixer.data.files.memory_budget import Room
 from tests.command import metamixer
 
 DAMAGED = 500
@@ -222,7 +222,7 @@ def test_it_takes_little_time_and_memory(messy):
     root, _ = messy
     child = f"""
 import time
-from metamixer.datasets import check, load
+from metamixer.data import check, load
 def peak():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 load("fashion-mini")  # what the first one imports

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metamixer import checkpoint
-from metamixer.checkpoint import CheckpointError
+from metamixer.training import checkpoint
+from metamixer.training.checkpoint import CheckpointError
 from tests.command import metamixer
 from tests.faults.children import Server
 from tests.faults.runs import fingerprint, outcome, photos, words

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from metamixer import DML, Batch, Cohort, MetaMixer, total
-from metamixer.branches import share_trunk
-from metamixer.named import LOSSES, MIXERS
-from metamixer.seeds import derive, generator
-from metamixer.step import train_step
+from metamixer.cohort.shared_trunk import share_trunk
+from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.core.seeding import derive, generator
+from metamixer.training.train_step import train_step
 from tests import toys
 
 FOLDER = Path(__file__).parent / "golden"

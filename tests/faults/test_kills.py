@@ -12,15 +12,15 @@ import time
 
 import pytest
 
-from metamixer import checkpoint
-from metamixer.named import LOSSES, MIXERS
+from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.training import checkpoint
 from tests.faults.children import Server
 from tests.faults.runs import EPOCHS, STEPS, outcome, photos, whole, words
 
 # Where children kill themselves, beside the kills at a moment of the clock: inside a step, an update, an evaluation, a
 # checkpoint, a row of the metrics, the clearing up, the start.
 PLACES = {
-    "metamixer.cohort:Cohort.forward": 40,
+    "metamixer.cohort.cohort:Cohort.forward": 40,
     "torch.optim:SGD.step": EPOCHS * STEPS,
     "torch.nn:Module.eval": 30,
     "torch:save": EPOCHS,

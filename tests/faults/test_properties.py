@@ -15,10 +15,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metamixer.named import LOSSES, MIXERS
-from metamixer.optim import Optim
-from metamixer.plan import Blend, MixPlan, Paste, PerPeer
-from metamixer.records import Outputs, total
+from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.core.plan import Blend, MixPlan, Paste, PerPeer
+from metamixer.core.types import Outputs, total
+from metamixer.training.optimizer import Optim
 from tests import test_contract as contract
 
 PEERS = 3

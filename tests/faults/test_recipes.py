@@ -10,10 +10,10 @@ import yaml
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from metamixer.named import LOSSES, MIXERS
-from metamixer.optim import Optim
-from metamixer.recipe import DataSection, PeerSection, Recipe, TrainSection
-from metamixer.recipe_file import RecipeError, as_yaml, parse_yaml, read_yaml
+from metamixer.config.recipe import DataSection, PeerSection, Recipe, TrainSection
+from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.config.yaml_file import RecipeError, as_yaml, parse_yaml, read_yaml
+from metamixer.training.optimizer import Optim
 from tests.command import metamixer
 from tests.faults.test_properties import few
 

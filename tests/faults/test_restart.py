@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from metamixer import checkpoint
+from metamixer.training import checkpoint
 from tests.faults.runs import outcome, photos, whole
 
 EPOCHS, STEPS = 30, 5  # 40 images in batches of 8

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from metamixer import DML, Cohort, MetaMixer, Optim, Trainer
-from metamixer.branches import share_trunk
-from metamixer.checkpoint import pointed, read_latest
-from metamixer.datasets import Augment, TrainLoader
-from metamixer.named import LOSSES, MIXERS
-from metamixer.signals import Interrupted
+from metamixer.cohort.shared_trunk import share_trunk
+from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.data import Augment, TrainLoader
+from metamixer.training.checkpoint import pointed, read_latest
+from metamixer.training.interrupt import Interrupted
 from tests import toys
 
 EPOCHS, STEPS = 3, 5  # steps of an epoch

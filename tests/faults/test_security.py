@@ -34,15 +34,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from metamixer import imports
-from metamixer.classifier import Classifier
-from metamixer.datasets import DataError, load
-from metamixer.metrics.cifar_c import CifarC
-from metamixer.metrics.corruptions import CORRUPTIONS
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError, read_yaml
+from metamixer.core import trusted_imports
+from metamixer.data import DataError, load
+from metamixer.evaluation.robustness.cifar_c import CifarC
+from metamixer.evaluation.robustness.corruptions import CORRUPTIONS
 from metamixer.models import UnknownModel, build
-from metamixer.recipe import Recipe
-from metamixer.recipe_file import RecipeError, read_yaml
-from metamixer.reporting import report
+from metamixer.report import report
+from metamixer.runs.classifier import Classifier
 from metamixer.studies import Study
 from tests.command import metamixer
 from tests.reporting.made import run as written_run
@@ -386,12 +386,12 @@ def plugin(tmp_path, monkeypatch):
         "def net(num_classes, in_channels): return resnet8(num_classes, in_channels)\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(imports.VARIABLE, raising=False)
+    monkeypatch.delenv(trusted_imports.VARIABLE, raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "evil_plugin", raising=False)
     yield "evil_plugin"
     sys.modules.pop("evil_plugin", None)
-    os.environ.pop(imports.VARIABLE, None)
+    os.environ.pop(trusted_imports.VARIABLE, None)
 
 
 NAMED = {
@@ -443,7 +443,7 @@ def test_no_file_imports_anything_by_itself(name, plugin, marker, run, tmp_path)
         with pytest.raises(RecipeError, match="code from outside of metamixer"):
             read(tmp_path / ("recipe.yaml" if read == Recipe.read else "study.yaml"))
     assert plugin not in sys.modules
-    assert imports.VARIABLE not in os.environ
+    assert trusted_imports.VARIABLE not in os.environ
 
 
 def spoiled(path, change):
@@ -482,7 +482,7 @@ def test_what_is_typed_or_allowed_is_imported(plugin, tmp_path):
     result = metamixer("train", *typed, *changes, "peers.0=resnet8", "--out", "run")
     assert (tmp_path / "it-ran").exists()
     assert result.exit_code == 0
-    assert imports.VARIABLE not in os.environ, "a command's word counts for this command"
+    assert trusted_imports.VARIABLE not in os.environ, "a command's word counts for this command"
     assert "evil_plugin:Loss" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert metamixer("evaluate", "run", "--quick", code=2).stderr.count("--allow-imports") == 3
     metamixer("evaluate", "run", "--quick", "--allow-imports")
@@ -497,23 +497,23 @@ def test_what_is_typed_or_allowed_is_imported(plugin, tmp_path):
 
 def test_the_environment_allows(plugin, monkeypatch):
     for value in ("all", "1", "evil_plugin:Loss", "other:Name evil_plugin:Loss"):
-        monkeypatch.setenv(imports.VARIABLE, value)
-        assert imports.load("evil_plugin:Loss").__name__ == "DML"
+        monkeypatch.setenv(trusted_imports.VARIABLE, value)
+        assert trusted_imports.load("evil_plugin:Loss").__name__ == "DML"
     for value in ("", "evil_plugin", "evil_plugin:Los", "evil_plugin:Loss2", "0"):
-        monkeypatch.setenv(imports.VARIABLE, value)
-        with pytest.raises(imports.ImportRefused):
-            imports.load("evil_plugin:Loss")
-    monkeypatch.setenv(imports.VARIABLE, "all")
+        monkeypatch.setenv(trusted_imports.VARIABLE, value)
+        with pytest.raises(trusted_imports.ImportRefused):
+            trusted_imports.load("evil_plugin:Loss")
+    monkeypatch.setenv(trusted_imports.VARIABLE, "all")
     for name in ("evil_plugin", "evil_plugin:", ".evil_plugin:Loss", "a b:c", "evil_plugin:Loss()", "evil-plugin:x"):
         with pytest.raises(ImportError):
-            imports.load(name)
+            trusted_imports.load(name)
 
 
 def test_objects_need_no_word(monkeypatch):
     from metamixer import DML, Cohort, NoMix, Trainer
     from tests.toys import network
 
-    monkeypatch.delenv(imports.VARIABLE, raising=False)
+    monkeypatch.delenv(trusted_imports.VARIABLE, raising=False)
     assert Trainer(Cohort([network(0), network(1)], stages=["0", "1"]), NoMix(), DML(), epochs=1, accelerator="cpu")
 
 
@@ -541,7 +541,7 @@ def test_the_folder_one_is_in_fills_in_for_nothing(tmp_path):
     for name in (*OPTIONAL.split(), "json", "yaml", "numpy", "datasets"):
         (tmp_path / f"{name}.py").write_text("import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n")
     words = ["preview", "--data", "fashion-mini", "--peers", "timm:test_resnet", "data.train_limit=10"]
-    code = "from metamixer.cli import main; main()"
+    code = "from metamixer.cli.app import main; main()"
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *words],
@@ -726,7 +726,7 @@ def test_the_sources_run_and_unpickle_nothing():
         for path in sorted((ROOT / "src").rglob("*.py"))
         if "import_module(" in path.read_text()
     ]
-    # Names that stand in the package itself; only imports.py takes one from elsewhere.
+    # Names that stand in the package itself; only trusted_imports.py takes one from elsewhere.
     own = {"__init__.py", "_torchvision.py", "bench/competitors.py", "bench/data.py", "bench/running.py"}
     assert set(importing) == {*own, "imports.py"}
 

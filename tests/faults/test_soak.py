@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metamixer.datasets import Augment, EvalLoader, TrainLoader, load
+from metamixer.data import Augment, EvalLoader, TrainLoader, load
 from tests import toys
 from tests.faults.runs import photos
 

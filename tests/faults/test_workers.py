@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metamixer.datasets import DataError, FolderImages, ImageError, WorkerError, load
-from metamixer.datasets.stream import Request, Stream, _Reader, worker_fault
+from metamixer.data import DataError, FolderImages, ImageError, WorkerError, load
+from metamixer.data.files.streaming import Request, Stream, _Reader, worker_fault
 from tests.faults.children import Server
 from tests.faults.runs import photos, words
 
@@ -111,7 +111,7 @@ def test_a_loader_works_again_after_its_worker_was_killed(tmp_path):
     """In a process of its own: torch tells of a dead worker at any place of a program, and pytest would fall over."""
     child = f"""
 import os, signal, torch
-from metamixer.datasets import Augment, TrainLoader, WorkerError, load
+from metamixer.data import Augment, TrainLoader, WorkerError, load
 data = load({str(photos(tmp_path / "data"))!r}, cache_limit_bytes=0, image_size=8)
 loader, plain = (TrainLoader(data.train, Augment(), data.mean, data.std, 4, 0, workers=n) for n in (2, 0))
 batches = loader.epoch(0)
@@ -192,8 +192,8 @@ def test_full_shared_memory_is_told_and_not_waited_for(tmp_path):
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("no mount of our own here")
     run = (
-        "from metamixer.datasets.read import Reading; from tests.faults.children import _as_if_large; "
-        "_as_if_large(Reading); import sys; from metamixer.cli import main; main()"
+        "from metamixer.data.files.load_files import Reading; from tests.faults.children import _as_if_large; "
+        "_as_if_large(Reading); import sys; from metamixer.cli.app import main; main()"
     )
     command = [*words(photos(tmp_path / "data"), workers=2), "--image-size", 64, "--out", tmp_path / "run"]
     done = subprocess.run(

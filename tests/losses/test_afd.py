@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from metamixer.core.types import Outputs, total
 from metamixer.losses.afd import AFD
-from metamixer.records import Outputs, total
 
 CONVOLUTIONS = (None, F.conv1d, F.conv2d, F.conv3d)
 ALIKE = [(3, 4, 4), (3, 4, 4)]

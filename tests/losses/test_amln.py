@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from metamixer.core.types import Outputs, total
 from metamixer.losses.amln import AMLN
-from metamixer.records import Outputs, total
 
 CONVOLUTIONS = (None, F.conv1d, F.conv2d, F.conv3d)
 ALIKE = [[(3, 6, 6), (4, 4, 4), (5, 2, 2)]] * 2

@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.types import Outputs, total
 from metamixer.losses import Codistillation
-from metamixer.records import Outputs, total
 
 
 def draw(*shape, seed=0):

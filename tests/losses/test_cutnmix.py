@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.types import Batch, Outputs, total
 from metamixer.losses.cutnmix import CutnMixLoss
 from metamixer.mixers.cutnmix import CutnMix
-from metamixer.records import Batch, Outputs, total
-from metamixer.step import train_step
+from metamixer.training.train_step import train_step
 
 
 def draw(*shape, seed=0, scale=2.0):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from metamixer.core.types import Outputs, total
 from metamixer.losses.dkd import DKD
 from metamixer.losses.kd import KD
-from metamixer.records import Outputs, total
 
 
 def draw(*shape, seed=0):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from metamixer.core.types import Outputs, total
 from metamixer.losses import DML
-from metamixer.records import Outputs, total
 
 
 def draw(*shape, seed=0):

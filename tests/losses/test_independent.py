@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from metamixer.core.types import Outputs
 from metamixer.losses import Independent
-from metamixer.records import Outputs
 
 
 @pytest.mark.parametrize("peers", [1, 3])

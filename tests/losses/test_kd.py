@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.config.registry import LOSSES
+from metamixer.core.types import Outputs, total
 from metamixer.losses.kd import KD
-from metamixer.named import LOSSES
-from metamixer.records import Outputs, total
 
 
 def draw(*shape, seed=0):

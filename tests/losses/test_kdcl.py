@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.types import Batch, Outputs, total
 from metamixer.losses import KDCL
 from metamixer.losses.kdcl import RIDGE, best_mixture, ensemble_weights
-from metamixer.records import Batch, Outputs, total
 
 KINDS = ["naive", "linear", "minlogit", "general"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from metamixer.core.types import Outputs, total
 from metamixer.losses import LMCL
-from metamixer.records import Outputs, total
 from tests.losses.slow_contrast import (
     cross_entropy,
     draw,

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
+from metamixer.core.types import Outputs, total
 from metamixer.losses import MCL
-from metamixer.records import Outputs, total
 from tests.losses.slow_contrast import (
     cross_entropy,
     draw,

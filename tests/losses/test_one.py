@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.branches import share_trunk
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.cohort.shared_trunk import share_trunk
+from metamixer.core.types import Outputs, total
 from metamixer.losses import ONE
-from metamixer.records import Outputs, total
 
 
 def draw(*shape, seed=0):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.branches import share_trunk
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.cohort.shared_trunk import share_trunk
+from metamixer.core.types import Outputs, total
 from metamixer.losses import PCL
-from metamixer.losses.counting import StepCount
-from metamixer.records import Outputs, total
+from metamixer.losses.components.step_counter import StepCount
 from tests import toys
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from metamixer.core.types import Outputs, total
 from metamixer.losses.switokd import SwitOKD
-from metamixer.records import Outputs, total
 
 FORMS = {"pair": (1, 1), "1t2s": (1, 2), "2t1s": (2, 1)}
 

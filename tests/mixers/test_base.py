@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from metamixer.core.plan import Blend, MixPlan
+from metamixer.core.types import Batch
 from metamixer.losses import DML
 from metamixer.mixers import BaseMixer, Draw, ManifoldMixup, Mixup
-from metamixer.plan import Blend, MixPlan
-from metamixer.records import Batch
-from metamixer.step import train_step
+from metamixer.training.train_step import train_step
 from tests import toys
 
 IMAGES, LABELS = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 2])

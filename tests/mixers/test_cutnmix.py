@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.plan import MixPlan, PerPeer
 from metamixer.mixers.cutnmix import CutnMix
-from metamixer.plan import MixPlan, PerPeer
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 0, 5, 0])
 IMAGES = torch.arange(8.0)[:, None, None, None].expand(8, 1, 12, 10).clone()  # image b is full of b

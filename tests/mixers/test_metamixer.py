@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from metamixer.core.plan import Blend, Paste
 from metamixer.mixers import ManifoldMixup, MetaMixer, SameClassCutMix
-from metamixer.plan import Blend, Paste
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
 IMAGES = torch.zeros(8, 3, 16, 16)

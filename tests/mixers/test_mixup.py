@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from metamixer.core.plan import Blend
 from metamixer.mixers import Mixup
-from metamixer.plan import Blend
 
 IMAGES, LABELS = torch.zeros(6, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metamixer.recipe_file import RecipeError
+from metamixer.config.yaml_file import RecipeError
 from metamixer.studies import Study
 
 

@@ -6,9 +6,9 @@ from io import StringIO
 
 import pytest
 
-from metamixer.studies.notes import machines, unequal
-from metamixer.studies.study import Study
+from metamixer.studies.study_file import Study
 from metamixer.studies.table import Table
+from metamixer.studies.table_notes import machines, unequal
 
 NASTY = "a|b_$%<i>"
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from metamixer._torchvision import mend
 from metamixer.bench.results import Missing, Section, ratios
 from metamixer.bench.settings import Settings
 from metamixer.bench.timing import Case, fixed, interleave
-from metamixer.datasets import Augment, TensorImages, TrainLoader
-from metamixer.datasets.decode import read_image
-from metamixer.datasets.stream import FolderImages
+from metamixer.core.torchvision_compat import mend
+from metamixer.data import Augment, TensorImages, TrainLoader
+from metamixer.data.files.image_file import read_image
+from metamixer.data.files.streaming import FolderImages
 
 MEAN, STD = (0.5, 0.49, 0.44), (0.27, 0.26, 0.28)
 WORKERS = (0, 2)

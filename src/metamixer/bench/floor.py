@@ -15,7 +15,7 @@ from metamixer.bench.results import Figure, Measured, Section
 from metamixer.bench.settings import Settings, spelled
 from metamixer.bench.timing import Case, fixed, interleave
 from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
 from metamixer.losses import DML
 from metamixer.mixers import NoMix
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from metamixer.bench.settings import Settings, Shape
 from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
 from metamixer.losses import DML
 from metamixer.mixers import MetaMixer, NoMix
 

@@ -14,15 +14,15 @@ from metamixer.bench.results import Section, ratios
 from metamixer.bench.settings import Settings, spelled
 from metamixer.bench.timing import Case, Work, interleave
 from metamixer.bench.work import OPTIM, batch_of
-from metamixer.callbacks import Files
-from metamixer.cohort import Cohort
+from metamixer.cli.console import Progress
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.seeding import generator
+from metamixer.core.types import Batch, total
 from metamixer.losses import DML
 from metamixer.mixers import MetaMixer
-from metamixer.records import Batch, total
-from metamixer.seeds import generator
-from metamixer.step import train_step
-from metamixer.terminal import Progress
-from metamixer.trainer import Precision, Trainer
+from metamixer.training.callbacks import Files
+from metamixer.training.train_step import train_step
+from metamixer.training.trainer import Precision, Trainer
 
 EPOCHS = 2
 

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from metamixer._torchvision import mend
 from metamixer.bench.competitors import COMPETITORS, DECAY, LR, MOMENTUM, Competitor, Task
 from metamixer.bench.data import MEAN, STD
 from metamixer.bench.results import Missing, Section, ratios
 from metamixer.bench.settings import Settings
 from metamixer.bench.timing import Case, Work, interleave
-from metamixer.cohort import Cohort
-from metamixer.datasets import Augment, TensorImages, TrainLoader
-from metamixer.datasets.augment import normalise
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.torchvision_compat import mend
+from metamixer.core.types import Batch
+from metamixer.data import Augment, TensorImages, TrainLoader
+from metamixer.data.augment import normalise
 from metamixer.losses import DML
 from metamixer.mixers import NoMix
-from metamixer.optim import Optim
-from metamixer.records import Batch
-from metamixer.trainer import Batches, Precision, Trainer
+from metamixer.training.optimizer import Optim
+from metamixer.training.trainer import Batches, Precision, Trainer
 
 OURS = {"32": "ours fp32", "bf16": "ours bf16"}
 AUGMENTED = "ours fp32, own loader with augmentation"

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from metamixer.config.yaml_file import RecipeError
 from metamixer.models import UnknownModel, build
-from metamixer.recipe_file import RecipeError
 
 PRECISIONS = ("32", "bf16")
 NETWORKS = ("resnet20", "resnet32", "wrn_16_2", "timm:resnet18")

@@ -11,13 +11,13 @@ from metamixer.bench.results import Measured, Missing, Section, ratios
 from metamixer.bench.settings import Settings, spelled
 from metamixer.bench.timing import Case, Work, fixed, interleave
 from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated, set_up
-from metamixer.branches import share_trunk
-from metamixer.cohort import Cohort
+from metamixer.cohort.cohort import Cohort
+from metamixer.cohort.shared_trunk import share_trunk
+from metamixer.cohort.stages import find_stages
+from metamixer.config.registry import LOSSES, MIXERS, make
+from metamixer.core.types import Batch
 from metamixer.losses import DML
 from metamixer.mixers import NoMix
-from metamixer.named import LOSSES, MIXERS, make
-from metamixer.records import Batch
-from metamixer.stages import find_stages
 
 JOINT = "DML, 2 peers"
 _DRAWN = (

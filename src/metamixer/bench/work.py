@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from metamixer.bench.settings import Settings, Shape
-from metamixer.cohort import Cohort
-from metamixer.optim import Optim
-from metamixer.plan import Mixer
-from metamixer.records import Batch, total
-from metamixer.seeds import generator
-from metamixer.step import train_step
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.plan import Mixer
+from metamixer.core.seeding import generator
+from metamixer.core.types import Batch, total
+from metamixer.training.optimizer import Optim
+from metamixer.training.train_step import train_step
 
 # Random labels are never learnt; a small rate keeps the weights sane over hundreds of steps.
 OPTIM = Optim(lr=1e-3, warmup=0.0, clip=None)

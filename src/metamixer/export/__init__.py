@@ -6,8 +6,8 @@ PosixPath('runs/photos/export/ensemble/model.onnx')
 """
 
 from metamixer.export.errors import ExportError
-from metamixer.export.exporting import Exported, export
-from metamixer.export.network import Chosen, choose
+from metamixer.export.export import Exported, export
 from metamixer.export.onnx_file import OnnxClassifier
+from metamixer.export.select_network import Chosen, choose
 
 __all__ = ["Chosen", "ExportError", "Exported", "OnnxClassifier", "choose", "export"]

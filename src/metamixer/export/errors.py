@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from metamixer.recipe_file import RecipeError
+from metamixer.config.yaml_file import RecipeError
 
 
 class ExportError(ValueError):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metamixer.classifier import Classifier
-from metamixer.datasets import normalise
-from metamixer.export.card import for_classifier
+from metamixer.data import normalise
+from metamixer.export.model_card import for_classifier
 from metamixer.models import build
+from metamixer.runs.classifier import Classifier
 
 try:
     from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
@@ -26,7 +26,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
 
     A folder of it holds ``model.safetensors``, which is a classifier's own file (``Classifier.load`` and ``metamixer
     predict`` read it), ``config.json`` and the model card. A network of your own is named by its import path, and is
-    imported where the model is loaded if ``metamixer.imports.allow("module:Name")`` was called before.
+    imported where the model is loaded if ``metamixer.core.trusted_imports.allow("module:Name")`` was called before.
 
     Args:
         name: what :func:`metamixer.models.build` makes the network from.

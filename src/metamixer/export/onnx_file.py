@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metamixer.classifier import Classifier
-from metamixer.datasets import read_image
-from metamixer.export.check import Run
+from metamixer.data import read_image
 from metamixer.export.errors import ExportError, need
-from metamixer.export.module import FromPixels, example
+from metamixer.export.pixel_module import FromPixels, example
+from metamixer.export.verify import Run
+from metamixer.runs.classifier import Classifier
 
 FORMAT = "metamixer-onnx-1"
 
@@ -95,7 +95,7 @@ def _function(opened: Any) -> Run:
 
 @dataclass(frozen=True, eq=False)
 class OnnxClassifier:
-    """An exported ONNX file with the face of a :class:`metamixer.classifier.Classifier`.
+    """An exported ONNX file with the face of a :class:`metamixer.runs.classifier.Classifier`.
 
     Args:
         run: images to logits, by ONNX Runtime on the CPU.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from metamixer.classifier import Classifier
-from metamixer.export.check import Run, reference
+from metamixer.export.verify import Run, reference
+from metamixer.runs.classifier import Classifier
 
 
 def write_safetensors(classifier: Classifier, path: Path, device: torch.device) -> None:

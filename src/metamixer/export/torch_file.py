@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metamixer.classifier import Classifier
-from metamixer.export.check import Run
 from metamixer.export.errors import ExportError
-from metamixer.export.module import FromPixels, example
+from metamixer.export.pixel_module import FromPixels, example
+from metamixer.export.verify import Run
+from metamixer.runs.classifier import Classifier
 
 FORMAT = "metamixer-torch-export-1"
 METADATA = "metamixer.json"

@@ -2,14 +2,14 @@
 
 from metamixer.losses.afd import AFD
 from metamixer.losses.amln import AMLN
-from metamixer.losses.clilr import CLILR
+from metamixer.losses.cl_ilr import CLILR
 from metamixer.losses.codistillation import Codistillation
 from metamixer.losses.cutnmix import CutnMixLoss
 from metamixer.losses.dkd import DKD
 from metamixer.losses.dml import DML
 from metamixer.losses.ffl import FFL
 from metamixer.losses.independent import Independent
-from metamixer.losses.infomax import InfoMaxAdversarial
+from metamixer.losses.infomax_adversarial import InfoMaxAdversarial
 from metamixer.losses.kd import KD
 from metamixer.losses.kdcl import KDCL
 from metamixer.losses.lmcl import LMCL

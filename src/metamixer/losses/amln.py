@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from metamixer.losses.adversarial import Discriminator, layer, least_squares, same_size, single
+from metamixer.core.types import Outputs, Terms
+from metamixer.losses.components.discriminator import Discriminator, layer, least_squares, same_size, single
 from metamixer.losses.functional import (
     check_positive,
     check_targets,
@@ -22,7 +23,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 
 class AMLN(nn.Module):

@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from metamixer.losses.counting import StepCount
+from metamixer.core.types import Outputs, Terms
+from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -27,7 +28,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 
 class Codistillation(nn.Module):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metamixer.losses.counting import StepCount
+from metamixer.core.types import Outputs, Terms
+from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -27,7 +28,6 @@ from metamixer.losses.functional import (
     spread,
 )
 from metamixer.losses.kd import softened_mean
-from metamixer.records import Outputs, Terms
 
 
 class CutnMixLoss(nn.Module):

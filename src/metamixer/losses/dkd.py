@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -22,7 +23,6 @@ from metamixer.losses.functional import (
     spread,
 )
 from metamixer.losses.kd import mean_teacher
-from metamixer.records import Outputs, Terms
 
 
 class DKD(nn.Module):

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -20,7 +21,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 
 class DML(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -25,7 +26,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 
 class FFL(nn.Module):

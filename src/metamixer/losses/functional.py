@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from metamixer.records import Outputs
+from metamixer.core.types import Outputs
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

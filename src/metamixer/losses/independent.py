@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import check_targets, learning, soft_cross_entropy, spread
-from metamixer.records import Outputs, Terms
 
 
 class Independent(nn.Module):

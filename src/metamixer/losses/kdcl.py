@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.core.types import Batch, Outputs, Terms
 from metamixer.losses.functional import (
     check_positive,
     check_targets,
@@ -21,7 +22,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Batch, Outputs, Terms
 
 Kind = Literal["naive", "linear", "minlogit", "general"]
 RIDGE = 1e-4

@@ -12,8 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from metamixer.losses.adversarial import layer, single
-from metamixer.losses.contrastive import contrast, embed, positives, projector, row_divergence, similarities
+from metamixer.cohort.hooks import pooled
+from metamixer.core.types import Outputs, Terms
+from metamixer.losses.components.contrastive import contrast, embed, positives, projector, row_divergence, similarities
+from metamixer.losses.components.discriminator import layer, single
 from metamixer.losses.functional import (
     check_positive,
     check_targets,
@@ -24,8 +26,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.points import pooled
-from metamixer.records import Outputs, Terms
 
 
 class LMCL(nn.Module):

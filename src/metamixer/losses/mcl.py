@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from metamixer.losses.contrastive import (
+from metamixer.core.types import Outputs, Terms
+from metamixer.losses.components.contrastive import (
     contrast,
     embed,
     over_others,
@@ -30,7 +31,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 
 class MCL(nn.Module):

@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -21,7 +22,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 
 class OKDDip(nn.Module):

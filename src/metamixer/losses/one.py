@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.cohort.hooks import pooled
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -23,8 +25,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.points import pooled
-from metamixer.records import Outputs, Terms
 
 
 class Gate(nn.Module):

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metamixer.losses.counting import StepCount
+from metamixer.core.types import Outputs, Terms
+from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
     check_positive,
     check_share,
@@ -24,7 +25,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 
 class PCL(nn.Module):

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
     check_positive,
     check_targets,
@@ -19,7 +20,6 @@ from metamixer.losses.functional import (
     soft_cross_entropy,
     spread,
 )
-from metamixer.records import Outputs, Terms
 
 Form = Literal["auto", "pair", "1t2s", "2t1s"]
 _PEERS = {"pair": (1, 1), "1t2s": (1, 2), "2t1s": (2, 1)}

@@ -3,9 +3,9 @@
 from metamixer.mixers.base import BaseMixer, Draw
 from metamixer.mixers.cutmix import CutMix, SameClassCutMix
 from metamixer.mixers.cutnmix import CutnMix
-from metamixer.mixers.manifold import ManifoldMixup
+from metamixer.mixers.manifold_mixup import ManifoldMixup
 from metamixer.mixers.metamixer import MetaMixer
 from metamixer.mixers.mixup import Mixup
-from metamixer.mixers.none import NoMix
+from metamixer.mixers.no_mix import NoMix
 
 __all__ = ["BaseMixer", "CutMix", "CutnMix", "Draw", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"]

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metamixer.mixers.functional import happens, strength
-from metamixer.plan import MixPlan
+from metamixer.core.plan import MixPlan
+from metamixer.mixers.sampling import happens, strength
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from metamixer.core.plan import MixPlan, Paste
 from metamixer.mixers.base import BaseMixer, Draw, WindowedMixer
-from metamixer.mixers.functional import (
+from metamixer.mixers.sampling import (
     Per,
     boxes,
     check,
@@ -15,7 +16,6 @@ from metamixer.mixers.functional import (
     permutation,
     same_class_partners,
 )
-from metamixer.plan import MixPlan, Paste
 
 Partners = Literal["same_class", "any"]
 

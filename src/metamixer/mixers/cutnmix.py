@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metamixer.core.plan import MixPlan, Paste, PerPeer
 from metamixer.mixers.base import Draw, WindowedMixer
-from metamixer.mixers.functional import beta, check, check_alpha, check_window, permutation
-from metamixer.plan import MixPlan, Paste, PerPeer
+from metamixer.mixers.sampling import beta, check, check_alpha, check_window, permutation
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metamixer.core.plan import MixPlan
 from metamixer.mixers.base import BaseMixer, Draw
 from metamixer.mixers.cutmix import Partners, SameClassCutMix
-from metamixer.mixers.functional import Per, check_alpha, check_probability
-from metamixer.mixers.manifold import ManifoldMixup
-from metamixer.plan import MixPlan
+from metamixer.mixers.manifold_mixup import ManifoldMixup
+from metamixer.mixers.sampling import Per, check_alpha, check_probability
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metamixer.core.plan import MixPlan
 from metamixer.mixers.base import BaseMixer, Draw
-from metamixer.mixers.functional import Per
-from metamixer.mixers.manifold import ManifoldMixup
-from metamixer.plan import MixPlan
+from metamixer.mixers.manifold_mixup import ManifoldMixup
+from metamixer.mixers.sampling import Per
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from metamixer import imports
-from metamixer._torchvision import mend
+from metamixer.core import trusted_imports as imports
+from metamixer.core.torchvision_compat import mend
 from metamixer.models.ensemble import Ensemble, build_ensemble
 from metamixer.models.resnet import (
     ResNet,
@@ -32,7 +32,7 @@ from metamixer.models.resnet import (
     resnet110,
 )
 from metamixer.models.vgg import VGG, vgg8, vgg13
-from metamixer.models.wrn import WideResNet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+from metamixer.models.wide_resnet import WideResNet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,
@@ -88,7 +88,7 @@ def build(
             for a function or class of your own. It is called with ``num_classes``, with ``in_channels``, which it
             may lack as long as that is 3, and with ``image_size`` if it has a parameter of that name. ``ensemble``
             is several networks as one, ``members=[{"name": ..., "options": {...}}, ...]``. An import path, and a
-            network on a hub (``timm:hf-hub:…``), has to be allowed before: ``metamixer.imports.allow("nets:Net")``.
+            network on a hub (``timm:hf-hub:…``), has to be allowed before: ``metamixer.core.trusted_imports.allow("nets:Net")``.
             No option does it, because options come from files. A network of your own that you have as an object
             needs no name: it goes into a ``Cohort`` as it is.
         num_classes: classes.

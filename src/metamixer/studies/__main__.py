@@ -6,13 +6,13 @@ import json
 import sys
 from pathlib import Path
 
-from metamixer.checkpoint import CheckpointError
-from metamixer.datasets import DataError
-from metamixer.recipe_file import RecipeError
-from metamixer.signals import Interrupted
-from metamixer.studies.cell import follow_cell
-from metamixer.studies.study import Measure
-from metamixer.trainer import TrainingError
+from metamixer.config.yaml_file import RecipeError
+from metamixer.data import DataError
+from metamixer.studies.run_worker import follow_cell
+from metamixer.studies.study_file import Measure
+from metamixer.training.checkpoint import CheckpointError
+from metamixer.training.interrupt import Interrupted
+from metamixer.training.trainer import TrainingError
 
 
 def main() -> None:

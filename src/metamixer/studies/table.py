@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from metamixer.studies.figures import FIGURES
+from metamixer.core.files import spreadsheet_cell
+from metamixer.studies.columns import FIGURES
 from metamixer.studies.statistics import Difference, Spread, paired, spread
-from metamixer.studies.study import Cell, Study, fits, title_of
-from metamixer.writing import spreadsheet_cell
+from metamixer.studies.study_file import Cell, Study, fits, title_of
 
 Row = tuple[tuple[str, str], ...]
 

@@ -1,0 +1,418 @@
+"""The command ``metamixer``: how it is called. What the commands do, ``metamixer.cli`` knows.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="metamixer",
+    help="Train small networks that teach each other, and get one that is accurate and ready to use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # with it, --help imports half of rich and takes three times as long
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RECIPE.yaml key=value", help="A recipe, and changes such as optim.lr=0.05."),
+]
+DataName = Annotated[
+    str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A folder of images, or a name of `list data`.")
+]
+Peers = Annotated[
+    str | None, typer.Option("--peers", metavar="A,B", help="Networks that learn together: timm:resnet18,resnet20.")
+]
+MixerName = Annotated[str | None, typer.Option("--mixer", metavar="NAME", help="A name of `list mixers`.")]
+LossName = Annotated[str | None, typer.Option("--loss", metavar="NAME", help="A name of `list losses`.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="How many times the images are seen.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images in a step.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of everything random.")]
+Precision = Annotated[str | None, typer.Option("--precision", metavar="32|bf16", help="bf16 is faster where it can.")]
+
+
+def _allow_imports(asked: bool) -> bool:
+    if asked:
+        from metamixer.core.trusted_imports import allow_all
+
+        allow_all()
+    return asked
+
+
+AllowImports = Annotated[
+    bool,
+    typer.Option(
+        "--allow-imports",
+        callback=_allow_imports,
+        help="Run the code that files name as package.module:Name. Trust them first.",
+    ),
+]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="The side in pixels that images are resized to.")]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Split(StrEnum):
+    """Images of a run."""
+
+    test = "test"
+    val = "val"
+
+
+class Checkpoint(StrEnum):
+    """Of a run."""
+
+    last = "last"
+    best = "best"
+
+
+class OnError(StrEnum):
+    """At a file that cannot be read."""
+
+    skip = "skip"
+    stop = "stop"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from metamixer import __version__
+
+        typer.echo(f"metamixer {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train small networks that teach each other, and get one that is accurate and ready to use."""
+    from metamixer.core.trusted_imports import scope
+
+    context.with_resource(scope())
+
+
+@app.command()
+def train(
+    words: Words = None,
+    data: DataName = None,
+    peers: Peers = None,
+    mixer: MixerName = None,
+    loss: LossName = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    device: Annotated[Device | None, typer.Option("--device", help="Where to compute.")] = None,
+    image_size: ImageSize = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Of the run. [default: a new one in runs/]")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="FOLDER|auto", help="Go on with a run; auto: with --out, if it has begun."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="First train the same peers without teaching and mixing, to compare.")
+    ] = False,
+    allow_imports: AllowImports = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and the result only.")] = False,
+) -> None:
+    """Train a cohort by a recipe, and write the network to deploy.
+
+    Without a recipe: metamixer train --data photos/ --peers timm:resnet18,timm:mobilenetv3_small_100
+    """
+    from metamixer.cli.recipe_args import Sugar
+    from metamixer.cli.train import train as run
+
+    where = device.value if device else None
+    sugar = Sugar(data, peers, mixer, loss, epochs, batch_size, seed, precision, where, image_size)
+    raise typer.Exit(run(words or [], sugar, out, resume, baseline, quiet))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    split: Annotated[Split, typer.Option("--split", help="Which of its images.")] = Split.test,
+    checkpoint: Annotated[Checkpoint, typer.Option("--checkpoint", help="Which of its weights.")] = Checkpoint.last,
+    robustness: Annotated[
+        str | None,
+        typer.Option("--robustness", metavar="A,B|all", help="Of corruptions, fgsm, pgd-10, pgd-20. [default: none]"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", help="So many images for --robustness and --boxes. [default: all]"),
+    ] = None,
+    cifar_c: Annotated[
+        Path | None, typer.Option("--cifar-c", metavar="FOLDER", help="CIFAR-10-C, instead of corrupting here.")
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option("--boxes", metavar="FILE.csv|auto", help="Whether the networks find the objects; auto: scenes."),
+    ] = None,
+    held_out_boxes: Annotated[
+        Path | None, typer.Option("--held-out-boxes", metavar="FILE.csv", help="Of validation images.")
+    ] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    allow_imports: AllowImports = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Accuracy and likelihood alone; nothing is written.")] = False,
+) -> None:
+    """Show how right, how sure, how different and how robust a run's networks are; write RUN/evaluation.json."""
+    from metamixer.cli.evaluate import evaluate as work
+
+    more = (robustness, limit, cifar_c, boxes, held_out_boxes)
+    raise typer.Exit(work(run, split.value, checkpoint.value, *more, device.value, as_json, quick))
+
+
+class Engine(StrEnum):
+    """Who runs the runs of a study."""
+
+    processes = "processes"
+    ray = "ray"
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Methods, mixers, networks, data and seeds.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="[default: runs/STUDY]")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs side by side, while memory allows.")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each run. [default: shared out]")] = None,
+    engine: Annotated[Engine, typer.Option("--engine", help="Here, or on a Ray cluster.")] = Engine.processes,
+    address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster. [default: this machine]")] = None,
+    allow_imports: AllowImports = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+) -> None:
+    """Compare methods over seeds; a study that was stopped goes on."""
+    from metamixer.cli.study import study as work
+
+    raise typer.Exit(work(file, out, jobs, threads, engine.value, address, dry_run))
+
+
+@app.command()
+def slurm(
+    words: Words = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Of the run; all machines have to see it.")
+    ] = Path("runs/slurm"),
+    nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")] = 1,
+    gpus: Annotated[
+        int, typer.Option("--gpus-per-node", metavar="N", help="GPUs of each, and processes; 0: no GPU.")
+    ] = 1,
+    processes: Annotated[
+        int | None, typer.Option("--processes-per-node", metavar="N", help="[default: one for each GPU]")
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option("--cpus-per-process", metavar="N", help="Processor cores of each process.")
+    ] = None,
+    time: Annotated[str | None, typer.Option("--time", metavar="HH:MM:SS", help="Of one stay on the machines.")] = None,
+    name: Annotated[str, typer.Option("--job-name", help="Of the job.")] = "metamixer",
+    options: Annotated[
+        list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="As --sbatch=--partition=gpu; repeatable.")
+    ] = None,
+    setup: Annotated[
+        list[str] | None, typer.Option("--setup", metavar="LINE", help="Shell before the run; repeatable.")
+    ] = None,
+    python: Annotated[str, typer.Option("--python", help="The interpreter on the machines.")] = "python",
+    grace: Annotated[int, typer.Option("--grace", metavar="S", help="Seconds to save before the time is over.")] = 120,
+    restarts: Annotated[int, typer.Option("--max-restarts", metavar="N", help="After the death of a process.")] = 3,
+    allow_imports: AllowImports = False,
+) -> None:
+    """Print a batch script that trains on a SLURM cluster, and goes on when its time was over.
+
+    metamixer slurm recipe.yaml --nodes 2 --gpus-per-node 4 --time 24:00:00 --out runs/big > job.sh
+    """
+    from metamixer.cli.slurm import slurm as work
+
+    settings = {
+        "nodes": nodes,
+        "gpus_per_node": gpus,
+        "processes_per_node": processes,
+        "cpus_per_process": cpus,
+        "time": time,
+        "name": name,
+        "options": options or [],
+        "setup": setup or [],
+        "python": python,
+        "grace": grace,
+        "restarts": restarts,
+    }
+    raise typer.Exit(work(words or [], out, allow_imports, **settings))
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a .safetensors or .onnx file.")
+    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Image files, folders, quoted globs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.csv|FILE.json", help="Instead of the terminal.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", help="Only so many of the likeliest classes. [default: all]")
+    ] = None,
+    allow_imports: AllowImports = False,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="At a file that cannot be read.")] = OnError.skip,
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
+) -> None:
+    """Name the classes of images, with probabilities."""
+    from metamixer.cli.predict import predict as work
+
+    raise typer.Exit(work(model, paths, out, top, on_error.value, device.value))
+
+
+class To(StrEnum):
+    """A kind of exported file."""
+
+    onnx = "onnx"
+    torch_export = "torch-export"
+    safetensors = "safetensors"
+    hub = "hub"
+
+
+class Quantize(StrEnum):
+    """Of an exported file."""
+
+    int8 = "int8"
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    peer: Annotated[
+        str, typer.Option("--peer", metavar="best|N|leader|ensemble", help="Which network; best: the deployed one.")
+    ] = "best",
+    to: Annotated[To, typer.Option("--to", help="What kind of file; hub: a Hugging Face folder.")] = To.onnx,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PATH", help="A file or folder. [default: in RUN/export/]")
+    ] = None,
+    quantize: Annotated[
+        Quantize | None, typer.Option("--quantize", help="With onnx, also a file of 8-bit integers.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="The largest difference of a logit from PyTorch's.")
+    ] = 1e-4,
+    device: Annotated[Device, typer.Option("--device", help="What a torch-export file is made for.")] = Device.cpu,
+    license: Annotated[str | None, typer.Option("--license", help="For the model card, such as apache-2.0.")] = None,
+    allow_imports: AllowImports = False,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="With hub, push the folder there.")
+    ] = None,
+) -> None:
+    """Write a trained network for other systems, and check that it gives the same answers."""
+    from metamixer.cli.export import export_run as work
+
+    raise typer.Exit(
+        work(run, peer, to.value, out, quantize.value if quantize else None, tolerance, device.value, license, push)
+    )
+
+
+@app.command()
+def preview(
+    words: Words = None,
+    data: DataName = None,
+    peers: Peers = None,
+    mixer: MixerName = None,
+    image_size: ImageSize = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="The picture.")] = Path("preview.png"),
+    allow_imports: AllowImports = False,
+    images: Annotated[int, typer.Option("--images", min=2, max=16, help="How many images.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Of the images and of what is drawn.")] = 0,
+) -> None:
+    """Draw what the mixer makes of your own images."""
+    from metamixer.cli.inspect_data import preview as work
+    from metamixer.cli.recipe_args import Sugar
+
+    sugar = Sugar(data=data, peers=peers, mixer=mixer, image_size=image_size)
+    raise typer.Exit(work(words or [], sugar, out, images, seed))
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str | None, typer.Argument(metavar="[networks|mixers|losses|data]")] = None,
+) -> None:
+    """List what a recipe can name."""
+    from metamixer.cli.list_names import show_names
+
+    raise typer.Exit(show_names(what))
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")]) -> None:
+    """Decode a folder's images, and name those that cannot be read."""
+    from metamixer.cli.inspect_data import check as work
+
+    raise typer.Exit(work(folder))
+
+
+@app.command()
+def bench(
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", metavar="A,B", help="Of step, data, peers, memory, scaling, startup, floor. [default: all]"
+        ),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="How often all is measured. [default: 7]")] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option("--networks", metavar="A,B", help="[default: resnet20,resnet32,wrn_16_2,timm:resnet18]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images in a step of a small network. [default: 128]")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", metavar="32,bf16", help="One or both. [default: both]")
+    ] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
+    threads: Annotated[int | None, typer.Option("--threads", help="Of torch, on the CPU.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: whether all runs, in a minute.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Of the results.")] = Path("runs/bench"),
+) -> None:
+    """Measure how fast it is on this machine, beside plain training and other libraries."""
+    from metamixer.cli.benching import bench as work
+
+    raise typer.Exit(work(suite, rounds, networks, batch_size, precision, device.value, threads, quick, out))
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN|STUDY...", help="Folders; several runs are compared.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
+    static: Annotated[
+        Path | None, typer.Option("--static", metavar="FOLDER", help="Also write the plots there, as PNG and SVG.")
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="Of the page. [default: the name of the run]")] = "",
+    allow_imports: AllowImports = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Show images of the data, where they can be read.")
+    ] = True,
+) -> None:
+    """Write runs and studies as one HTML page that needs no network."""
+    from metamixer.cli.report import report as work
+
+    raise typer.Exit(work(paths, out, static, title, pictures))
+
+
+def main() -> None:
+    """The entry point."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    app()

@@ -1,0 +1,283 @@
+"""What a person sees in the terminal: progress, tables, and text that cannot play tricks on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from metamixer.core.files import clean
+
+if TYPE_CHECKING:
+    from metamixer.evaluation.evaluate import Report, Score
+    from metamixer.runs.run import Result
+    from metamixer.training.callbacks import EpochRecord, Start, StepRecord
+
+_MOST_LINES = 10  # of a whole training where no bar can be drawn
+_MUCH = 0.1  # of the time spent waiting for data, and something should be done about it
+_HELP = {  # by TrainLoader.reading
+    "memory": "cropping and flipping images in memory takes it: a smaller data.image_size takes less",
+    "disk": "data.workers=2, or more up to the number of cores, decodes images beside them; a smaller data.image_size, "
+    "or images stored at about that size, take less",
+    "workers": "more data.workers, up to the number of cores, a smaller data.image_size, or images stored at about "
+    "that size would help",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on what is stdout or stderr at this moment. Files and pipes get lines as long as they are."""
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not made.is_terminal:
+        made = Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=200)
+    return made
+
+
+def say(text: str, *, style: str = "", stderr: bool = False, console_: Console | None = None) -> None:
+    """Print text, each of its lines cleaned, none of it read as markup."""
+    target = console_ or console(stderr=stderr)
+    for line in text.split("\n"):
+        target.print(Text(clean(line), style=style), soft_wrap=True)
+
+
+def percent(share: float, images: int = 0) -> str:
+    """A share in per cent, with a second digit where the images are enough for it.
+
+    >>> percent(0.7161), percent(0.71614, images=10_000)
+    ('71.6 %', '71.61 %')
+    """
+    return f"{100 * share:.{2 if images >= 10_000 else 1}f} %"
+
+
+class Progress:
+    """Shows how training goes: a bar where the console is a terminal, elsewhere a few lines in all.
+
+    The terms of a step are still on the device; they are read a few times a second, not at every step.
+
+    Args:
+        console: where to.
+        title: stands before the epoch.
+        every: seconds between two looks at the device.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        title: str = "",
+        every: float = 0.25,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._console, self._title, self._every, self._clock = console, title, every, clock
+        self._live: Live | None = None
+        self._terms: dict[str, list[float]] = {}
+        self._train: list[float] = []
+        self._val: list[Score] = []
+        self._epoch, self._rate, self._waiting = 0, 0.0, 0.0
+        self._helped = False
+        self._seen, self._waited, self._seconds = 0, 0.0, 0.0
+
+    def on_start(self, start: Start) -> None:
+        """Draw the empty bar."""
+        self._start = start
+        self._names = [clean(name) for name in start.peers]
+        self._first = self._step = start.step
+        self._total = start.epochs * start.steps_per_epoch
+        self._epoch = min(start.epochs, start.step // start.steps_per_epoch + 1)
+        self._began = self._looked = self._clock()
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self.view, console=self._console, refresh_per_second=4)
+            self._live.start()
+        elif start.step:
+            self._say(f"goes on after step {start.step} of {self._total}")
+
+    def on_step(self, record: StepRecord) -> None:
+        """Count; now and then look at the terms."""
+        self._epoch, self._step = record.epoch, record.step
+        self._seen += record.images
+        self._waited += record.waited
+        self._seconds += record.seconds
+        now = self._clock()
+        if self._live is None or now - self._looked < self._every:
+            return
+        self._terms = {name: values.tolist() for name, values in record.terms.items()}
+        rate = self._seen / max(self._seconds, 1e-9)
+        share = self._waited / max(self._seconds, 1e-9)
+        old = 0.7 if self._rate else 0.0
+        self._rate = old * self._rate + (1 - old) * rate
+        self._waiting = old * self._waiting + (1 - old) * share
+        self._seen, self._waited, self._seconds, self._looked = 0, 0.0, 0.0, now
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Take over the accuracies; without a bar, print one of the few lines. Say once what helps against waiting."""
+        self._epoch, self._step = record.epoch, record.step
+        self._train = record.train_accuracy
+        if record.val is not None:
+            self._val = list(record.val.rows)
+        if self._live is not None:
+            self._terms = record.terms
+            self._help(record)
+            return
+        self._rate, self._waiting = record.images_per_second, record.waiting
+        if record.epoch % math.ceil(self._start.epochs / _MOST_LINES) == 0 or record.epoch == self._start.epochs:
+            if self._val:
+                figures = "validation " + ", ".join(f"{clean(s.name)} {percent(s.accuracy)}" for s in self._val)
+            else:
+                pairs = zip(self._names, self._train, strict=False)
+                figures = "training " + ", ".join(f"{name} {percent(share)}" for name, share in pairs)
+            speed = f"{self._rate:,.0f} images/s"
+            if self._waiting > _MUCH:
+                speed += f" (waits for data {100 * self._waiting:.0f} % of the time)"
+            self._say(f"epoch {record.epoch}/{self._start.epochs}  {figures}  {speed}  {self._left()}")
+        self._help(record)
+
+    def on_end(self) -> None:
+        """Leave the last state of the bar on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def view(self) -> RenderableType:
+        """The bar, what the time goes to, and a line for each peer."""
+        bar = Table.grid(padding=(0, 2))
+        for _ in range(3):
+            bar.add_column(no_wrap=True)
+        bar.add_row(
+            Text(f"{clean(self._title)} epoch {self._epoch}/{self._start.epochs}".strip(), style="bold"),
+            ProgressBar(total=max(1, self._total), completed=self._step, width=28),
+            Text(self._left()),
+        )
+        peers = Table.grid(padding=(0, 2))
+        room = 20 if self._console.width < 100 else 40  # figures that wrap are worse than a name cut short
+        for index, name in enumerate(self._names):
+            cells = [Text(f"{label} {values[index]:.3f}") for label, values in self._terms.items()]
+            if self._train:
+                cells.append(Text(f"train {percent(self._train[index])}"))
+            if self._val:
+                cells.append(Text(f"val {percent(self._val[index].accuracy)}", style="green"))
+            title = Text(f"  {name}")
+            title.truncate(room, overflow="ellipsis")
+            peers.add_row(title, *cells)
+        if self._val and len(self._names) > 1:
+            blank = [Text("")] * (len(self._terms) + bool(self._train))
+            peers.add_row(Text("  ensemble"), *blank, Text(f"val {percent(self._val[-1].accuracy)}", style="green"))
+        return Group(bar, *([self._sides()] if self._rate else []), peers)
+
+    def _sides(self) -> Text:
+        """The pace of the whole, the share of time that goes to each side, and what each would reach alone.
+
+        Computation may reach less: an accelerator may be computing while this process waits.
+        """
+        full, empty = "▰▱" if self._console.encoding.startswith("utf") else "#-"
+        data = round(10 * self._waiting)
+        alone = ""
+        if self._start.reading in ("memory", "disk") and self._waiting > 0.001:
+            alone = f" {self._rate / self._waiting:,.0f}/s"
+        line = Text(f"  {self._rate:,.0f} images/s  ", style="cyan", no_wrap=True, overflow="ellipsis")
+        line.append(f"data{alone} ").append(full * data, style="yellow").append(empty * (10 - data))
+        line.append(f" compute up to {self._rate / max(1 - self._waiting, 1e-9):,.0f}/s")
+        return line.append(f"  waits {100 * self._waiting:.0f} %", style="yellow" if self._waiting > _MUCH else "")
+
+    def _help(self, record: EpochRecord) -> None:
+        help_ = _HELP.get(record.reading)
+        if help_ is None or self._helped or record.waiting <= _MUCH:
+            return
+        self._helped = True
+        self._say(f"hint: the steps wait for data {100 * record.waiting:.0f} % of the time; {help_}")
+
+    def _left(self) -> str:
+        done = self._step - self._first
+        if not done or self._step >= self._total:
+            return ""
+        seconds = round((self._clock() - self._began) / done * (self._total - self._step))
+        hours, minutes = divmod(seconds // 60, 60)
+        return f"{hours}:{minutes:02d}:{seconds % 60:02d} left"
+
+    def _say(self, text: str) -> None:
+        say(f"{self._title} {text}".strip(), console_=self._console)
+
+
+def table(columns: Iterable[str], *, numbers: bool = True) -> Table:
+    """An empty table; all but the first column hold numbers, unless told otherwise."""
+    made = Table(box=box.SIMPLE_HEAD)
+    for position, name in enumerate(columns):
+        made.add_column(
+            Text(clean(name)), justify="right" if numbers and position else "left", no_wrap=numbers and not position
+        )
+    return made
+
+
+def titled(title: str, shown: Table) -> Group:
+    """A table under its title, which may be the wider one of the two."""
+    return Group(Text(clean(title), style="bold"), shown)
+
+
+def report_table(report: Report, baseline: Report | None = None) -> Table:
+    """Every peer and the ensemble: accuracy, top-5 where it exists, negative log-likelihood, gain over a baseline."""
+    top5 = report.ensemble.top5 is not None
+    columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL"]
+    made = table([*columns, *(["baseline", "gain"] if baseline else [])])
+    for index, score in enumerate(report.rows):
+        other = None if baseline is None else baseline.rows[index]
+        ensemble = index == len(report.peers)
+        made.add_row(*_cells(score, top5, report.images, other), style="bold" if ensemble else "")
+    return made
+
+
+def result_table(result: Result, epochs: int, baseline: Result | None = None) -> Group:
+    """The figures after the last epoch, and those of the deployed network."""
+    last = result.last
+    made = report_table(last, baseline.last if baseline else None)
+    made.add_section()
+    deployed = _cells(
+        result.deployed, last.ensemble.top5 is not None, last.images, baseline.deployed if baseline else None
+    )
+    made.add_row(Text(f"deployed: {clean(result.deployed.name)}, epoch {result.best.epoch}"), *deployed[1:])
+    return titled(f"{last.images:,} {result.split} images, after the last epoch ({epochs})", made)
+
+
+def _cells(score: Score, top5: bool, images: int, baseline: Score | None) -> list[Text]:
+    cells = [Text(clean(score.name)), Text(percent(score.accuracy, images))]
+    if top5:
+        cells.append(Text("" if score.top5 is None else percent(score.top5, images)))
+    cells.append(Text(f"{score.nll:.3f}"))
+    if baseline is not None:
+        gain = 100 * (score.accuracy - baseline.accuracy)
+        digits = 2 if images >= 10_000 else 1
+        cells.append(Text(percent(baseline.accuracy, images)))
+        cells.append(Text(f"{gain:+.{digits}f}", style="green" if gain > 0 else "red" if gain < 0 else ""))
+    return cells
+
+
+def result_text(result: Result, epochs: int, baseline: Result | None = None) -> list[str]:
+    """What the table's figures are from, in sentences."""
+    last, best = result.last, result.best
+    if result.split == "test":
+        lines = [f"The first rows are from the test images after epoch {epochs}, the last; nothing was chosen by them."]
+    else:
+        lines = [
+            f"There are no test images: the figures are from the validation images after epoch {epochs}, the last. "
+            "The deployed network was chosen by the same images, so its figure flatters it."
+        ]
+    if best.accuracy == best.accuracy:
+        lines.append(
+            f"The deployed network is peer {result.deployed.name} as it was after epoch {best.epoch}, chosen by its "
+            f"validation accuracy of {percent(best.accuracy)}."
+        )
+    else:
+        lines.append(f"Without validation images the deployed network is peer {result.deployed.name} as it ended.")
+    if baseline is not None:
+        share = (last.ensemble.accuracy + baseline.last.ensemble.accuracy) / 2
+        noise = 196 * math.sqrt(2 * share * (1 - share) / last.images)
+        lines.append(
+            "The baseline is the same peers, data, epochs and seed with cross-entropy alone and no mixing. The gain is "
+            f"in percentage points; on {last.images:,} images and with one seed, under {noise:.1f} may be chance."
+        )
+    return lines

@@ -1,0 +1,129 @@
+"""``metamixer evaluate``: all that is to be known of a run, in tables and in ``evaluation.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from metamixer.cli.console import console, report_table, say, titled
+from metamixer.cli.evaluation_tables import show
+from metamixer.cli.exit_codes import told
+from metamixer.config.yaml_file import RecipeError
+from metamixer.evaluation.robustness.robustness import Progress
+from metamixer.runs.evaluate_run import FILE, ROBUSTNESS, assess_run
+from metamixer.runs.localize_run import localize_run
+from metamixer.runs.run import evaluate_run
+
+
+@told
+def evaluate(
+    folder: Path,
+    split: Literal["test", "val"],
+    checkpoint: Literal["last", "best"],
+    robustness: str | None,
+    limit: int | None,
+    cifar_c: Path | None,
+    boxes: str | None,
+    held_out_boxes: Path | None,
+    device: str,
+    as_json: bool,
+    quick: bool,
+) -> int:
+    """Examine a run; show what was found and write it into its folder."""
+    wanted = _wanted(robustness)
+    pointer: Literal["LATEST", "BEST"] = "LATEST" if checkpoint == "last" else "BEST"
+    if quick:
+        if wanted or cifar_c is not None or limit is not None or boxes is not None:
+            raise RecipeError(
+                "--quick looks at nothing more; leave it out for --robustness, --cifar-c, --limit and --boxes"
+            )
+        return _quick(folder, split, pointer, as_json)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if boxes is None and held_out_boxes is not None:
+        raise RecipeError("--held-out-boxes chooses thresholds for --boxes FILE.csv, which is missing")
+    if boxes is not None and split != "test":
+        raise RecipeError("--boxes measures on test images and chooses thresholds on validation images; --split test")
+    with _bar() as progress:
+
+        def localize() -> dict[str, Any]:
+            return localize_run(
+                folder,
+                None if boxes == "auto" else Path(str(boxes)),
+                held_out_boxes,
+                pointer=pointer,
+                limit=limit,
+                device=device,
+                progress=None if progress is None else partial(progress, "activation maps"),
+            ).as_dict()
+
+        found = assess_run(
+            folder,
+            split,
+            pointer,
+            wanted,
+            progress,
+            limit=limit,
+            cifar_c=cifar_c,
+            device=device,
+            localize=None if boxes is None else localize,
+        )
+    if as_json:
+        console().out(json.dumps(found.as_dict(), indent=1), highlight=False)
+        return 0
+    show(found.as_dict(), f"{_WHAT[split]} images, {_WHEN[pointer]} of {folder}")
+    say(f"written: {folder / FILE}")
+    return 0
+
+
+_WHAT = {"test": "test", "val": "validation"}
+_WHEN = {"LATEST": "latest checkpoint", "BEST": "checkpoint of the best validation accuracy"}
+
+
+def _wanted(robustness: str | None) -> tuple[str, ...]:
+    words = [word.strip() for word in (robustness or "").split(",") if word.strip()]
+    if unknown := [word for word in words if word not in (*ROBUSTNESS, "all")]:
+        raise RecipeError(f"--robustness {','.join(unknown)}: {', '.join(ROBUSTNESS)} or all would work")
+    return ROBUSTNESS if "all" in words else tuple(word for word in ROBUSTNESS if word in words)
+
+
+def _quick(folder: Path, split: Literal["test", "val"], pointer: Literal["LATEST", "BEST"], as_json: bool) -> int:
+    """Accuracy and likelihood alone, as after each epoch of a training; nothing is written."""
+    report = evaluate_run(folder, split, pointer)
+    if as_json:
+        checkpoint = "last" if pointer == "LATEST" else "best"
+        found = {"run": str(folder), "split": split, "checkpoint": checkpoint, **report.as_dict()}
+        console().out(json.dumps(found, indent=1), highlight=False)
+        return 0
+    title = f"{report.images:,} {_WHAT[split]} images, {_WHEN[pointer]} of {folder}"
+    console().print(titled(title, report_table(report)))
+    say(f"All peers name the same class for {100 * report.agreement:.1f} % of the images.")
+    return 0
+
+
+@contextmanager
+def _bar() -> Iterator[Progress | None]:
+    """A bar for each thing that is done, on stderr, where that is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    target = console(stderr=True)
+    if not target.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(28), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, console=target, transient=True) as bars:
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield tell

@@ -1,0 +1,144 @@
+"""From the words of a command line to a recipe and to the folder of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from metamixer.config.recipe import CODE, Recipe
+from metamixer.config.yaml_file import RecipeError, parse_yaml
+from metamixer.core import trusted_imports
+from metamixer.runs.run import is_taken, recipe_path
+
+
+@dataclass(frozen=True)
+class Sugar:
+    """The options that are short for changes of the recipe; None: not given."""
+
+    data: str | None = None
+    peers: str | None = None
+    mixer: str | None = None
+    loss: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    precision: str | None = None
+    device: str | None = None
+    image_size: int | None = None
+
+    def changes(self) -> list[str]:
+        """As changes of a recipe.
+
+        >>> Sugar(peers="resnet20,vgg8", epochs=3).changes()
+        ['peers=["resnet20", "vgg8"]', 'train.epochs=3']
+        """
+        peers = None
+        if self.peers is not None:
+            peers = f"[{', '.join(_quoted(name.strip()) for name in self.peers.split(',') if name.strip())}]"
+        places = {
+            "data.name": None if self.data is None else _quoted(self.data),
+            "peers": peers,
+            "mixer": None if self.mixer is None else _quoted(self.mixer),
+            "loss": None if self.loss is None else _quoted(self.loss),
+            "train.epochs": self.epochs,
+            "train.batch_size": self.batch_size,
+            "train.seed": self.seed,
+            "train.precision": None if self.precision is None else _quoted(self.precision),
+            "train.accelerator": self.device,
+            "data.image_size": self.image_size,
+        }
+        return [f"{place}={value}" for place, value in places.items() if value is not None]
+
+
+def _quoted(text: str) -> str:
+    """As YAML that is read as this very text, be it ``no``, ``12`` or ``[x]: y``."""
+    return str(yaml.safe_dump(text, default_style='"', width=float("inf"))).strip()
+
+
+def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -> Recipe:
+    """The recipe in the words ``[RECIPE.yaml] [key=value ...]``, the options' changes before those of the words.
+
+    Args:
+        words: from the command line.
+        sugar: the options.
+        resumed: the folder of a run whose recipe is taken instead of a file.
+
+    Raises:
+        RecipeError: one line for each fault.
+    """
+    file, changes = None, list(words)
+    if changes and ("=" not in changes[0] or os.path.isfile(changes[0])):  # pathlib raises where a name is too long
+        file = Path(changes.pop(0))
+        if os.path.isdir(file):
+            raise RecipeError(f"{file} is a folder and no recipe; --data {file} trains on its images")
+        if not os.path.exists(file):
+            raise RecipeError(f"{file}: no such recipe; a YAML file, or a change such as optim.lr=0.05, would work")
+    if stray := [word for word in changes if "=" not in word]:
+        raise RecipeError(f"{stray[0]!r} is no change of the recipe; one looks like optim.lr=0.05")
+    changes = sugar.changes() + changes
+    _allow_typed(changes)
+    if resumed is not None:
+        if file is not None:
+            raise RecipeError(f"--resume takes the recipe of {resumed}; leave {file} out")
+        recipe = Recipe.read(recipe_path(resumed), changes)
+    else:
+        recipe = Recipe.of({}, changes) if file is None else Recipe.read(file, changes)
+    if recipe.train.accelerator == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("train.accelerator: 'cuda', but torch finds no GPU here; cpu or auto would work")
+    return recipe
+
+
+def _allow_typed(changes: Iterable[str]) -> None:
+    """An import path that stands in the command itself is the user's own word; one in a file is not."""
+    for change in changes:
+        place, _, text = change.partition("=")
+        if place.split(".")[0] in CODE:
+            trusted_imports.allow(*trusted_imports.named_in(parse_yaml(text)))
+
+
+def slug(*parts: str) -> str:
+    """A file name of ``a-z 0-9 . _ -`` that names no other folder.
+
+    >>> slug("../../Photos of [cats]", "dml"), slug("..", "ü")
+    ('photos-of-cats-dml', 'run')
+    """
+    plain = (re.sub(r"[^a-z0-9._-]+", "-", part.lower()).strip("-._") for part in parts)
+    return "-".join(part[:60] for part in plain if part) or "run"
+
+
+def new_folder(recipe: Recipe, base: Path = Path("runs")) -> Path:
+    """A folder in ``base`` that is named after the recipe and is not taken."""
+    data = recipe.data.name
+    short = data.replace(":", "-") if data.startswith("hf:") else Path(data).expanduser().resolve().name
+    name = slug(short, recipe.loss.name, recipe.mixer.name, f"seed{recipe.train.seed}")
+    folder, number = base / name, 1
+    while _taken(folder):
+        number += 1
+        folder = base / f"{name}-{number}"
+    return folder
+
+
+def check_free(folder: Path) -> None:
+    """Raise RecipeError unless a new run can be put there."""
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder} is a file; --out names a folder")
+    if _taken(folder):
+        what = "a run" if (folder / "recipe.yaml").is_file() else "not empty"
+        raise RecipeError(f"{folder} is {what}: --resume {folder} goes on with a run, --out names another place")
+
+
+def _taken(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or is_taken(folder))
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

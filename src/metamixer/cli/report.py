@@ -1,0 +1,26 @@
+"""``metamixer report``: runs and studies as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from metamixer.cli.console import say
+from metamixer.cli.exit_codes import told
+from metamixer.report import plots
+from metamixer.report import report as write
+from metamixer.runs.localize_run import show_run
+from metamixer.runs.mixing_preview import draw
+
+
+@told
+def report(paths: Sequence[Path], out: Path, static: Path | None, title: str, pictures: bool) -> int:
+    """Write the page, and the plots if they are asked for."""
+    preview, gallery = (partial(draw, images=6), partial(show_run, count=8)) if pictures else (None, None)
+    page = write(paths, out, title=title, preview=preview, gallery=gallery)
+    say(f"written: {page}")
+    if static is not None:
+        written = plots(paths, static)
+        say(f"written: {len(written)} plots in {static}" if written else f"no plots: nothing in {static}")
+    return 0

@@ -1,0 +1,158 @@
+"""``metamixer train``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from metamixer.cli.console import Progress, console, result_table, result_text, say
+from metamixer.cli.exit_codes import Stopped, allowed_again, resume_command, told
+from metamixer.cli.recipe_args import Sugar, check_free, listed, new_folder, recipe_of
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.files import clean, write_whole
+from metamixer.data import Data, WorkerError
+from metamixer.runs.budget_warning import short_budget
+from metamixer.runs.run import Result, load_data, read_recipe
+from metamixer.runs.run import train as follow
+from metamixer.training.distributed import ProcessLost, is_first_process, started_from_outside
+from metamixer.training.interrupt import Interrupted
+
+_USUAL = ("held out for", "training images kept")  # notes that everyone expects
+
+
+@told
+def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None, baseline: bool, quiet: bool) -> int:
+    """Follow a recipe in a folder, after its baseline if asked, and show what came out."""
+    if not is_first_process():
+        return _work_along(words, sugar, out, resume)
+    recipe, folder, going_on = _begin(words, sugar, out, resume)
+    plain = None
+    if baseline or (going_on and (folder / "baseline" / "recipe.yaml").is_file()):
+        plain = Recipe.of(recipe.as_dict(), ["loss=independent", "mixer=none"])
+        if plain.digest == recipe.digest:
+            raise RecipeError("--baseline: the recipe itself is the baseline, cross-entropy alone and no mixing")
+        if recipe.train.devices * recipe.train.num_nodes > 1 or started_from_outside():
+            raise RecipeError(
+                "--baseline: trained by one process only; loss=independent mixer=none is a run of its own"
+            )
+    data = load_data(recipe)
+    _tell_about(data, quiet)
+    if not going_on and (advice := short_budget(recipe, len(data.train))):
+        say(f"warning: {advice}", style="yellow", stderr=True)
+    if not quiet:
+        say(_headline(recipe, data, folder))
+    try:
+        before = None
+        if plain is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not going_on:  # so that --resume finds the recipe while the baseline trains
+                write_whole(folder / "recipe.yaml", recipe.as_yaml())
+            before = _follow(plain, folder / "baseline", data, going_on, quiet, "baseline:")
+        # With a baseline the folder is not empty any more, and a run that has not begun begins.
+        result = _follow(recipe, folder, data, going_on or plain is not None, quiet, "run:" if plain else "")
+    except Interrupted as interrupted:
+        raise Stopped(interrupted, resume_command(folder)) from None
+    except ProcessLost as lost:
+        raise ProcessLost(f"{lost}; go on with: {resume_command(folder)}") from lost
+    except WorkerError as dead:
+        raise WorkerError(f"{dead}; go on with: {resume_command(folder)}") from dead
+    except BaseException:
+        if not going_on:
+            _clear(folder)
+        raise
+    _show(result, recipe.train.epochs, before)
+    return 0
+
+
+def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> int:
+    """One more process of a run, started with the words of the first one: it is silent, and is told the folder."""
+    folder = out if resume in (None, "auto") else Path(resume)
+    going_on = resume is not None and folder is not None and (folder / "recipe.yaml").is_file()
+    named = bool(words) or sugar != Sugar()
+    recipe = recipe_of(words, sugar, folder if going_on and (resume != "auto" or not named) else None)
+    try:
+        follow(recipe, folder or Path(), resume=going_on)
+    except Interrupted as interrupted:
+        # The first process's launcher takes any other code for an accident, and kills it while it still writes.
+        return 128 + interrupted.signal if started_from_outside() else 0
+    return 0
+
+
+def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> tuple[Recipe, Path, bool]:
+    """The recipe, its folder, and whether it goes on there."""
+    if resume is None:
+        recipe = recipe_of(words, sugar)
+        folder = new_folder(recipe) if out is None else out
+        check_free(folder)
+        return recipe, folder, False
+    if resume == "auto":
+        if out is None:
+            raise RecipeError("--resume auto needs --out FOLDER, the run to go on with or to begin")
+        folder = out
+        if not (folder / "recipe.yaml").is_file():
+            return _begin(words, sugar, out, None)
+        named = bool(words) or sugar != Sugar()
+        recipe = recipe_of(words, sugar, None if named else folder)
+    else:
+        folder = Path(resume)
+        if out not in (None, folder):
+            raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
+        recipe = recipe_of(words, sugar, folder)  # allows what the command names, before the folder's recipe is read
+    if differences := recipe.differences(read_recipe(folder)):
+        raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *(f"  {line}" for line in differences)]))
+    return recipe, folder, True
+
+
+def _follow(recipe: Recipe, folder: Path, data: Data, resume: bool, quiet: bool, title: str) -> Result:
+    callbacks = () if quiet else (Progress(console(), title),)
+    return follow(recipe, folder, resume=resume, callbacks=callbacks, data=data)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a run left that failed before its first step: the next attempt may have the name."""
+    for place in (folder / "baseline", folder):
+        if place.is_dir() and not (place / "metrics.jsonl").exists():
+            for name in ("recipe.yaml", "environment.json"):
+                (place / name).unlink(missing_ok=True)
+            if not any(place.iterdir()):
+                place.rmdir()
+
+
+def _tell_about(data: Data, quiet: bool) -> None:
+    for note in data.notes:
+        usual = any(words in note for words in _USUAL)
+        if not usual:
+            say(f"warning: {note}", style="yellow", stderr=True)
+        elif not quiet:
+            say(f"data: {note}", style="dim")
+    for name, cause in data.skipped[:5]:
+        say(f"  {name}: {cause}", style="yellow", stderr=True)
+    if len(data.skipped) > 5:
+        say(f"  and {len(data.skipped) - 5} more; report.json will list them all", style="yellow", stderr=True)
+
+
+def _headline(recipe: Recipe, data: Data, folder: Path) -> str:
+    size = "x".join(map(str, (data.channels, *data.size)))
+    return (
+        f"{data.name}: {len(data.train):,} training images of {size}, {len(data.classes)} classes "
+        f"({listed(map(clean, data.classes))})\n"
+        f"{' and '.join(peer.name for peer in recipe.peers)} by {recipe.loss.name} + {recipe.mixer.name}, "
+        f"{recipe.train.epochs} epochs, into {folder}"
+    )
+
+
+def _show(result: Result, epochs: int, before: Result | None) -> None:
+    console().print(result_table(result, epochs, before))
+    for line in result_text(result, epochs, before):
+        say(line)
+    folder = result.folder
+    written = [result.model, folder / "report.json", folder / "metrics.csv"]
+    say("\nwritten:", style="bold")
+    for path in written:
+        say(f"  {path}")
+    run = shlex.quote(str(folder))
+    say(f"next: {allowed_again(f'metamixer predict {run} IMAGE_OR_FOLDER --out predictions.csv')}")
+    evaluating, reporting = (allowed_again(f"metamixer {name} {run}") for name in ("evaluate", "report"))
+    say(f"      {evaluating}, then {reporting}: one page about all of it")

@@ -1,0 +1,1 @@
+"""Peers, their stages, and how they are mixed and computed."""

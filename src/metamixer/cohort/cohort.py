@@ -1,0 +1,401 @@
+"""Peers that look at the same batch, with mixing points inside them that need no change to the networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from metamixer.cohort.concurrency import PARALLEL, Parallel, in_threads
+from metamixer.cohort.hooks import Tap, install, pooled
+from metamixer.cohort.peer_exchange import Elsewhere, PeerExchange
+from metamixer.cohort.shared_trunk import Trunk, counters_left_out, trunk_of
+from metamixer.cohort.stages import check_stages, find_stages
+from metamixer.core.eval_mode import evaluating
+from metamixer.core.plan import MixPlan
+from metamixer.core.types import Outputs
+
+Compile = Literal[False, "default", "reduce-overhead", "max-autotune"]
+"""Modes of ``torch.compile``; the last two record CUDA graphs on a GPU. False: not compiled."""
+
+_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+
+
+class Cohort(nn.Module):
+    """Two or more networks that learn together; one forward pass for each.
+
+    Args:
+        networks: the peers, of the same or of different architectures, with the same classes. Each maps
+            ``(B, C, ...)`` images to ``(B, classes)`` logits (or to an object with ``.logits``).
+        stages: for each peer the module paths at whose outputs its stages end, or None to find them. One flat list of
+            paths serves peers of one architecture.
+        frozen: the peers that do not learn, such as a pretrained teacher: they stay in evaluation mode, without
+            gradients.
+        shadows: give every network a copy that follows it instead of learning, for methods that compare with averaged
+            or earlier weights: peers P to 2P-1, frozen. :meth:`update_shadows` moves them.
+        parallel: ``none``: one peer after the other. ``threads``: side by side on the CPU, the cores shared among them.
+        compile: mode of ``torch.compile`` for the peers (:data:`Compile`); True is ``default``, False none. Each
+            stage at which a plan mixes is a graph of its own, so there are as many graphs as stages; they are compiled
+            when they first come.
+
+    Peers with different numbers of stages are aligned by relative depth: the cohort has as many stages as its
+    shallowest peer, and stage k of K is stage ``round(k * n / K)`` of a peer that has n.
+
+    Raises:
+        ValueError: fewer than one network, one network twice, a stage that does not exist, or peers in threads that
+            draw random numbers as they train, such as dropout: the order of their draws would be chance.
+        StagesNotFound: no stages were found; the message says what to pass.
+
+    >>> peers = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)) for _ in range(2)]
+    >>> Cohort(peers, stages=["1"])(torch.zeros(5, 3, 8, 8)).logits.shape
+    torch.Size([2, 5, 10])
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        stages: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
+        frozen: Sequence[int] = (),
+        shadows: bool = False,
+        parallel: Parallel = "none",
+        compile: Compile | bool = False,
+    ) -> None:
+        super().__init__()
+        if not networks:
+            raise ValueError("a cohort needs at least one network, two to learn from each other")
+        if len({id(network) for network in networks}) < len(networks):
+            raise ValueError("one network is in the list twice: peers that share weights cannot teach each other")
+        if wrong := [index for index in frozen if not 0 <= index < len(networks)]:
+            raise ValueError(f"frozen={wrong}: the peers are numbered 0 to {len(networks) - 1}")
+        if parallel not in PARALLEL:
+            raise ValueError(
+                f"parallel={parallel!r}: accepted are {', '.join(PARALLEL)}; on a GPU, compile='reduce-overhead' lets "
+                "torch record CUDA graphs"
+            )
+        if compile is not True and compile not in get_args(Compile):
+            raise ValueError(f"compile={compile!r}: accepted are {', '.join(map(str, get_args(Compile)))}")
+        self.parallel: Parallel = parallel
+        self.compiled: Compile = "default" if compile is True else compile
+        self._compiled: dict[int, Callable[[Tensor], Any]] = {}
+        self._drew_nothing = False
+        self._alone: int | None = None
+        self._exchange: PeerExchange | None = None
+        if shadows and frozen:
+            raise ValueError("shadows follow peers that learn: frozen peers and shadows do not go together")
+        self.shadows = len(networks) if shadows else 0
+        # One copy for all, so that what peers share, their shadows share.
+        self.peers = nn.ModuleList([*networks, *(copy.deepcopy(list(networks)) if shadows else ())])
+        self.frozen = frozenset(frozen) | frozenset(range(len(networks), len(self.peers)))
+        given = self._per_peer(stages, len(networks)) * (2 if shadows else 1)
+        paths = [
+            tuple(check_stages(network, named)) if named else find_stages(network)
+            for network, named in zip(self.peers, given, strict=True)
+        ]
+        self.stages = min(len(found) for found in paths)
+        self.stage_paths = tuple(_align(found, self.stages) for found in paths)
+        # Kept for pickling: a handle that is read in a new process reserves its number there. Without it the next hook
+        # that anyone registers on this module would take the mixing point's place, and nothing would be mixed.
+        self._handles: list[RemovableHandle] = []
+        self._taps = [Tap() for _ in self.peers]
+        for network, found, tap in zip(self.peers, self.stage_paths, self._taps, strict=True):
+            self._handles += install(network, found, tap)
+        self._trunks = _trunks(self.peers)
+        self._branches = self._group()
+        self.shared = self._count_shared()
+        if self._trunks and parallel != "none":
+            raise ValueError(f"parallel={parallel!r}: branches wait for their shared trunk; parallel='none' would work")
+        for index in self.frozen:
+            self.peers[index].requires_grad_(False)
+        self.train(self.training)
+
+    def _per_peer(
+        self, stages: Sequence[str] | Sequence[Sequence[str] | None] | None, count: int
+    ) -> list[Sequence[str] | None]:
+        if stages is None:
+            return [None] * count
+        if all(isinstance(path, str) for path in stages):
+            return [cast(Sequence[str], stages)] * count
+        if len(stages) != count:
+            raise ValueError(f"stages are given for {len(stages)} peers, there are {count}")
+        return [[given] if isinstance(given, str) else given for given in stages]
+
+    def _count_shared(self) -> int:
+        """How many of the first stages end in a module that all peers (but shadows) share."""
+        first, *others = list(zip(self.peers, self.stage_paths, strict=True))[: len(self.peers) - self.shadows]
+        shared = 0
+        for stage, path in enumerate(first[1]):
+            module = first[0].get_submodule(path)
+            if not others or any(module is not peer.get_submodule(paths[stage]) for peer, paths in others):
+                break
+            shared += 1
+        return shared
+
+    def _replicate_for_data_parallel(self) -> Cohort:
+        """``nn.DataParallel`` runs replicas in threads, and all of them would share one peer's mixing points."""
+        raise RuntimeError(
+            "a Cohort cannot be replicated by nn.DataParallel; one process for each device works: Fabric, "
+            "DistributedDataParallel, or CUDA_VISIBLE_DEVICES=0 for a single one"
+        )
+
+    @property
+    def branched(self) -> bool:
+        """Whether any peers are branches on a trunk."""
+        return bool(self._trunks)
+
+    @property
+    def records_cuda_graphs(self) -> bool:
+        """Whether ``torch.compile`` was asked for a mode that records CUDA graphs."""
+        return self.compiled in _CUDA_GRAPHS
+
+    @property
+    def here(self) -> tuple[int, ...]:
+        """The peers that this process has: all of them, unless they are :meth:`spread`."""
+        return tuple(range(len(self.peers))) if self._exchange is None else tuple(self._exchange.own)
+
+    def owners(self, groups: int) -> list[list[int]]:
+        """Which peers each of ``groups`` processes would have, a shadow always with its peer.
+
+        Raises:
+            ValueError: the peers cannot be divided evenly, or not at all.
+        """
+        count = self.shadows or len(self.peers)
+        if count % groups:
+            raise ValueError(f"{count} peers cannot be divided evenly among {groups} groups of processes")
+        if self.branched:
+            raise ValueError("branches share a trunk, which only one process can have")
+        if self.parallel != "none":
+            raise ValueError(f"parallel={self.parallel!r} is for peers of one process")
+        each = count // groups
+        return [
+            [index for index in range(len(self.peers)) if self._led_by(index) // each == group]
+            for group in range(groups)
+        ]
+
+    def spread(self, exchange: PeerExchange) -> None:
+        """Keep the peers that this process owns, and see the others through ``exchange``; their memory is given back.
+
+        Outputs then hold logits of all peers, and features where they travel; stages of those that are here.
+        """
+        self._exchange = exchange
+        for index in set(range(len(self.peers))) - set(exchange.own):
+            self.peers[index] = Elsewhere()
+
+    @torch.no_grad()
+    def update_shadows(self, decay: float) -> None:
+        """``shadow = decay * shadow + (1 - decay) * peer``, weights and statistics; 0 copies the peer.
+
+        Raises:
+            ValueError: the cohort has no shadows.
+        """
+        if not self.shadows:
+            raise ValueError("there are no shadows: Cohort(networks, shadows=True) has them")
+        moved: set[int] = set()  # a trunk that shadows share must not move once for each of them
+        for peer, shadow in zip(self.peers[: self.shadows], self.peers[self.shadows :], strict=True):
+            own, followed = shadow.state_dict(keep_vars=True), peer.state_dict()
+            for name, value in own.items():
+                if id(value) in moved:
+                    continue
+                moved.add(id(value))
+                if value.is_floating_point():
+                    value.lerp_(followed[name], 1 - decay)
+                else:
+                    value.copy_(followed[name])
+
+    @property
+    def learners(self) -> tuple[int, ...]:
+        """The peers that learn."""
+        return tuple(index for index in range(len(self.peers)) if index not in self.frozen)
+
+    @contextmanager
+    def learning(self, peer: int | None) -> Iterator[None]:
+        """Let one peer alone have a graph inside of the block, for updates one after the other; None: all of them."""
+        self._alone = peer
+        try:
+            yield
+        finally:
+            self._alone = None
+
+    def train(self, mode: bool = True) -> Cohort:
+        """Training mode for the peers that learn; the frozen stay as they are used: in evaluation mode."""
+        super().train(mode)
+        for index in self.frozen:
+            self.peers[index].eval()
+        return self
+
+    def forward(self, images: Tensor | Sequence[Tensor], plan: MixPlan | None = None) -> Outputs:
+        """``(B, C, ...)`` images -> :class:`Outputs`, each peer mixed by ``plan`` (None: nothing is mixed).
+
+        A sequence of images gives each peer its own augmentation of the same batch; shadows see what their peers see.
+        Logits are float32 at least, whatever precision the networks compute in: a softmax in half precision
+        loses what small probabilities teach.
+
+        Raises:
+            ValueError: the peers disagree about the number of classes, or a stage was never reached.
+        """
+        settled = [(plan or MixPlan()).at(self.stages, self._led_by(index)) for index in range(len(self.peers))]
+        shown = _mix_images(settled, self._views(images))
+        inside = [each.after_images() for each in settled]
+        self._check_trunks(inside)
+        with ExitStack() as stack:
+            for trunk in dict.fromkeys(self._trunks.values()):
+                stack.enter_context(trunk.computed_once())
+            ran = self._run(inside, shown)
+        found = self._exchange(ran) if self._exchange is not None else cast(list[tuple[Tensor, ...]], ran)
+        logits = [each[0] for each in found]
+        if len({each.shape for each in logits}) > 1:
+            shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(logits))
+            raise ValueError(f"peers need the same classes to teach each other, their logits are: {shapes}")
+
+        def again(index: int, other: Tensor, training: bool = True) -> Tensor:
+            with ExitStack() as stack:
+                if index in self._trunks:  # its gradient is shared out as in the pass before
+                    stack.enter_context(self._trunks[index].computed_once())
+                if training:
+                    return self._forward_peer(index, other, inside[index])[0]
+                stack.enter_context(evaluating(self.peers[index]))
+                return self._forward_peer(index, other, inside[index], learns=True)[0]
+
+        return Outputs(
+            logits=torch.stack(logits),
+            stages=tuple(each[2:] for each in found),
+            features=tuple(each[1] for each in found),
+            frozen=tuple(sorted(self.frozen)),
+            shadows=self.shadows,
+            shared=self.shared,
+            images=tuple(shown),
+            run=again,
+        )
+
+    def _led_by(self, index: int) -> int:
+        """The peer itself, or the one that a shadow follows: both are mixed in the same way."""
+        return index % self.shadows if self.shadows else index
+
+    def _views(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        if isinstance(images, Tensor):
+            return [images] * len(self.peers)
+        views = [*images, *(images if self.shadows else ())]
+        if len(views) != len(self.peers):
+            learn = len(self.peers) - self.shadows
+            raise ValueError(f"there are {len(images)} views of the images for {learn} peers")
+        return views
+
+    def _group(self) -> list[tuple[list[int], int]]:
+        """The branches of each trunk, and how many stages end in it."""
+        found = []
+        for trunk in dict.fromkeys(self._trunks.values()):
+            branches = [index for index, own in self._trunks.items() if own is trunk]
+            some, other = (self.peers[index] for index in branches[:2])
+            within = {
+                tuple(path for path in self.stage_paths[index] if some.get_submodule(path) is other.get_submodule(path))
+                for index in branches
+            }
+            if len(within) > 1:
+                raise ValueError(
+                    f"branches on one trunk need the same stages in it, not {' and '.join(map(str, within))}"
+                )
+            found.append((branches, len(within.pop())))
+        return found
+
+    def _check_trunks(self, plans: Sequence[MixPlan]) -> None:
+        """A trunk that runs once can be mixed in one way only."""
+        for branches, stages in self._branches:
+            below = {
+                tuple(operation.stage for operation in plans[index].operations if cast(int, operation.stage) <= stages)
+                for index in branches
+            }
+            if len(below) > 1:
+                raise ValueError(
+                    "branches share their trunk, so one stage is drawn for all of them there: mixer.stage_draws=1"
+                )
+
+    def _run(self, plans: list[MixPlan], images: list[Tensor]) -> Sequence[tuple[Tensor, ...] | None]:
+        """Logits, features and stages of every peer that is here."""
+
+        def work(index: int, own: Tensor) -> tuple[Tensor, ...]:
+            return self._forward_peer(index, own, plans[index])
+
+        device = images[0].device.type
+        if len(self.peers) > 1 and self.parallel == "threads" and device == "cpu":
+            before = torch.get_rng_state() if self.training and not self._drew_nothing else None
+            found = in_threads(work, images)
+            if before is not None and not torch.equal(before, torch.get_rng_state()):
+                raise ValueError(
+                    "a peer draws random numbers as it trains (dropout, stochastic depth): in threads the order of the "
+                    "draws would be chance, and no run could be repeated; parallel='none' would work"
+                )
+            self._drew_nothing = self._drew_nothing or before is not None
+            return found
+        here = self.here
+        return [work(index, own) if index in here else None for index, own in enumerate(images)]
+
+    def _forward_peer(
+        self, index: int, images: Tensor, plan: MixPlan, learns: bool | None = None
+    ) -> tuple[Tensor, ...]:
+        if learns is None:
+            learns = index not in self.frozen and self._alone in (None, index)
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()), self._taps[index].following(plan) as tap:
+            if index in self._trunks:
+                # A branch that was shown a view or a box of its own, or that has a graph, runs the trunk anew.
+                self._trunks[index].begin(images)
+            output = self._call(index, images)
+            seen, features = tuple(tap.seen), tap.features
+        if [stage for stage, _ in seen] != list(range(1, self.stages + 1)):
+            raise ValueError(
+                f"peer {index} passed {len(seen)} stage ends in one forward pass, in the order "
+                f"{[stage for stage, _ in seen]}: each of {', '.join(self.stage_paths[index])} has to run exactly once "
+                "and in this order"
+            )
+        logits = getattr(output, "logits", output)
+        if features is None or features.ndim != 2:  # no linear layer, or one that sees every position
+            features = pooled(seen[-1][1])
+        found = (logits.to(torch.promote_types(logits.dtype, torch.float32)), features, *(each for _, each in seen))
+        # A CUDA graph writes into the same memory each time; without gradients the next peer's may already do so.
+        return tuple(each.clone() for each in found) if self.records_cuda_graphs and logits.is_cuda else found
+
+    def _call(self, index: int, images: Tensor) -> Any:
+        if not self.compiled:
+            return self.peers[index](images)
+        if index not in self._compiled:
+            self._compiled[index] = torch.compile(self.peers[index], mode=self.compiled)
+        # By default a hook that someone adds after the first call would be silently ignored, and after eight graphs
+        # of one network's code (peers of one architecture share it) the rest would run uncompiled.
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=64):
+            return self._compiled[index](images)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        missing: list[str] = rest[2]
+        missing += counters_left_out(self, state_dict, prefix)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}  # a copy compiles its own networks
+
+
+def _mix_images(plans: Sequence[MixPlan], images: Sequence[Tensor]) -> list[Tensor]:
+    """The images of each peer. Mixed once where peers see the same ones in the same way, as they usually do."""
+    mixed: dict[tuple[int, ...], Tensor] = {}
+    found = []
+    for plan, own in zip(plans, images, strict=True):
+        acting = [operation for operation in plan.operations if operation.stage == 0]
+        key = (id(own), *(id(operation.drawn) for operation in acting))
+        if key not in mixed:
+            mixed[key] = plan.apply(own, 0)
+        found.append(mixed[key])
+    return found
+
+
+def _trunks(peers: nn.ModuleList) -> dict[int, Trunk]:
+    """The trunk of each peer that shares one with another peer here."""
+    found = {index: shared[0] for index, peer in enumerate(peers) if (shared := trunk_of(peer)) is not None}
+    trunks = list(found.values())
+    return {index: trunk for index, trunk in found.items() if trunks.count(trunk) > 1}
+
+
+def _align(paths: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """``count`` of the paths at equal relative depths, the last one included."""
+    return tuple(paths[round(k * len(paths) / count) - 1] for k in range(1, count + 1))

@@ -1,0 +1,1 @@
+"""Recipes: the file behind every run, and the tables of names."""

@@ -1,0 +1,446 @@
+"""The file behind every run, and the only tables of names.
+
+A recipe is YAML with six sections: ``data``, ``peers``, ``mixer``, ``loss``, ``optim`` and ``train``. All of it is
+checked before anything is built, and all errors are told at once, each with its place and what would work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import nn
+
+from metamixer.cohort.cohort import Cohort, Compile
+from metamixer.cohort.concurrency import Parallel
+from metamixer.cohort.shared_trunk import share_trunk
+from metamixer.cohort.stages import find_stages
+from metamixer.config.registry import LOSSES, MIXERS, all_settings, effective, faults, find, make
+from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
+from metamixer.core import trusted_imports
+from metamixer.core.plan import Mixer
+from metamixer.core.seeding import derive
+from metamixer.models import build, check_name
+from metamixer.training.nan_checks import not_finite_weight
+from metamixer.training.optimizer import Optim
+from metamixer.training.optimizer_step import OnNonfinite
+from metamixer.training.trainer import Update
+
+
+def _flat(content: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(content, dict) and content:
+        items: Iterable[tuple[Any, Any]] = content.items()
+    elif isinstance(content, list) and content:
+        items = enumerate(content)
+    else:
+        return {place: content}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flat(value, f"{place}.{key}" if place else str(key))
+    return flat
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """Which images.
+
+    Args:
+        name: ``fashion-mini``, a standard set (``cifar10``, ...), ``hf:NAME``, or the path of an image folder.
+        root: where standard sets lie, and are put by ``download``.
+        download: fetch a standard set that is not there.
+        val_share: of the training images, held out for validation where the set brings no validation split.
+        seed: of that split, of the choice made by ``train_limit`` and of wrong labels.
+        image_size: side in pixels that images are resized to; None: see the documentation of image folders.
+        channels: 1 or 3; None: what the images have.
+        on_error: ``stop`` at an unreadable file, or ``skip`` and count.
+        train_limit: training images per class, for studies with little data; None: all.
+        label_noise: the share of training labels made wrong, for studies of noisy labels.
+        label_noise_kind: ``symmetric`` (any other class) or ``asymmetric`` (the class that theirs is taken for).
+        pad: pixels of zero padding before the random crop; None: an eighth of the side, 4 for CIFAR.
+        flip: random horizontal flips; None: where the set's images may be mirrored.
+        workers: processes that decode images which do not fit into memory.
+    """
+
+    name: str = "fashion-mini"
+    root: str = "data"
+    download: bool = False
+    val_share: float = Field(0.1, ge=0, lt=1)
+    seed: int = 0
+    image_size: int | None = Field(None, ge=1)
+    channels: Literal[1, 3] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    train_limit: int | None = Field(None, ge=1)
+    label_noise: float = Field(0.0, ge=0, le=1)
+    label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
+    pad: int | None = Field(None, ge=0)
+    flip: bool | None = None
+    workers: int = Field(0, ge=0)
+
+    @field_validator("name", "root")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError(f"{value!r} is the name of no file")
+        return value
+
+
+class PeerSection(_Section):
+    """One network. What is not named here goes to the network itself, as in ``{name: resnet20, shortcut: A}``.
+
+    Args:
+        name: a bundled network, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:callable``.
+        frozen: it does not learn: a teacher.
+        weights: a ``.safetensors`` file to start from.
+        stages: module paths at whose outputs its stages end; None: found.
+        branches: how many peers grow from this network, on a trunk that they share.
+        trunk: the stage at whose end they branch; None: the last but one, so that each has a last stage of its own.
+        rescale: divide the gradient that reaches the trunk by the number of branches (CL-ILR).
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    frozen: bool = False
+    weights: str | None = None
+    stages: list[str] | None = None
+    branches: int = Field(1, ge=1)
+    trunk: int | None = Field(None, ge=1)
+    rescale: bool = False
+
+    @model_validator(mode="after")
+    def _finite(self) -> PeerSection:
+        for name, value in _flat(self.options).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value}: a finite number would work")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What goes to the network."""
+        return dict(self.model_extra or {})
+
+
+_INSTEAD = "compile=reduce-overhead lets torch record CUDA graphs"
+
+
+class TrainSection(_Section):
+    """The loop.
+
+    Args:
+        epochs: how many times the training images are seen.
+        batch_size: images in a step, over all processes.
+        seed: of everything random in training and of the initial weights.
+        precision: ``32``, or ``bf16`` (autocast), about twice as fast where the processor has it.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: processes on this machine.
+        num_nodes: machines. Under torchrun, devices and num_nodes are what it started.
+        peer_groups: groups of processes that the peers are divided among, so that a device holds its own peers alone;
+            1: every process has all peers and a share of the images.
+        sync_batchnorm: batch norm over the images of all processes of a group; CUDA only.
+        timeout: minutes after which a process that does not answer is given up.
+        micro_batches: parts that a batch is computed in, one after the other, where it does not fit into memory.
+        mixing_groups: samples find their partners in their own of so many parts of a batch; None: as processes and
+            micro-batches need it.
+        on_nonfinite: what follows a loss or gradient that is infinite or NaN: ``stop``, ``skip`` the step, or
+            ``backoff``: skip it and halve the learning rate.
+        per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
+        update: ``joint``, or ``alternating``: one peer after the other, as in DML's Algorithm 1.
+        parallel: peers one after the other (``none``), or side by side on the cores of a CPU (``threads``).
+        compile: mode of ``torch.compile`` for the peers: ``false``, ``default``, or ``reduce-overhead`` and
+            ``max-autotune``, which record CUDA graphs on a GPU.
+        checkpoint_every: epochs between checkpoints.
+        validate_every: epochs between validations; the last epoch always ends with one.
+    """
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(64, ge=2)
+    seed: int = Field(0, ge=0)
+    precision: Literal["32", "bf16"] = "32"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, ge=1)
+    num_nodes: int = Field(1, ge=1)
+    peer_groups: int = Field(1, ge=1)
+    sync_batchnorm: bool = False
+    timeout: float = Field(10.0, gt=0)
+    micro_batches: int = Field(1, ge=1)
+    mixing_groups: int | None = Field(None, ge=1)
+    on_nonfinite: OnNonfinite = "stop"
+    per_class: int | None = Field(None, ge=2)
+    update: Update = "joint"
+    parallel: Parallel = "none"
+    compile: Compile = False
+    checkpoint_every: int = Field(1, ge=1)
+    validate_every: int = Field(1, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _removed(cls, values: Any) -> Any:
+        """Settings of versions before: those that changed nothing are passed over."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("graphs", False) is not False:
+            raise ValueError(f"graphs={values['graphs']} was removed; {_INSTEAD}")
+        if values.get("parallel") == "streams":
+            raise ValueError(f"parallel=streams was removed; {_INSTEAD}")
+        compiled = {"compile": "default"} if values.get("compile") is True else {}
+        return {key: value for key, value in values.items() if key != "graphs"} | compiled
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # `precision: 32` is a number in YAML
+
+
+class Part(_Section):
+    """A mixer or a loss: its name and its settings, side by side. A name alone is enough."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What stands beside the name."""
+        return dict(self.model_extra or {})
+
+
+_DEFAULTS: dict[str, Any] = {
+    "peers": [{"name": "resnet20"}, {"name": "resnet20"}],
+    "mixer": {"name": "metamixer"},
+    "loss": {"name": "dml"},
+}
+
+
+LAYOUT = ("devices", "num_nodes", "peer_groups", "timeout")
+"""Settings of ``train`` that say who computes, and not what."""
+
+CODE = ("peers", "mixer", "loss")
+"""The sections that can name code by an import path."""
+
+
+class Recipe(_Section):
+    """Everything that a run depends on.
+
+    >>> recipe = Recipe.of({"loss": {"name": "dml", "temperature": 4}}, ["optim.lr=0.05", "peers.1.name=resnet32"])
+    >>> recipe.optim.lr, [peer.name for peer in recipe.peers], recipe.build_loss().temperature
+    (0.05, ['resnet20', 'resnet32'], 4.0)
+    """
+
+    data: DataSection = DataSection()
+    peers: list[PeerSection] = Field([PeerSection(**peer) for peer in _DEFAULTS["peers"]], min_length=1)
+    mixer: Part = Part(**_DEFAULTS["mixer"])
+    loss: Part = Part(**_DEFAULTS["loss"])
+    optim: Optim = Optim()
+    train: TrainSection = TrainSection()
+
+    @classmethod
+    def read(cls, path: str | Path, changes: Iterable[str] = (), *, allow_imports: bool = False) -> Recipe:
+        """Read a YAML file and apply changes such as ``optim.lr=0.05`` or ``peers.1.name=resnet32``.
+
+        Args:
+            path: of the file.
+            changes: of what it says.
+            allow_imports: import the code that it names by ``package.module:Name``. That code runs: trust it first.
+
+        Raises:
+            RecipeError: it cannot be read, or something in it does not fit.
+        """
+        return cls.of(read_yaml(Path(path)), changes, allow_imports=allow_imports)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], changes: Iterable[str] = (), *, allow_imports: bool = False) -> Recipe:
+        """From plain values, as they stand in a file; see :meth:`read`."""
+        raw = with_changes(content, changes, _DEFAULTS)
+        if allow_imports:
+            trusted_imports.allow(*(name for section in CODE for name in trusted_imports.named_in(raw.get(section))))
+        raw |= {key: {"name": raw[key]} for key in ("mixer", "loss") if isinstance(raw.get(key), str)}
+        if isinstance(raw.get("peers"), list):
+            raw["peers"] = [{"name": peer} if isinstance(peer, str) else peer for peer in raw["peers"]]
+        wrong: list[str] = []
+        recipe = None
+        try:
+            recipe = cls.model_validate(raw)
+        except ValidationError as error:
+            wrong += faults(error, cls)
+        for key, table in (("mixer", MIXERS), ("loss", LOSSES)):
+            part = raw.get(key)
+            if isinstance(part, dict) and isinstance(part.get("name"), str):
+                try:
+                    make(part, table, key)
+                except RecipeError as error:
+                    wrong += str(error).splitlines()
+        for index, peer in enumerate(recipe.peers if recipe is not None else ()):
+            try:
+                check_name(peer.name, peer.options)
+            except ValueError as error:
+                wrong.append(f"peers.{index}: {error}")
+        if wrong or recipe is None:
+            raise RecipeError("\n".join(wrong))
+        return recipe
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, defaults included; the settings of mixer and loss as well."""
+        content: dict[str, Any] = self.model_dump(mode="json")
+        for key, table in (("mixer", MIXERS), ("loss", LOSSES)):
+            content[key] = {"name": content[key]["name"], **all_settings(content[key], table)}
+        # In which order a network's options were written changes no checksum.
+        own = PeerSection.model_fields
+        content["peers"] = [
+            {key: peer[key] for key in own} | _sorted({key: peer[key] for key in peer if key not in own})
+            for peer in content["peers"]
+        ]
+        return content
+
+    def as_yaml(self) -> str:
+        """The full recipe as a file that :meth:`read` takes."""
+        return as_yaml(self.as_dict())
+
+    @property
+    def digest(self) -> str:
+        """A short checksum of what is computed: two runs with the same one are the same run, on whatever processes."""
+        return sha256(as_yaml(self._what).encode()).hexdigest()[:16]
+
+    @property
+    def _what(self) -> dict[str, Any]:
+        """The full recipe without what changes nothing: the layout of its processes, and later settings left neutral.
+
+        Written as the first version wrote it, so that its runs are still the same runs: ``compile`` was true or false,
+        and ``graphs`` came after it.
+        """
+        content = self.as_dict()
+        train: dict[str, Any] = {}
+        for key, value in content["train"].items():
+            if key == "compile":
+                train |= {"compile": value == "default" or value, "graphs": False}
+            elif key not in LAYOUT:
+                train[key] = value
+        content["train"] = train
+        parts = {"data": DataSection, "optim": Optim, "train": TrainSection}
+        parts |= {"mixer": find(self.mixer.name, MIXERS, "mixer"), "loss": find(self.loss.name, LOSSES, "loss")}
+        content |= {key: effective(content[key], of) for key, of in parts.items()}
+        return content | {"peers": [effective(peer, PeerSection) for peer in content["peers"]]}
+
+    def differences(self, other: Recipe) -> list[str]:
+        """The places where ``other`` computes something else, as in ``optim.lr: 0.1, here 0.05``."""
+        here, there = _flat(self._what), _flat(other._what)
+        return [
+            f"{key}: {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
+            for key in sorted({*here, *there})
+            if repr(here.get(key, _flat)) != repr(there.get(key, _flat))  # 1 is not 1.0 in a file, and .nan is .nan
+        ]
+
+    @property
+    def members(self) -> tuple[PeerSection, ...]:
+        """The section of every peer that learns or teaches: one with branches is there once for each."""
+        return tuple(peer for peer in self.peers for _ in range(peer.branches))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The peers' names, numbered, and those of their shadows: ``0 resnet20``, ``1 resnet32``."""
+        names = tuple(f"{index} {peer.name}" for index, peer in enumerate(self.members))
+        shadow = self.loss_constant("shadows", "")
+        return (*names, *(f"{name} {shadow}" for name in names)) if shadow else names
+
+    def loss_constant(self, name: str, default: Any) -> Any:
+        """What the loss says of itself with these settings, such as ``needs``."""
+        return getattr(self.build_loss(), name, default)
+
+    def build_mixer(self) -> Mixer:
+        """The mixer with its settings."""
+        mixer: Mixer = make(self.mixer.model_dump(), MIXERS, "mixer")
+        return mixer
+
+    def build_loss(self) -> nn.Module:
+        """The loss with its settings."""
+        loss: nn.Module = make(self.loss.model_dump(), LOSSES, "loss")
+        return loss
+
+    def build_cohort(self, num_classes: int, in_channels: int, size: tuple[int, int]) -> Cohort:
+        """The peers, each initialised from its own seed.
+
+        Raises:
+            RecipeError: a network is unknown, does not take its options, or its stages are not found.
+        """
+        networks: list[nn.Module] = []
+        wrong: list[str] = []
+        sections = [section for section in enumerate(self.peers) for _ in range(section[1].branches)]
+        with torch.random.fork_rng(devices=[]):
+            for index, (place, peer) in enumerate(sections):
+                torch.manual_seed(derive(self.train.seed, "init", index))
+                try:
+                    if given := {"num_classes", "in_channels", "image_size"} & set(peer.options):
+                        raise ValueError(f"{', '.join(sorted(given))} come from the data; leave them out here")
+                    network = build(
+                        peer.name,
+                        num_classes=num_classes,
+                        in_channels=in_channels,
+                        image_size=size,
+                        **peer.options,
+                    )
+                    if peer.weights is not None:
+                        _load_weights(network, Path(peer.weights))
+                    if self.train.sync_batchnorm:
+                        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+                    networks.append(network)
+                except (TypeError, ValueError, ImportError, RuntimeError, OSError) as error:
+                    wrong.append(f"peers.{place} ({peer.name}): {error}")
+        if wrong:
+            raise RecipeError("\n".join(dict.fromkeys(wrong)))
+        try:
+            self._share_trunks(networks)
+            if "trunk" in self.loss_constant("needs", ()) and all(peer.branches == 1 for peer in self.peers):
+                raise ValueError(
+                    f"{self.loss.name} is for branches on a trunk; peers=[{{name: {self.peers[0].name}, branches: 3}}] "
+                    "would work"
+                )
+            return Cohort(
+                networks,
+                stages=[peer.stages for _, peer in sections],
+                frozen=[index for index, (_, peer) in enumerate(sections) if peer.frozen],
+                shadows=bool(self.loss_constant("shadows", "")),
+                parallel=self.train.parallel,
+                compile=self.train.compile,
+            )
+        except ValueError as error:
+            raise RecipeError(f"peers: {error}") from error
+
+    def _share_trunks(self, networks: list[nn.Module]) -> None:
+        first = 0
+        for peer in self.peers:
+            own = networks[first : first + peer.branches]
+            first += peer.branches
+            if peer.branches > 1:
+                paths = peer.stages or find_stages(own[0])
+                trunk = len(paths) - 1 if peer.trunk is None else peer.trunk
+                if not 1 <= trunk <= len(paths):
+                    raise ValueError(f"{peer.name} has {len(paths)} stages, its trunk cannot end with stage {trunk}")
+                share_trunk(own, paths[trunk - 1], rescale=peer.rescale)
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights={path}: only .safetensors files are read, a pickled file could run any code")
+    import safetensors.torch
+
+    try:
+        safetensors.torch.load_model(network, path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"weights={path} cannot be read: {error}") from error
+    except RuntimeError as error:  # torch lists what does not fit in several lines
+        raise ValueError(f"weights={path} are those of another network: {' '.join(str(error).split())}") from error
+    if name := not_finite_weight(network):
+        raise ValueError(f"weights={path}: {name!r} holds values that are not finite; nothing could learn from them")
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value, key=str)}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,165 @@
+"""Mixers and losses by name, built from plain settings that are checked against their signatures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from torch import nn
+
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core import trusted_imports
+from metamixer.losses import (
+    AFD,
+    AMLN,
+    CLILR,
+    DKD,
+    DML,
+    FFL,
+    KD,
+    KDCL,
+    LMCL,
+    MCL,
+    ONE,
+    PCL,
+    Codistillation,
+    CutnMixLoss,
+    Independent,
+    InfoMaxAdversarial,
+    OKDDip,
+    SwitOKD,
+)
+from metamixer.mixers import CutMix, CutnMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
+
+MIXERS: dict[str, type] = {
+    "none": NoMix,
+    "mixup": Mixup,
+    "cutmix": CutMix,
+    "cutnmix": CutnMix,
+    "manifold-mixup": ManifoldMixup,
+    "same-class-cutmix": SameClassCutMix,
+    "metamixer": MetaMixer,
+}
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "independent": Independent,
+    "dml": DML,
+    "cl-ilr": CLILR,
+    "one": ONE,
+    "okddip": OKDDip,
+    "mcl": MCL,
+    "lmcl": LMCL,
+    "afd": AFD,
+    "amln": AMLN,
+    "infomax-adversarial": InfoMaxAdversarial,
+    "ffl": FFL,
+    "switokd": SwitOKD,
+    "cutnmix": CutnMixLoss,
+    "kd": KD,
+    "dkd": DKD,
+    "kdcl": KDCL,
+    "pcl": PCL,
+    "codistillation": Codistillation,
+}
+
+
+def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:
+    """The object that a part names, its settings checked against its signature."""
+    settings = {name: value for name, value in part.items() if name != "name"}
+    cls = find(part["name"], table, key)
+    try:
+        model = _model(cls)
+        valid = model.model_validate(settings)
+    except ValidationError as error:
+        raise RecipeError("\n".join(faults(error, model, prefix=key))) from error
+    try:
+        return cls(**{name: getattr(valid, name) for name in valid.model_fields_set})
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{key}: {error}") from error
+
+
+def all_settings(part: Mapping[str, Any], table: Mapping[str, type]) -> dict[str, Any]:
+    """The settings of a part with the defaults filled in, as plain values."""
+    settings = {name: value for name, value in part.items() if name != "name"}
+    dumped: dict[str, Any] = _model(find(part["name"], table, "")).model_validate(settings).model_dump(mode="json")
+    return dumped
+
+
+def effective(settings: Mapping[str, Any], of: type) -> dict[str, Any]:
+    """Plain settings of a section, a mixer or a loss, without those that came later and are neutral.
+
+    A setting that is added gets ``Field(json_schema_extra={"neutral": VALUE})``, in an ``Annotated`` type outside of
+    pydantic's models: at this value all is computed as before there was such a setting, so the recipe's checksum stays.
+    """
+    fields = (of if issubclass(of, BaseModel) else _model(of)).model_fields
+    extras = {name: field.json_schema_extra for name, field in fields.items()}
+    neutral = {name: each["neutral"] for name, each in extras.items() if isinstance(each, dict) and "neutral" in each}
+    return {
+        name: value for name, value in settings.items() if name not in neutral or repr(value) != repr(neutral[name])
+    }
+
+
+def find(name: str, table: Mapping[str, type], key: str) -> type:
+    """The class of that name, or the one that an import path names and that may be imported; RecipeError if not."""
+    if name in table:
+        return table[name]
+    if ":" not in name:
+        near = get_close_matches(name, table, n=2)
+        known = ", ".join(near or table)
+        raise RecipeError(f"{key}: {name!r} is not a {key}; {known} or 'package.module:Name'")
+    try:
+        found = trusted_imports.load(name)
+    except trusted_imports.ImportRefused as error:
+        raise RecipeError(f"{key}: {error}") from error
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"{key}: {name!r} cannot be imported: {error}") from error
+    fits = isinstance(found, type) and (issubclass(found, nn.Module) if key == "loss" else is_dataclass(found))
+    if not fits and key:
+        wanted = "a torch module" if key == "loss" else "a frozen dataclass"
+        raise RecipeError(f"{key}: {name!r} is not {wanted}, so it cannot be a {key}")
+    return found  # type: ignore[no-any-return]
+
+
+def _model(cls: Callable[..., Any]) -> type[BaseModel]:
+    """A pydantic model of a class's settings, read from its signature."""
+    parameters = inspect.signature(cls).parameters
+    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    return create_model(
+        getattr(cls, "__name__", "Settings"),
+        __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()),
+        **fields,
+    )
+
+
+def faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
+    """One line for each fault: its place, what is wrong and what would work."""
+    lines = []
+    for fault in error.errors():
+        where = [str(step) for step in fault["loc"]]
+        place = ".".join([prefix, *where] if prefix else where)
+        if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = _options(model, fault["loc"])
+            near = get_close_matches(where[-1], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+            lines.append(f"{place}: no such option; {hint}")
+        elif fault["type"] in ("value_error", "assertion_error"):
+            lines.append(f"{place}: {fault['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r:.80}")
+    return lines
+
+
+def _options(model: Any, place: Sequence[int | str]) -> list[str]:
+    for step in place[:-1]:
+        if isinstance(step, str) and hasattr(model, "model_fields") and step in model.model_fields:
+            model = model.model_fields[step].annotation
+    return list(getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {}))

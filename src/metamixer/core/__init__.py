@@ -1,0 +1,1 @@
+"""Values that every layer shares: plans, batches, seeds, files."""

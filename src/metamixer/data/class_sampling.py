@@ -1,0 +1,194 @@
+"""Choosing images class by class: held-out parts, few-sample subsets and companions, without a loop over images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metamixer.core.seeding import generator
+from metamixer.data.errors import DataError
+
+
+def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(N,)`` -> four times ``(N,)``: the order sorted by class; and for every image where its class starts
+    in that order, its rank within the class, and how many images the class has.
+    """
+    _, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    order = classes.argsort(stable=True)
+    starts = (counts.cumsum(0) - counts)[classes]
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(labels)) - starts[order]
+    return order, starts, ranks, counts[classes]
+
+
+def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """A stratified random split into a part that is kept and a part that is held out.
+
+    Every class gives its share. What rounding leaves over goes to the classes with the largest remainders, so
+    that the whole is right also where no single class holds enough images to give one. No class gives its
+    last image.
+
+    Args:
+        labels: ``(N,)`` int64.
+        share: the part to hold out, in [0, 1).
+        seed: the same seed gives the same split.
+
+    Returns:
+        The indices kept and the indices held out, both in ascending order.
+
+    >>> kept, held = split(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2]), 0.25, seed=0)
+    >>> len(kept), len(held), 8 in kept
+    (7, 2, True)
+    """
+    if not 0 <= share < 1:
+        raise DataError(f"a share of {share} cannot be held out; from 0 to below 1 would work, such as 0.1")
+    draw = generator(seed, "split")
+    shuffled = torch.randperm(len(labels), generator=draw)
+    _, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    wanted = counts * share
+    quota = wanted.floor().long()
+    missing = round(share * len(labels)) - int(quota.sum())
+    # A class on its last image comes last, and equal remainders are decided by lot.
+    remainder = torch.where(quota < counts - 1, wanted - quota, -1.0)
+    lot = torch.randperm(len(counts), generator=draw)
+    quota[lot[remainder[lot].argsort(stable=True, descending=True)][: max(missing, 0)]] += 1
+    quota = torch.minimum(quota, counts - 1)
+    ranks = torch.empty_like(classes)
+    ranks[shuffled] = _by_class(classes[shuffled])[2]
+    held = ranks < quota[classes]
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def limit_per_class(labels: Tensor, limit: int, seed: int) -> Tensor:
+    """Indices of at most ``limit`` images of every class, drawn at random: ``(N,)`` -> ``(n,)``, ascending.
+
+    >>> labels = torch.tensor([0, 0, 0, 1])
+    >>> labels[limit_per_class(labels, 2, seed=0)]
+    tensor([0, 0, 1])
+    """
+    if limit < 1:
+        raise DataError(f"a limit of {limit} training images per class leaves none; 1 or more would work")
+    shuffled = torch.randperm(len(labels), generator=generator(seed, "limit"))
+    return shuffled[_by_class(labels[shuffled])[2] < limit].sort().values
+
+
+@dataclass(frozen=True, eq=False)
+class CompanionTable:
+    """Draws another training image of the same class for every sample of a batch.
+
+    The images are sorted by class once. A companion is then a random step onwards within the class, one to
+    count - 1 with wrap-around: uniform over the others, never the image itself. Drawing among all of the
+    class and drawing again after a hit is the plainer way, and needs a loop.
+
+    Args:
+        labels: ``(N,)`` int64 labels of the training images.
+
+    >>> table = CompanionTable(torch.tensor([0, 1, 0, 2]))
+    >>> table.draw(torch.tensor([0, 2, 3]), torch.Generator().manual_seed(0))
+    tensor([2, 0, 3])
+    """
+
+    labels: Tensor
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _by_class(self.labels)
+
+    @property
+    def alone(self) -> int:
+        """How many images are the only one of their class, and so their own companion."""
+        return int((self._table[3] == 1).sum())
+
+    def draw(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+        """Companions of the images ``indices``: ``(B,)`` int64 -> ``(B,)`` int64; itself if alone in its class."""
+        order, starts, ranks, counts = self._table
+        rank, count = ranks[indices], counts[indices]
+        # The remainder of a 62-bit number is uniform to within count / 2^62.
+        step = 1 + torch.randint(2**62, indices.shape, generator=draw) % (count - 1).clamp_min(1)
+        return order[starts[indices] + (rank + step) % count]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBatches:
+    """Batches with the same number of images of each of their classes, for losses that compare images of one class.
+
+    What MPerClassSampler of pytorch-metric-learning draws and MCL (arXiv 2104.12565) trains on. The classes of a batch
+    are drawn without replacement, so a small class comes as often as a large one. Unlike there, the images of a class
+    are dealt like cards: shuffled, handed out until fewer than ``per_class`` are left, and shuffled anew. Drawing them
+    for each batch anew leaves some 37 % of them unseen in an epoch.
+
+    Args:
+        labels: ``(N,)`` int64 labels of the training images.
+        classes: the name of every class.
+        batch_size: images in a batch.
+        per_class: images of each class in it.
+
+    Raises:
+        DataError: the batch size is no multiple, or there are too few classes, or too few images of one.
+
+    >>> batches = ClassBatches(torch.tensor([0, 1, 0, 1, 2, 2]), ("a", "b", "c"), batch_size=4, per_class=2)
+    >>> batches.labels[batches.draw(2, torch.Generator().manual_seed(0))]
+    tensor([[2, 0, 2, 0],
+            [2, 1, 2, 1]])
+    """
+
+    labels: Tensor
+    classes: Sequence[str]
+    batch_size: int
+    per_class: int
+
+    def __post_init__(self) -> None:
+        B, m, known = self.batch_size, self.per_class, len(self._members)
+        if m < 1:
+            raise DataError(f"per_class={m}: at least 1 would work")
+        if B % m:
+            raise DataError(
+                f"batch_size={B} cannot hold per_class={m} images of each of its classes, "
+                f"batch_size={m * max(1, B // m)} would work"
+            )
+        if B // m > known:
+            raise DataError(
+                f"batch_size={B} with per_class={m} needs {B // m} classes, these images have {known}; "
+                f"batch_size={known * m} would work"
+            )
+        fewest = min(self._members, key=len)
+        if len(fewest) < m:
+            raise DataError(
+                f"the class {self.classes[int(self.labels[fewest[0]])]!r} has {len(fewest)} images to train on, "
+                f"per_class={m} needs {m} of every class"
+            )
+
+    @cached_property
+    def _members(self) -> tuple[Tensor, ...]:
+        """The images of every class that there is."""
+        _, classes, counts = torch.unique(self.labels, return_inverse=True, return_counts=True)
+        return torch.split(classes.argsort(stable=True), counts.tolist())
+
+    def draw(self, batches: int, draw: torch.Generator) -> Tensor:
+        """The image indices of so many batches: ``(batches, batch_size)`` int64.
+
+        A batch has one image of each of its classes, then the next of each in the same order. So processes that take
+        every n-th image have whole classes, where n divides the number of classes in a batch.
+        """
+        count = self.batch_size // self.per_class
+        drawn = torch.stack([torch.randperm(len(self._members), generator=draw)[:count] for _ in range(batches)])
+        drawn = drawn.flatten()
+        places = drawn.argsort(stable=True)  # class by class, in the order of the batches
+        wanted = torch.bincount(drawn, minlength=len(self._members)).tolist()
+        dealt = torch.empty(len(drawn), self.per_class, dtype=torch.int64)
+        for members, own in zip(self._members, torch.split(places, wanted), strict=True):
+            dealt[own] = self._deal(members, len(own), draw)
+        return dealt.view(batches, count, self.per_class).transpose(1, 2).reshape(batches, self.batch_size)
+
+    def _deal(self, members: Tensor, hands: int, draw: torch.Generator) -> Tensor:
+        """``(n,)`` -> ``(hands, per_class)``: no image twice in a hand, none again before the others had their turn."""
+        fit = len(members) // self.per_class
+        rounds = [
+            members[torch.randperm(len(members), generator=draw)[: fit * self.per_class]]
+            for _ in range(-(-hands // fit))
+        ]
+        return torch.cat([members[:0], *rounds]).view(-1, self.per_class)[:hands]

@@ -1,0 +1,78 @@
+"""A look at every file of a folder of images before anything is trained on it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from metamixer.core.files import clean
+from metamixer.data.errors import ImageError
+from metamixer.data.files.folder_scan import scan
+from metamixer.data.files.image_file import read_image
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One file: its split (``all`` in a folder without splits), its class, and how it reads.
+
+    ``code`` is ``ok`` or that of :class:`~metamixer.data.ImageError`, ``cause`` says it in words, and ``shape`` is
+    ``(C, H, W)``, or None if it cannot be read.
+    """
+
+    path: Path
+    split: str
+    label: str
+    code: str
+    cause: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class FolderCheck:
+    """What :func:`check` found.
+
+    Args:
+        classes: the names of the class folders, sorted.
+        files: every file that is named like an image, in order.
+        ignored: hidden files and folders, and files not named like images.
+        notes: what is odd but no error.
+    """
+
+    classes: tuple[str, ...]
+    files: tuple[FileCheck, ...]
+    ignored: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def bad(self) -> tuple[FileCheck, ...]:
+        """The files that cannot be read."""
+        return tuple(file for file in self.files if file.code != "ok")
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """The number of images that can be read by split and class."""
+        return dict(Counter((file.split, file.label) for file in self.files if file.code == "ok"))
+
+
+def check(folder: str | Path) -> FolderCheck:
+    """Decode every image of a folder in full, and report on each.
+
+    Raises:
+        DataError: if there is no such folder, or its classes cannot be made out.
+    """
+    layout = scan(Path(folder))
+
+    def look(item: tuple[str, Path, int]) -> FileCheck:
+        part, path, label = item
+        name = layout.classes[label]
+        try:
+            return FileCheck(path, part, name, "ok", "", read_image(path).shape)
+        except ImageError as error:
+            return FileCheck(path, part, name, error.code, str(error).removeprefix(f"{clean(path)}: "), None)
+
+    items = [(part, path, label) for part, pair in layout.parts.items() for path, label in zip(*pair, strict=True)]
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return FolderCheck(layout.classes, tuple(pool.map(look, items)), layout.ignored, layout.notes)

@@ -1,0 +1,239 @@
+"""One image file to pixels: refused where it is not what it seems, never silently black or saturated."""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from metamixer.core.files import clean
+from metamixer.data.errors import ImageError
+from metamixer.data.files.memory_budget import Room
+
+Source = Path | bytes
+Box = tuple[float, float, float, float]
+Crop = Callable[[int, int], Box]
+"""(width, height) -> (left, top, right, bottom), the part to cut out."""
+
+MAX_PIXELS = 64_000_000
+# A header may name a block of any length, and Pillow reads it whole before it says how large the image is: a file of
+# 2 GB, which need not take any room on a disk, took 6 GB of memory. So many bytes hold MAX_PIXELS uncompressed.
+MAX_BYTES = 4 * MAX_PIXELS
+# Uniform pixels shrink to a thousandth as a PNG: without a limit for all threads, files of 200 kB would fill a memory.
+_ROOM = Room(MAX_PIXELS)
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
+)
+# Named one by one, because Pillow goes by content and would start Ghostscript for PostScript called x.jpg.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+GREY_MODES = ("1", "L", "LA", "La")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before it is decoded: height, width (upright) and 1 or 3 channels."""
+
+    size: tuple[int, int]
+    channels: int
+
+
+def read_header(source: Source, name: str = "image") -> Header:
+    """The size and channels of an image, without decoding it. For the arguments see :func:`read_image`.
+
+    Raises:
+        ImageError: as :func:`read_image`, as far as a header tells.
+    """
+    name = clean(source) if isinstance(source, Path) else name
+    with _open(source, name) as image:
+        width, height = image.size
+        upright = (width, height) if _orientation(image) >= 5 else (height, width)
+        try:
+            return Header(upright, 1 if _grey(image) else 3)
+        except Exception as error:  # of the palette
+            raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+
+
+def read_image(
+    source: Source,
+    channels: int | None = None,
+    size: tuple[int, int] | None = None,
+    crop: Crop | None = None,
+    name: str = "image",
+) -> NDArray[np.uint8]:
+    """An image as pixels.
+
+    Palette, CMYK, 1-bit and other modes become grey or RGB; transparency is laid on white; the EXIF
+    orientation is applied; of an animation the first frame is taken; 16-bit grey is divided by 257, so that
+    nothing saturates.
+
+    Args:
+        source: the file, or its content.
+        channels: 1, 3, or None for what the image has.
+        size: height and width to resize to (bilinear, antialiased). A JPEG is decoded at the smallest scale
+            that suffices. None: as it is.
+        name: what to call it in messages, if it is no file.
+        crop: chooses the part that is resized; None: the largest centred one of the proportions of ``size``.
+
+    Returns:
+        ``(C, H, W)`` uint8.
+
+    Raises:
+        ImageError: names the file and the cause: missing, no file, empty, not an image, more than 64 million
+            pixels or 256 million bytes, 32-bit or float pixels (their range is unknown), or damaged.
+    """
+    name = clean(source) if isinstance(source, Path) else name
+    with _open(source, name) as image:
+        try:
+            turn = _orientation(image)
+            width, height = image.size[::-1] if turn >= 5 else image.size
+            box = (crop or _centre(size))(width, height)
+            if size is not None:
+                # One factor for both axes holds before the image is turned as well as after.
+                factor = min(1.0, max(size[1] / (box[2] - box[0]), size[0] / (box[3] - box[1])))
+                image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
+            with _ROOM.taken(image.width * image.height):
+                pixels = _pixels(image, turn, channels, size, box, (width, height))
+                image.close()  # the file's pixels go while the room is still held
+        except ImageError:
+            raise
+        except MemoryError as error:
+            raise ImageError(f"{name}: not enough memory to decode it", "too-large") from error
+        except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
+            raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+    return pixels
+
+
+def _pixels(
+    image: Image.Image,
+    turn: int,
+    channels: int | None,
+    size: tuple[int, int] | None,
+    box: Box,
+    full: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """``(C, H, W)``: turned upright, in colour or grey, and the box, given in units of the full width and height."""
+    image.load()
+    plain = _plain(image.transpose(TURNS[turn]) if turn in TURNS else image, channels)
+    if size is not None:
+        plain = _resize(plain, size, box, plain.width / full[0], plain.height / full[1])
+    pixels = np.array(plain, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _open(source: Source, name: str) -> Image.Image:
+    try:
+        if isinstance(source, Path):
+            mode, length = source.stat().st_mode, source.stat().st_size
+            if not stat.S_ISREG(mode):
+                folder = stat.S_ISDIR(mode)
+                what = "a folder" if folder else "a device or pipe"
+                raise ImageError(f"{name}: {what}, not a file", "folder" if folder else "special")
+        else:
+            length = len(source)
+        if not length:
+            raise ImageError(f"{name}: empty, 0 bytes", "empty")
+        if length > MAX_BYTES:
+            raise ImageError(f"{name}: too large: {length:,} bytes; {MAX_BYTES:,} are the most", "too-large")
+        image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file, or a link to none", "missing") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image of a known format ({', '.join(FORMATS)})", "not-an-image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: too large: {MAX_PIXELS:,} pixels are the most", "too-large") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have no number
+            raise ImageError(f"{name}: cannot be read: {error.strerror}", "unreadable") from error
+        raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise ImageError(f"{name}: too large: {width} x {height}; {MAX_PIXELS:,} pixels are the most", "too-large")
+    if image.mode == "F" or (image.mode.startswith("I") and not _sixteen(image)):
+        image.close()
+        raise ImageError(
+            f"{name}: 32-bit or float pixels ({image.mode}), whose range is unknown; 8 or 16 bits would work",
+            "unsupported",
+        )
+    return image
+
+
+def _cause(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _orientation(image: Image.Image) -> int:
+    # Asking a PNG without EXIF would decode it, because the entry may come last.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        turn = image.getexif().get(0x0112, 1)
+    except Exception:  # the pixels are whole where what is said about them is damaged
+        return 1
+    return turn if isinstance(turn, int) and turn in TURNS else 1
+
+
+def _sixteen(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _grey(image: Image.Image) -> bool:
+    if image.mode == "P" and (palette := image.getpalette()) is not None:
+        colours = np.array(palette).reshape(-1, 3)
+        return bool((colours == colours[:, :1]).all())
+    return image.mode in GREY_MODES or image.mode.startswith("I")
+
+
+def _plain(image: Image.Image, channels: int | None) -> Image.Image:
+    """Mode L or RGB."""
+    mode = {1: "L", 3: "RGB", None: "L" if _grey(image) else "RGB"}[channels]
+    if image.mode.startswith("I"):
+        image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resize(image: Image.Image, size: tuple[int, int], box: Box, x: float, y: float) -> Image.Image:
+    """The box in units of the full image, of which this one has been decoded at scales ``x`` and ``y``."""
+    width, height = image.size
+    part = (box[0] * x, box[1] * y, min(box[2] * x, float(width)), min(box[3] * y, float(height)))
+    if (height, width) == size and part == (0.0, 0.0, float(width), float(height)):
+        return image
+    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=part)
+
+
+def _centre(size: tuple[int, int] | None) -> Crop:
+    """The largest centred part of the proportions of ``size``.
+
+    Cut out first and resized then: the other way round, an image of 5000 x 1 would be blown up to a quarter
+    of a gigapixel on its way to 224 x 224.
+    """
+
+    def crop(width: int, height: int) -> Box:
+        if size is None:
+            return 0, 0, width, height
+        scale = min(height / size[0], width / size[1])
+        w, h = min(width, size[1] * scale), min(height, size[0] * scale)
+        return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+    return crop

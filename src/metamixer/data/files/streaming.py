@@ -1,0 +1,266 @@
+"""Images on disk, decoded when a batch asks for them: for folders that do not fit into memory."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from metamixer.core.seeding import generator
+from metamixer.data.errors import ImageError, WorkerError
+from metamixer.data.files.image_file import Box, Crop, Source, read_image
+from metamixer.data.image_set import Device, check_labels
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages:
+    """Images on disk, one size for all.
+
+    Args:
+        files: where the images are; may hold more than the set.
+        rows: ``(N,)`` int64, the position of each image of the set in ``files``.
+        labels: ``(N,)`` int64.
+        classes: the name of every class.
+        channels: 1 or 3.
+        size: height and width that every image is brought to.
+        area: the least and largest share of an image that a training crop covers.
+
+    Raises:
+        DataError: a label has no class, or not every image has one.
+    """
+
+    files: Sequence[Source]
+    rows: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    area: tuple[float, float] = (0.08, 1.0)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels, len(self.rows), self.classes)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """The largest centred part of each image, resized: ``(B,)`` int64 -> ``(B, C, H, W)`` uint8.
+
+        Raises:
+            ImageError: names the first file that cannot be read.
+        """
+        return torch.stack([self._read(index, None) for index in indices.tolist()])
+
+    def crops(self, indices: Tensor, seed: int, *purpose: str | int) -> Tensor:
+        """A random part of each image, resized: ``(B,)`` int64 -> ``(B, C, H, W)`` uint8.
+
+        The Inception crop (Szegedy et al., arXiv 1409.4842): a random share of the area, a ratio of the sides
+        from 3:4 to 4:3. Seeded for every image by ``purpose`` and its index, so that it matters not which
+        process draws.
+        """
+        return torch.stack(
+            [self._read(index, random_crop(self.area, generator(seed, *purpose, index))) for index in indices.tolist()]
+        )
+
+    def subset(self, indices: Tensor) -> FolderImages:
+        """The set of the images ``indices``, in that order."""
+        return replace(self, rows=self.rows[indices], labels=self.labels[indices])
+
+    def to(self, device: Device) -> FolderImages:
+        """The set itself: it holds no pixels."""
+        return self
+
+    def _read(self, index: int, crop: Crop | None) -> Tensor:
+        row = int(self.rows[index])
+        return torch.from_numpy(read_image(self.files[row], self.channels, self.size, crop, name=f"image {row}"))
+
+
+def random_crop(area: tuple[float, float], draw: torch.Generator) -> Crop:
+    """Ten tries to place a part of a random share of the area and a random ratio; else the whole image.
+
+    >>> box = random_crop((0.25, 0.25), torch.Generator().manual_seed(0))(100, 100)
+    >>> round((box[2] - box[0]) * (box[3] - box[1]))
+    2500
+    """
+    tries = torch.rand(10, 4, generator=draw, dtype=torch.float64).tolist()
+
+    def crop(width: int, height: int) -> Box:
+        for share, stretch, x, y in tries:
+            pixels = width * height * (area[0] + share * (area[1] - area[0]))
+            ratio = math.exp((2 * stretch - 1) * math.log(4 / 3))
+            w, h = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
+            if w <= width and h <= height:
+                left, top = x * (width - w), y * (height - h)
+                return left, top, left + w, top + h
+        return 0, 0, width, height
+
+    return crop
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A batch to read: image indices, those of the companions or None, and what seeds the crops.
+
+    Without an epoch the images are read as they are evaluated. ``views``: how many crops of every image. ``again``: an
+    image may come in several batches of an epoch, and has other crops in each.
+    """
+
+    rows: Tensor
+    others: Tensor | None = None
+    seed: int = 0
+    epoch: int | None = None
+    number: int = 0
+    views: int = 1
+    again: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Numbers, because a tensor would go to a worker through shared memory: see _Reader.
+        others = None if self.others is None else self.others.tolist()
+        place = (self.seed, self.epoch, self.number, self.views, self.again)
+        return _request, (self.rows.tolist(), others, *place)
+
+
+def _request(rows: list[int], others: list[int] | None, *place: Any) -> Request:
+    return Request(torch.tensor(rows), None if others is None else torch.tensor(others), *place)
+
+
+Read = tuple[tuple[Tensor, ...], Tensor | None]
+"""The images of a batch, once for every view, and the companions: each ``(B, C, H, W)`` uint8."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader(Dataset[Read | ImageError]):
+    images: FolderImages
+
+    def __getitem__(self, request: Request) -> Read | ImageError:
+        """The batch as a worker process hands it over; a damaged file as a value, or torch makes a traceback of it."""
+        try:
+            shown, others = self.read(request)
+        except ImageError as error:
+            return error
+        # Otherwise the thread that sends the batch moves it to shared memory. Where that is full, what it raises is
+        # lost with the batch, and the training would wait for it for ever.
+        for images in (*shown, *(() if others is None else (others,))):
+            images.share_memory_()
+        return shown, others
+
+    def read(self, request: Request) -> Read:
+        """The batch."""
+        if request.epoch is None:
+            return (self.images.fetch(request.rows),), None
+        place = (request.epoch, request.number) if request.again else (request.epoch,)
+        purposes = [("crop", *place), *(("view crop", view, *place) for view in range(1, request.views))]
+        shown = tuple(self.images.crops(request.rows, request.seed, *purpose) for purpose in purposes)
+        if request.others is None:
+            return shown, None
+        purpose = ("companion crop", request.epoch, request.number)
+        return shown, self.images.crops(request.others, request.seed, *purpose)
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Reads batches from disk in the order of the requests, by this process or by workers that stay alive.
+
+    A worker is handed whole requests that say all that matters, so that neither the number of workers nor the
+    epochs read before change a pixel.
+    """
+
+    images: FolderImages
+    workers: int = 0
+
+    def read(self, requests: list[Request]) -> Iterator[Read]:
+        """For every request images and companions, on the CPU.
+
+        Raises:
+            ImageError: names the first file that cannot be read.
+            WorkerError: a worker was killed, could not be started, or finds no room for its batch.
+        """
+        if self.workers == 0:
+            reader = _Reader(self.images)
+            return (reader.read(request) for request in requests)
+        return self._receive(requests)
+
+    def _receive(self, requests: list[Request]) -> Iterator[Read]:
+        requests_now, loader = self._pipe
+        requests_now[:] = requests
+        try:
+            for read in loader:
+                if isinstance(read, ImageError):
+                    raise read
+                yield read
+        except (RuntimeError, OSError) as error:
+            if (fault := worker_fault(error)) is None:
+                raise
+            # Whoever tries again gets workers that live. As long as anything holds the loader, as a traceback does,
+            # torch tells of the dead one again and again.
+            self.__dict__.pop("_pipe", None)
+            del loader
+            raise fault from error.with_traceback(None)
+
+    @cached_property
+    def _pipe(self) -> tuple[list[Request], DataLoader[Read | ImageError]]:
+        requests: list[Request] = []
+        loader = DataLoader(
+            _Reader(self.images),
+            sampler=requests,
+            batch_size=None,
+            collate_fn=_unchanged,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            prefetch_factor=2,  # batches that each worker reads ahead, while the step before them computes
+            persistent_workers=True,
+            generator=torch.Generator(),  # or it would draw from the global one
+            worker_init_fn=_stand_aside,
+        )
+        return requests, loader
+
+
+def _stand_aside(worker: int) -> None:
+    """Let signals to the run's process group, as Ctrl-C sends them, pass this worker by.
+
+    They ask the training to finish its step, in which a worker's death would be an error. A worker whose process is
+    gone ends by itself.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+
+
+def _unchanged(batch: Read | ImageError) -> Read | ImageError:
+    return batch
+
+
+def worker_fault(error: Exception) -> WorkerError | None:
+    """What torch raises when a worker fails, in words that help; None if it is something else.
+
+    torch tells of a dead worker in a signal handler, so this can come up anywhere in a training step.
+    """
+    text = str(error).strip()
+    of_memory = "data.workers=0 decodes in the training's own process and takes the least"
+    if "DataLoader worker" in text and "shared memory" in text:
+        return WorkerError(
+            "a process that decodes images found no room for its batch in the shared memory, /dev/shm: more of it "
+            f"(docker run --shm-size=2g), fewer workers or smaller batches would work; {of_memory}"
+        )
+    if "Too many open files" in text and ("workers" in text or "</torch_" in text):
+        return WorkerError(
+            f"too many open files to get batches from the processes that decode images: 'ulimit -n 4096' or {of_memory}"
+        )
+    if isinstance(error, OSError):
+        if error.errno in (errno.EAGAIN, errno.ENOMEM):
+            return WorkerError(f"processes that decode images cannot be started: {error.strerror}; {of_memory}")
+        return None
+    if text.startswith("DataLoader worker (pid"):
+        signalled = text.partition("by signal: ")[2].rstrip(". ")
+        how = f"was ended by a signal ({signalled})" if signalled else "ended before its work was done"
+        return WorkerError(
+            f"a process that decodes images {how}, usually because the memory was full: fewer data.workers, a smaller "
+            f"data.image_size or smaller batches take less; {of_memory}"
+        )
+    return None

@@ -1,0 +1,197 @@
+"""Sets of labelled images: what every source of data is turned into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metamixer.data.errors import DataError
+
+Device = torch.device | str
+Numbers = tuple[float, ...]
+
+
+class ImageSet(Protocol):
+    """N labelled images of one size, in memory or on disk."""
+
+    @property
+    def labels(self) -> Tensor:
+        """``(N,)`` int64 class indices on the CPU."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of every class."""
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (red, green, blue)."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """The images ``indices`` as they are evaluated: ``(B,)`` int64 on the CPU -> ``(B, C, H, W)`` uint8."""
+
+    def subset(self, indices: Tensor) -> Self:
+        """The set of the images ``indices``, in that order."""
+
+    def to(self, device: Device) -> Self:
+        """The same set with its pixels on ``device``, where it holds any."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorImages:
+    """Images held as one tensor, on the CPU or on an accelerator.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64 on the CPU.
+        classes: the name of every class.
+        files: the file that each image was read from; None if there is none.
+
+    Raises:
+        DataError: if the shapes do not fit each other, or a label has no class.
+
+    >>> shades = TensorImages(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("a", "b"))
+    >>> len(shades), shades.fetch(torch.tensor([2, 0])).shape
+    (3, torch.Size([2, 1, 8, 8]))
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    files: tuple[Path, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise DataError(f"images are {self.images.dtype} {tuple(self.images.shape)}; (N, C, H, W) uint8 would work")
+        check_labels(self.labels, len(self.images), self.classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (red, green, blue)."""
+        return self.images.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """``(B,)`` int64 -> ``(B, C, H, W)`` uint8, where the images are."""
+        return self.images.index_select(0, indices.to(self.images.device, non_blocking=True))
+
+    def subset(self, indices: Tensor) -> TensorImages:
+        """The set of the images ``indices``, in that order; the pixels are copied."""
+        files = None if self.files is None else tuple(self.files[index] for index in indices.tolist())
+        return replace(self, images=self.fetch(indices), labels=self.labels[indices], files=files)
+
+    def to(self, device: Device) -> TensorImages:
+        """The same set with its pixels on ``device``; the labels stay on the CPU."""
+        return replace(self, images=self.images.to(device))
+
+
+def check_labels(labels: Tensor, count: int, classes: Sequence[str]) -> None:
+    """``(count,)`` int64, each the number of a class.
+
+    Raises:
+        DataError: says what came.
+    """
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise DataError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}; ({count},) int64, one for every image, would work"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise DataError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, "
+            f"but the {len(classes)} classes are numbered from 0 to {len(classes) - 1}"
+        )
+
+
+def statistics(images: Tensor, limit: int = 10_000) -> tuple[Numbers, Numbers]:
+    """Mean and standard deviation of every channel, for normalisation. Call it with training images only.
+
+    Counted in a histogram of the 256 values, which is exact; a running sum in float32 is not from 16 million
+    pixels on.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        limit: of more images than this, as many are taken, evenly spaced.
+
+    Returns:
+        Two tuples of C numbers in units of the full range, 255 = 1. A channel of one value gets the deviation
+        1/255, so that one can divide by it.
+
+    >>> statistics(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
+    ((0.5,), (0.5,))
+    """
+    chosen = torch.linspace(0, len(images) - 1, min(limit, len(images)), dtype=torch.float64).round().long()
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for part in torch.split(chosen, 512):
+        pixels = images.index_select(0, part.to(images.device))
+        for channel, count in enumerate(counts):
+            count += torch.bincount(pixels[:, channel].flatten(), minlength=256).cpu()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * values).sum(1) / counts.sum(1)
+    variance = (counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)
+    return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
+
+
+def conform(images: Tensor, size: tuple[int, int] | None, channels: int | None) -> Tensor:
+    """The images in another size or number of channels: ``(N, C, H, W)`` uint8 -> ``(N, c, h, w)`` uint8.
+
+    The largest centred part of the asked proportions is resized (bilinear, antialiased). Grey becomes three
+    equal channels; colour becomes grey by the weights of ITU-R BT.601. None keeps what is there.
+    """
+    if channels == 3 and images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1).contiguous()
+    elif channels == 1 and images.shape[1] == 3:
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        images = torch.cat([(part * weights).sum(1, keepdim=True).round().byte() for part in torch.split(images, 4096)])
+    H, W = images.shape[2:]
+    if size is None or size == (H, W):
+        return images
+    scale = min(H / size[0], W / size[1])
+    h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    images = images[:, :, (H - h) // 2 : (H - h) // 2 + h, (W - w) // 2 : (W - w) // 2 + w]
+    return torch.cat(
+        [
+            F.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+            for part in torch.split(images, 1024)
+        ]
+    )
+
+
+def overlap(first: TensorImages, second: TensorImages) -> int:
+    """How many images of ``second`` are, pixel for pixel, also in ``first``."""
+
+    def prints(images: Tensor) -> list[bytes]:
+        return [blake2b(image.tobytes(), digest_size=16).digest() for image in images.cpu().numpy()]
+
+    known = set(prints(first.images))
+    return sum(digest in known for digest in prints(second.images))
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """A side length or (height, width) as (height, width).
+
+    >>> pair(32), pair((24, 32))
+    ((32, 32), (24, 32))
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+        raise DataError(f"image size {size!r} does not work; a side such as 32, or (height, width), would")
+    return sides[0], sides[1]

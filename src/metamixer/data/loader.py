@@ -1,0 +1,247 @@
+"""Batches for training and for evaluation, each a function of the seed and its place in the run alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metamixer.core.seeding import generator
+from metamixer.core.types import Batch
+from metamixer.data.augment import Augment, Scale, normalise
+from metamixer.data.class_sampling import ClassBatches, CompanionTable
+from metamixer.data.errors import DataError
+from metamixer.data.files.streaming import FolderImages, Read, Request, Stream
+from metamixer.data.image_set import Device, ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class TrainLoader:
+    """Augmented training batches; batch ``k`` of epoch ``e`` is the same whenever and however one gets there.
+
+    The order is seeded by the epoch, everything else by epoch and batch. So a run goes on in the middle of an
+    epoch without drawing what came before, and without a saved state.
+
+    An incomplete last batch is dropped, unless it is the only one. Images on disk (:class:`FolderImages`) are
+    cropped at random while they are decoded, by worker processes, and the crop of ``augment`` is left out.
+
+    Args:
+        images: the training images; a set on an accelerator is gathered there.
+        augment: crop and flip.
+        mean: of every channel, 255 = 1, as in ``Data.mean``.
+        std: of every channel, as in ``Data.std``.
+        batch_size: images in a batch, at least 1.
+        seed: of order, augmentation and companions.
+        companions: also give every image another one of its class, augmented independently.
+        device: where the batches go. Bytes are copied there and augmented there.
+        workers: processes that decode images on disk; the batches do not depend on it. 0: this process.
+        views: how many times the images of a batch are augmented, each time independently, so that every peer can see
+            its own; the first is the batch's ``images``. 1: all peers see these.
+        per_class: images of each class that a batch has (:class:`ClassBatches`), so that contrastive losses find
+            positives; an epoch keeps its number of batches. None: every image once, in random order.
+        share: ``(number, parts)``: only the images ``number``, ``number + parts``, ... of every batch are read and
+            handed on, exactly as they are in the whole batch, and ``Batch.whole`` has the labels of all.
+
+    >>> from metamixer.data import TensorImages
+    >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
+    >>> loader = TrainLoader(images, Augment(), mean=[0.5], std=[0.5], batch_size=4, seed=0, companions=True)
+    >>> len(loader), [batch.companions.shape[0] for batch in loader.epoch(0, start=1)]
+    (2, [4])
+    """
+
+    images: ImageSet
+    augment: Augment
+    mean: Scale
+    std: Scale
+    batch_size: int
+    seed: int
+    companions: bool = False
+    device: Device = "cpu"
+    workers: int = 0
+    views: int = 1
+    per_class: int | None = None
+    share: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        _check(self.images, self.batch_size, self.workers)
+        if self.views < 1:
+            raise DataError(f"views={self.views}: at least 1 would work")
+        if min(self.batch_size, len(self.images)) < self.share[1]:
+            raise DataError(
+                f"batches of {min(self.batch_size, len(self.images))} images cannot be shared among {self.share[1]} "
+                "processes; larger batches or fewer processes would work"
+            )
+        _ = self._classes  # says now what does not fit
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return max(1, len(self.images) // self.batch_size)
+
+    @property
+    def reading(self) -> Literal["memory", "device", "disk", "workers"]:
+        """Where batches are made: by this process from ``memory`` or from ``disk``, so that a step waits for all of
+        it; or beside the step, on the ``device`` or by ``workers``.
+        """
+        if isinstance(self.images, FolderImages):
+            return "workers" if self.workers else "disk"
+        return "memory" if torch.device(self.device).type == "cpu" else "device"
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``start`` on, equal to the last bit to those of the whole epoch."""
+        if not 0 <= start <= len(self):
+            raise DataError(f"an epoch has {len(self)} batches, none to start from at {start}")
+        rows = self._order(epoch)
+        requests = [self._request(epoch, number, rows[number]) for number in range(start, len(self))]
+        for request, (shown, others) in zip(requests, self._read(requests), strict=True):
+            place = (epoch, request.number)
+            draw = generator(self.seed, "augment", *place)
+            all_rows = rows[request.number]
+            images = self._finish(shown[0], draw, len(all_rows))
+            labels = self.images.labels[request.rows].to(self.device, non_blocking=True)
+            companions = None if others is None else self._finish(others, draw, len(all_rows))
+            views = self._views(place, images, shown[1:], len(all_rows))
+            whole = None if self.share[1] == 1 else self.images.labels[all_rows].to(self.device, non_blocking=True)
+            yield Batch(images, labels, companions, views, whole)
+
+    def shared(self, number: int, parts: int) -> TrainLoader:
+        """The loader of one process of ``parts``."""
+        return self if parts == 1 else replace(self, share=(number, parts))
+
+    def _order(self, epoch: int) -> Sequence[Tensor]:
+        """The image indices of every batch."""
+        draw = generator(self.seed, "order", epoch)
+        if self._classes is not None:
+            return self._classes.draw(len(self), draw).unbind()
+        return torch.split(torch.randperm(len(self.images), generator=draw), self.batch_size)[: len(self)]
+
+    def _views(
+        self, place: tuple[int, int], first: Tensor, others: Sequence[Tensor], count: int
+    ) -> tuple[Tensor, ...] | None:
+        """What every peer sees. Each view has a seed of its own, so that one more of them changes no other."""
+        if self.views == 1:
+            return None
+        draws = (generator(self.seed, "view", *place, view) for view in range(1, self.views))
+        return (first, *(self._finish(images, draw, count) for images, draw in zip(others, draws, strict=True)))
+
+    def _request(self, epoch: int, number: int, rows: Tensor) -> Request:
+        others, own = None, slice(self.share[0], None, self.share[1])
+        if self.companions:
+            others = self._table.draw(rows, generator(self.seed, "companions", epoch, number))[own]
+        return Request(rows[own], others, self.seed, epoch, number, self.views, again=self.per_class is not None)
+
+    def _read(self, requests: list[Request]) -> Iterator[Read]:
+        if self._stream is not None:
+            return self._stream.read(requests)
+        return (
+            (
+                (self.images.fetch(request.rows),) * self.views,
+                None if request.others is None else self.images.fetch(request.others),
+            )
+            for request in requests
+        )
+
+    def _finish(self, images: Tensor, draw: torch.Generator, count: int) -> Tensor:
+        augment = self.augment if self._stream is None else Augment(pad=0, flip=self.augment.flip)
+        return augment(images.to(self.device, non_blocking=True), *self._scale, draw, (*self.share, count))
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        return _scale(self.mean, self.std, self.device)
+
+    @cached_property
+    def _classes(self) -> ClassBatches | None:
+        if self.per_class is None:
+            return None
+        return ClassBatches(self.images.labels, self.images.classes, self.batch_size, self.per_class)
+
+    @cached_property
+    def _table(self) -> CompanionTable:
+        return CompanionTable(self.images.labels)
+
+    @cached_property
+    def _stream(self) -> Stream | None:
+        return Stream(self.images, self.workers) if isinstance(self.images, FolderImages) else None
+
+
+@dataclass(frozen=True, eq=False)
+class EvalLoader:
+    """Normalised batches of all images in their order, the last one incomplete; to be gone through any number
+    of times.
+
+    Args:
+        images: the split.
+        mean: of every channel of the *training* images.
+        std: of every channel of the training images.
+        batch_size: images in a batch.
+        device: where the batches go.
+        workers: processes that decode images on disk.
+        share: ``(number, parts)``: only the batches ``number``, ``number + parts``, ...
+
+    >>> from metamixer.data import TensorImages
+    >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
+    >>> [len(batch) for batch in EvalLoader(images, mean=[0.5], std=[0.5], batch_size=4)]
+    [4, 4, 2]
+    """
+
+    images: ImageSet
+    mean: Scale
+    std: Scale
+    batch_size: int = 256
+    device: Device = "cpu"
+    workers: int = 0
+    share: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        _check(self.images, self.batch_size, self.workers)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self._rows)
+
+    def shared(self, number: int, parts: int) -> EvalLoader:
+        """The loader of one process of ``parts``: every ``parts``-th batch."""
+        return self if parts == 1 else replace(self, share=(number, parts))
+
+    @property
+    def _rows(self) -> Sequence[Tensor]:
+        return torch.split(torch.arange(len(self.images)), self.batch_size)[self.share[0] :: self.share[1]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, without companions."""
+        rows = self._rows
+        read: Iterator[Tensor]
+        if self._stream is not None:
+            read = (images for (images,), _ in self._stream.read([Request(part) for part in rows]))
+        else:
+            read = (self.images.fetch(part) for part in rows)
+        for part, images in zip(rows, read, strict=True):
+            yield Batch(
+                normalise(images.to(self.device, non_blocking=True), *self._scale),
+                self.images.labels[part].to(self.device, non_blocking=True),
+            )
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        return _scale(self.mean, self.std, self.device)
+
+    @cached_property
+    def _stream(self) -> Stream | None:
+        return Stream(self.images, self.workers) if isinstance(self.images, FolderImages) else None
+
+
+def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:
+    shift, scale = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
+    if not bool(shift.isfinite().all()) or not bool((scale.isfinite() & (scale > 0)).all()):
+        raise DataError(f"mean={shift.tolist()}, std={scale.tolist()}: finite numbers and, for std, above 0 would work")
+    return shift.to(device), scale.to(device)
+
+
+def _check(images: ImageSet, batch_size: int, workers: int) -> None:
+    if not len(images):
+        raise DataError("no images to make batches of")
+    if batch_size < 1 or workers < 0:
+        raise DataError(f"batch_size={batch_size}, workers={workers}: at least 1 and at least 0 would work")

@@ -1,0 +1,1 @@
+"""Where images come from: folders, standard sets, Hugging Face, scenes."""

@@ -1,0 +1,130 @@
+"""The standard sets, from files that one has or asks for, as torchvision names and places them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metamixer.core import torchvision_compat
+from metamixer.data.errors import DataError
+from metamixer.data.files.load_files import Reading
+from metamixer.data.image_set import TensorImages, conform
+from metamixer.data.sources import fashion_mini
+from metamixer.data.sources.idx import FILES, read_idx
+from metamixer.data.splits import Data, assemble
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A standard set.
+
+    Args:
+        origin: the class in ``torchvision.datasets``; None for the set that comes with the package.
+        summary: what it is, in a line.
+        mirror: whether a mirrored image is still one of its class.
+    """
+
+    origin: str | None
+    summary: str
+    mirror: bool = True
+
+
+STANDARD = {
+    "fashion-mini": Standard(None, "7,000 images of Fashion-MNIST, grey 28x28, 10 classes; comes with the package"),
+    "mnist": Standard("MNIST", "70,000 handwritten digits, grey 28x28", mirror=False),
+    "fashion-mnist": Standard("FashionMNIST", "70,000 pieces of clothing, grey 28x28, 10 classes"),
+    "kmnist": Standard("KMNIST", "70,000 cursive Japanese letters, grey 28x28, 10 classes", mirror=False),
+    "cifar10": Standard("CIFAR10", "60,000 animals and vehicles, colour 32x32, 10 classes"),
+    "cifar100": Standard("CIFAR100", "60,000 things and creatures, colour 32x32, 100 classes"),
+    "svhn": Standard("SVHN", "99,289 house-number digits, colour 32x32 (without the 'extra' part)", mirror=False),
+    "stl10": Standard("STL10", "13,000 animals and vehicles, colour 96x96, 10 classes (without the unlabelled part)"),
+}
+
+
+def load_standard(
+    name: str, root: Path, download: bool, how: Reading, *, val_share: float, seed: int, train_limit: int | None
+) -> Data:
+    """A set of ``STANDARD``.
+
+    Raises:
+        DataError: says which folder was looked at and what brings the files there.
+    """
+    standard = STANDARD[name]
+    if standard.origin is None:
+        train, test = fashion_mini.fashion_mini()
+    elif name == "fashion-mnist" and (folder := _raw_folder(root)) is not None:
+        train, test = _raw(folder, "train"), _raw(folder, "test")
+    else:
+        train, test = (_from_torchvision(name, standard.origin, root, download, part) for part in ("train", "test"))
+    train, test = (
+        TensorImages(conform(part.images, how.image_size, how.channels), part.labels, part.classes)
+        for part in (train, test)
+    )
+    return assemble(
+        name, train, None, test, val_share=val_share, seed=seed, train_limit=train_limit, mirror=standard.mirror
+    )
+
+
+def _raw_folder(root: Path) -> Path | None:
+    names = [name for pair in FILES.values() for name in pair]
+    for folder in (root, root / "fashion-mnist"):
+        if all((folder / name).is_file() for name in names):
+            return folder
+    return None
+
+
+def _raw(folder: Path, part: str) -> TensorImages:
+    images, labels = (read_idx(folder / name, dimensions) for name, dimensions in zip(FILES[part], (3, 1), strict=True))
+    return TensorImages(
+        torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64)), fashion_mini.CLASSES
+    )
+
+
+def _from_torchvision(name: str, origin: str, root: Path, download: bool, part: str) -> TensorImages:
+    torchvision_compat.mend()
+    import torchvision.datasets as sets
+
+    chosen: dict[str, Any] = {"split": part} if origin in ("SVHN", "STL10") else {"train": part == "train"}
+    try:
+        with _only_below_the_root():
+            found = getattr(sets, origin)(root=str(root), download=download, **chosen)
+    except ImportError as error:
+        raise DataError(f"{name!r} needs a package that is not installed: {error}") from error
+    except Exception as error:  # damaged files raise what they like, AssertionError and UnpicklingError among it
+        looked = f"{name!r} was not found whole in {root.resolve()}"
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        if download:
+            raise DataError(f"{looked}, and the download failed: {reason}") from error
+        raise DataError(f"{looked}; download=True fetches it, root=… looks elsewhere ({reason})") from error
+    images = torch.as_tensor(found.data)
+    if images.ndim == 3:  # the MNIST family
+        images = images[:, None]
+    elif origin in ("CIFAR10", "CIFAR100"):
+        images = images.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(found.labels if "split" in chosen else found.targets).long()
+    classes = tuple(getattr(found, "classes", None) or map(str, range(int(labels.max()) + 1)))
+    try:
+        return TensorImages(images, labels, classes)
+    except DataError as error:
+        raise DataError(f"{name!r} in {root.resolve()}: {error}") from error
+
+
+@contextmanager
+def _only_below_the_root() -> Iterator[None]:
+    """torchvision unpacks whole archives: let :mod:`tarfile` refuse what lies or points outside of the folder."""
+    if not hasattr(tarfile, "data_filter"):  # Python before 3.11.4
+        yield
+        return
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before

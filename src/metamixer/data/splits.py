@@ -1,0 +1,127 @@
+"""What :func:`metamixer.data.load` hands over: the splits of one task, and what to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from metamixer.data.class_sampling import limit_per_class, split
+from metamixer.data.errors import DataError
+from metamixer.data.image_set import Device, ImageSet, Numbers, TensorImages, overlap, statistics
+
+S = TypeVar("S", bound=ImageSet)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The splits of one task.
+
+    Args:
+        name: what was asked for.
+        train: the images to learn from.
+        val: held out of the training images: to choose epochs and settings by. None if nothing was held out.
+        test: for the last number only. None if there is no such split.
+        classes: the name of every class; the position is the label in every split.
+        mean: of every channel of the training images, 255 = 1.
+        std: their standard deviation.
+        mirror: whether a mirrored image is still one of its class; False for digits and letters.
+        notes: what was left out, held out or found odd, in sentences.
+        skipped: the files that could not be read, with the cause; empty unless ``on_error="skip"``.
+        boxes: where the object is, for sets that know it: for the name of each split that there is (``train``, ``val``,
+            ``test``) ``(N, 4)`` float32 ``(x0, y0, x1, y1)`` in pixels of the images, x1 and y1 exclusive.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet | None
+    classes: tuple[str, ...]
+    mean: Numbers
+    std: Numbers
+    mirror: bool = True
+    notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    boxes: Mapping[str, Tensor] | None = None
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (red, green, blue)."""
+        return self.train.channels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.train.size
+
+    def to(self, device: Device) -> Data:
+        """The same data with the pixels on ``device``, where a split holds any."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            val=None if self.val is None else self.val.to(device),
+            test=None if self.test is None else self.test.to(device),
+        )
+
+
+def assemble(
+    name: str,
+    train: S,
+    val: S | None,
+    test: S | None,
+    *,
+    val_share: float,
+    seed: int,
+    train_limit: int | None = None,
+    mirror: bool = True,
+    compare: bool = False,
+    notes: tuple[str, ...] = (),
+    skipped: tuple[tuple[str, str], ...] = (),
+) -> Data:
+    """Hold out a validation split where there is none, thin out the training split, and measure its pixels.
+
+    Args:
+        name: what was asked for.
+        train: the training images, validation images included if ``val`` is None.
+        val: a given validation split, or None to hold out ``val_share`` of every class.
+        test: is passed through, and looked at only to count copies.
+        val_share: in [0, 1); 0 holds out nothing.
+        seed: of the split and of the choice of few samples.
+        train_limit: at most so many training images of every class; the validation split keeps its size.
+        mirror: see :class:`Data`.
+        compare: count the images of ``val`` and ``test`` that are also in ``train``.
+        notes: are passed on, with more behind them.
+        skipped: is passed on.
+
+    Raises:
+        DataError: if fewer than two classes or no images are left.
+    """
+    if len(train.classes) < 2:
+        raise DataError(f"{name}: {len(train.classes)} class is nothing to learn; two or more would work")
+    if not len(train):
+        raise DataError(f"{name}: no training images")
+    found = list(notes)
+    if val is None and val_share > 0:
+        kept, held = split(train.labels, val_share, seed)
+        if len(held):
+            train, val = train.subset(kept), train.subset(held)
+        found.append(f"{len(held)} of {len(kept) + len(held)} training images held out for validation")
+    if train_limit is not None:
+        chosen = limit_per_class(train.labels, train_limit, seed)
+        found.append(f"{len(chosen)} of {len(train)} training images kept: at most {train_limit} per class")
+        train = train.subset(chosen)
+    if isinstance(train, TensorImages):
+        if compare:
+            for part, images in (("validation", val), ("test", test)):
+                copies = overlap(train, images) if isinstance(images, TensorImages) else 0
+                if copies:
+                    found.append(f"{copies} {part} images are, pixel for pixel, also training images")
+        mean, std = statistics(train.images)
+    else:
+        # Enough pixels for three digits, without reading a large folder twice.
+        some = torch.linspace(0, len(train) - 1, min(512, len(train))).long()
+        mean, std = statistics(train.fetch(some))
+    return Data(name, train, val, test, train.classes, mean, std, mirror, tuple(found), skipped)

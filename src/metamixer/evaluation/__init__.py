@@ -1,0 +1,1 @@
+"""Accuracy, calibration, diversity, robustness and localization of networks."""

@@ -1,0 +1,131 @@
+"""What peers and their ensemble are worth on data that nobody learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metamixer.cohort.cohort import Cohort
+from metamixer.core.types import Batch
+
+
+@dataclass(frozen=True)
+class Score:
+    """One network's figures: shares in [0, 1] and nats.
+
+    Args:
+        name: the peer's or ``ensemble``.
+        accuracy: top-1.
+        top5: the share of images whose class is among the five likeliest; None with fewer than six classes.
+        nll: mean negative log-likelihood in nats.
+    """
+
+    name: str
+    accuracy: float
+    top5: float | None
+    nll: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures of every peer and of the ensemble (the mean of their probabilities) on the same images.
+
+    Args:
+        peers: in the cohort's order.
+        ensemble: all peers, frozen ones included.
+        agreement: the share of images on which all peers name the same class.
+        images: how many.
+    """
+
+    peers: tuple[Score, ...]
+    ensemble: Score
+    agreement: float
+    images: int
+
+    @property
+    def rows(self) -> tuple[Score, ...]:
+        """The peers, then the ensemble."""
+        return (*self.peers, self.ensemble)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return {
+            "peers": [asdict(score) for score in self.peers],
+            "ensemble": asdict(self.ensemble),
+            "agreement": self.agreement,
+            "images": self.images,
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    cohort: Cohort,
+    batches: Iterable[Batch],
+    *,
+    names: Iterable[str] | None = None,
+    precision: AbstractContextManager[Any] | None = None,
+    add: Callable[[Tensor], Tensor] | None = None,
+) -> Report:
+    """Run every peer over ``batches`` in evaluation mode and count. The cohort's mode is put back afterwards.
+
+    Args:
+        cohort: the peers.
+        batches: of normalised images ``(B, C, ...)`` on the cohort's device, and labels.
+        names: of the peers; numbers without.
+        precision: an autocast context to compute in; re-entered for every batch.
+        add: adds to a tensor what other processes counted on other batches, for each of them the same tensor.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    training = cohort.training
+    cohort.eval()
+    rows = len(cohort.peers) + 1
+    images, with_more_than_five = 0, 0
+    right, right5, nll = (torch.zeros(rows) for _ in range(3))
+    agreed = torch.zeros(())
+    try:
+        for batch in batches:
+            with precision or nullcontext():
+                logits = cohort(batch.images).logits
+            scores = _with_ensemble(logits.float().log_softmax(-1))
+            labels = batch.labels.expand(len(scores), -1)
+            top = scores.topk(min(5, scores.shape[-1]), -1).indices == labels[..., None]
+            images += len(batch)
+            with_more_than_five += len(batch) * (scores.shape[-1] > 5)
+            if right.device != scores.device:
+                right, right5, nll, agreed = (each.to(scores.device) for each in (right, right5, nll, agreed))
+            # One read at the end.
+            right = right + top[..., 0].sum(-1)
+            right5 = right5 + top.any(-1).sum(-1)
+            nll = nll + F.nll_loss(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).sum(-1)
+            votes = logits.argmax(-1)
+            agreed = agreed + (votes == votes[0]).all(0).sum()
+    finally:
+        cohort.train(training)
+    counted = torch.cat([right, right5, nll, agreed[None], agreed.new_tensor([images, with_more_than_five])])
+    if add is not None:
+        counted = add(counted)
+    right, right5, nll, rest = torch.split(counted, [rows, rows, rows, 3])
+    agreement, images, with_more_than_five = rest[0], int(rest[1]), int(rest[2])
+    if not images:
+        raise ValueError("there are no images to evaluate on")
+    titles = [*(names or [str(index) for index in range(len(cohort.peers))]), "ensemble"]
+    scores_of = [
+        Score(name, r / images, r5 / images if with_more_than_five else None, n / images)
+        for name, r, r5, n in zip(titles, right.tolist(), right5.tolist(), nll.tolist(), strict=True)
+    ]
+    return Report(tuple(scores_of[:-1]), scores_of[-1], float(agreement) / images, images)
+
+
+def _with_ensemble(log_probabilities: Tensor) -> Tensor:
+    """``(P, B, C) -> (P + 1, B, C)``: the log of the mean probability as one more."""
+    peers = len(log_probabilities)
+    mean = log_probabilities.logsumexp(0) - torch.tensor(float(peers)).log()
+    return torch.cat([log_probabilities, mean[None]])

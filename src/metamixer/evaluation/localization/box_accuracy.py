@@ -1,0 +1,108 @@
+"""How well maps find objects whose boxes are known.
+
+Boxes are ``(x0, y0, x1, y1)`` in pixels, x1 and y1 exclusive. An image has one or more: a tensor ``(N, 4)``, or a
+sequence of N tensors ``(k, 4)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metamixer.evaluation.localization.connected_components import Floats, boxes_at, overlaps
+
+Boxes = Tensor | Sequence[Tensor]
+THRESHOLDS: tuple[float, ...] = tuple(round(0.01 * step, 2) for step in range(100))
+OVERLAPS = (0.3, 0.5, 0.7)
+"""Of MaxBoxAccV2: from this intersection over union on, an object counts as found."""
+
+
+def each_box(boxes: Boxes) -> list[Tensor]:
+    """For every image ``(k, 4)`` float64."""
+    return [box.double().cpu().reshape(-1, 4) for box in boxes]
+
+
+def best_overlaps(maps: Tensor, boxes: Boxes, thresholds: Sequence[float] = THRESHOLDS) -> Floats:
+    """The best overlap that any connected part of a map has with any of the image's boxes, for each threshold.
+
+    ``(N, H, W)`` and N boxes -> ``(N, len(thresholds))``. To take the best part instead of the largest is what
+    MaxBoxAccV2 has changed (Choe et al., arXiv 2007.04178, section 4.2).
+    """
+    return np.concatenate(
+        [same_overlaps(one, [truth], thresholds) for one, truth in zip(maps, each_box(boxes), strict=True)]
+    )
+
+
+def same_overlaps(one: Tensor, boxes: Boxes, thresholds: Sequence[float] = THRESHOLDS) -> Floats:
+    """:func:`best_overlaps` of one map ``(H, W)`` with the boxes of N images."""
+    rows, found = boxes_at(one, thresholds)
+    best = np.zeros((len(boxes), len(thresholds)))
+    for own, truth in zip(best, each_box(boxes), strict=True):
+        np.maximum.at(own, rows, overlaps(found, truth.numpy()).max(1))
+    return best
+
+
+def choose_thresholds(best: Floats, thresholds: Sequence[float] = THRESHOLDS) -> tuple[float, ...]:
+    """For each of ``OVERLAPS`` the threshold that finds most objects: ``(N, len(thresholds)) -> 3`` numbers.
+
+    Of thresholds that find equally many the middle one. Choe et al. choose on the test images, once for each network;
+    pass overlaps on held-out images, so that what is reported was not chosen by.
+
+    >>> choose_thresholds(np.array([[0.1, 0.6, 0.6, 0.2], [0.1, 0.4, 0.4, 0.4]]), [0.2, 0.4, 0.6, 0.8])
+    (0.6, 0.6, 0.6)
+    """
+    chosen = []
+    for least in OVERLAPS:
+        found = (best >= least).sum(0)
+        ties = np.flatnonzero(found == found.max())
+        chosen.append(float(thresholds[int(ties[len(ties) // 2])]))
+    return tuple(chosen)
+
+
+def points_inside(maps: Tensor, boxes: Boxes, tolerance: float = 0.0) -> Tensor:
+    """The pointing game (Zhang et al., arXiv 1608.00507): is the highest place in a box? ``(N, H, W) -> (N,)`` bool.
+
+    Args:
+        maps: a map that is 0 everywhere points nowhere and misses. Of equally high places the first counts.
+        boxes: of each image.
+        tolerance: pixels that the place may be away from the box; the paper allows 15 on images of some 500.
+    """
+    width = maps.shape[2]
+    highest, place = maps.flatten(1).max(1)
+    centres = torch.stack([place % width, place // width], 1).double().cpu() + 0.5
+    hits = []
+    for centre, truth in zip(centres, each_box(boxes), strict=True):
+        away = torch.maximum(truth[:, :2] - centre, centre - truth[:, 2:]).clamp_min(0).norm(dim=1)
+        hits.append(bool((away <= tolerance).any()))
+    return torch.tensor(hits) & (highest > 0).cpu()
+
+
+def energy_inside(maps: Tensor, boxes: Boxes) -> Tensor:
+    """The share of a map's sum that lies in the boxes (Wang et al., arXiv 1910.01279): ``(N, H, W) -> (N,)`` float64.
+
+    A pixel is in a box if its centre is. 0 for a map that is 0 everywhere.
+    """
+    maps = maps.double().cpu()
+    y, x = (torch.arange(side, dtype=torch.float64) + 0.5 for side in maps.shape[1:])
+    shares = []
+    for one, truth in zip(maps, each_box(boxes), strict=True):
+        across = (truth[:, 0, None] <= x) & (x < truth[:, 2, None])
+        down = (truth[:, 1, None] <= y) & (y < truth[:, 3, None])
+        inside = (down[:, :, None] & across[:, None, :]).any(0)
+        shares.append(one[inside].sum() / one.sum() if one.any() else one.sum())
+    return torch.stack(shares)
+
+
+def correlations(maps: Tensor) -> Tensor:
+    """Pearson's correlation of every two networks' maps, image by image: ``(P, N, H, W) -> (N, P, P)`` float64.
+
+    Not a number where one of the two maps has the same value everywhere.
+    """
+    flat = maps.double().cpu().flatten(2)
+    centred = flat - flat.mean(2, keepdim=True)
+    length = centred.norm(dim=2, keepdim=True)
+    unit = centred / torch.where(length > 0, length, torch.nan)
+    return torch.einsum("pnx,qnx->npq", unit, unit)

@@ -1,0 +1,147 @@
+"""Boxes from a file, brought to where the objects are after an image was cut and resized.
+
+The file is CSV with the header ``file,x0,y0,x1,y1``; an image may have several lines. ``file`` is the path below the
+folder that holds the class folders (``cat/1.jpg`` for ``test/cat/1.jpg``). Boxes are in pixels of the image as it
+stands upright, before anything is cut or resized.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metamixer.data import DataError, FolderImages, ImageError, ImageSet, TensorImages, read_header
+
+HEADER = ("file", "x0", "y0", "x1", "y1")
+SHOWN = 5
+_Row = tuple[int, float, float, float, float]
+
+
+def files_of(images: ImageSet) -> list[Path] | None:
+    """The file of every image of a set, or None if they are not from files."""
+    if isinstance(images, FolderImages):
+        files = [images.files[row] for row in images.rows.tolist()]
+    else:
+        files = list(images.files or ()) if isinstance(images, TensorImages) else []
+    paths = [file for file in files if isinstance(file, Path)]
+    return paths if paths and len(paths) == len(images) else None
+
+
+def place_of(file: Path, root: Path, label: str) -> Path:
+    """The path of an image below the folder with the class folders: the split's, or ``root`` itself.
+
+    >>> place_of(Path("birds/test/wren/1.jpg"), Path("birds"), "wren").as_posix()
+    'wren/1.jpg'
+    """
+    parts = file.relative_to(root).parts
+    return Path(*parts) if parts[0] == label else Path(*parts[1:])
+
+
+def read_boxes(path: Path, images: ImageSet, root: Path) -> list[Tensor]:
+    """The boxes of every image of a split of a folder, in pixels of the images as networks see them.
+
+    A box is cut with the image: the largest centred part of the asked proportions is what is resized. A box of which
+    nothing is left is left out.
+
+    Args:
+        path: the file.
+        images: a split of the folder ``root``.
+        root: the folder.
+
+    Returns:
+        For every image ``(k, 4)`` float32; k = 0 where the file has none, or they were cut off. Lines about files that
+        exist but are not in the split are passed over: one file may serve several splits.
+
+    Raises:
+        DataError: the file is missing or malformed; the lines are named.
+    """
+    files = files_of(images)
+    if files is None:
+        raise DataError(f"{path}: boxes go with a folder of images, and these images are not files")
+    rows = [
+        place_of(file, root, images.classes[label]) for file, label in zip(files, images.labels.tolist(), strict=True)
+    ]
+    places = {place.as_posix(): row for row, place in enumerate(rows)}
+    bases = {Path(*file.parts[: len(file.parts) - len(row.parts)]) for file, row in zip(files, rows, strict=True)}
+    wrong: list[str] = []
+    found: dict[int, list[list[float]]] = {}
+    for name, lines in _lines(path, wrong).items():
+        row = places.get(Path(name).as_posix())
+        if row is None:
+            if not any((base / name).is_file() for base in bases):
+                wrong.append(f"line {lines[0][0]}: {name!r} is not in {', '.join(sorted(map(str, bases)))}")
+            continue
+        try:
+            height, width = read_header(files[row]).size
+        except ImageError as error:
+            wrong.append(f"line {lines[0][0]}: {error}")
+            continue
+        for number, *box in lines:
+            if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
+                wrong.append(f"line {number}: the box {_plain(box)} is outside of {name!r}, {width} x {height} pixels")
+            elif (seen := through_crop(box, (height, width), images.size)) is not None:
+                found.setdefault(row, []).append(seen)
+    if wrong:
+        wrong.sort(key=lambda text: int(text.split()[1].rstrip(":")))
+        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise DataError("\n  ".join([f"{path}: {len(wrong)} lines are wrong", *wrong[:SHOWN]]) + more)
+    return [torch.tensor(found.get(row, []), dtype=torch.float32).reshape(-1, 4) for row in range(len(files))]
+
+
+def through_crop(box: Sequence[float], old: tuple[int, int], new: tuple[int, int]) -> list[float] | None:
+    """A box after its image was cut to the largest centred part of the new proportions and resized; None: cut off.
+
+    Args:
+        box: x0, y0, x1, y1 in the old image.
+        old: height and width of it.
+        new: height and width that it is brought to.
+
+    >>> through_crop((50, 0, 150, 100), (100, 200), (10, 10))
+    [0.0, 0.0, 10.0, 10.0]
+    """
+    scale = min(old[0] / new[0], old[1] / new[1])
+    top, left = (old[0] - new[0] * scale) / 2, (old[1] - new[1] * scale) / 2
+    x0, x1 = (min(max((x - left) / scale, 0.0), float(new[1])) for x in (box[0], box[2]))
+    y0, y1 = (min(max((y - top) / scale, 0.0), float(new[0])) for y in (box[1], box[3]))
+    return [x0, y0, x1, y1] if x1 > x0 and y1 > y0 else None
+
+
+def _lines(path: Path, wrong: list[str]) -> Mapping[str, list[_Row]]:
+    """For every file its boxes with their line numbers."""
+    found: dict[str, list[_Row]] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = tuple(cell.strip() for cell in next(reader, []))
+            if header != HEADER:
+                raise DataError(f"{path}: the first line is {','.join(header)!r}; {','.join(HEADER)!r} would work")
+            for cells in reader:
+                if not cells:
+                    continue
+                number = reader.line_num
+                if len(cells) != len(HEADER):
+                    wrong.append(f"line {number}: {len(cells)} cells; {len(HEADER)} would work: {','.join(HEADER)}")
+                    continue
+                try:
+                    x0, y0, x1, y1 = map(float, cells[1:])
+                except ValueError:
+                    wrong.append(f"line {number}: {','.join(cells[1:])!r} are not four numbers")
+                    continue
+                if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
+                    wrong.append(f"line {number}: {_plain((x0, y0, x1, y1))} is no box; x0 < x1 and y0 < y1 would work")
+                    continue
+                found.setdefault(cells[0].strip(), []).append((number, x0, y0, x1, y1))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: no CSV in UTF-8: {error}") from error
+    return found
+
+
+def _plain(box: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in box)

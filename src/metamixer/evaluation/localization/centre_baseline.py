@@ -1,0 +1,45 @@
+"""The baseline that looks at no image: a box in the centre, whose size is chosen on the same held-out images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metamixer.evaluation.localization.box_accuracy import (
+    OVERLAPS,
+    THRESHOLDS,
+    Boxes,
+    choose_thresholds,
+    energy_inside,
+    points_inside,
+    same_overlaps,
+)
+
+
+def centre_map(size: tuple[int, int]) -> Tensor:
+    """A pyramid ``(H, W)``: above each threshold there is a centred box of the image's proportions.
+
+    >>> centre_map((3, 3))[1]
+    tensor([0., 1., 0.])
+    """
+    # The same bits on both sides of the centre: whole numbers, divided last.
+    y, x = ((2 * torch.arange(side) + 1 - side).abs() / side for side in size)
+    far = torch.maximum(y[:, None], x)
+    return (far.max() - far) / (far.max() - far.min()).clamp_min(1e-12)
+
+
+def centre_scores(
+    size: tuple[int, int], boxes: Boxes, held_out: Boxes, tolerance: float = 0.0
+) -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
+    """Thresholds, found shares at ``OVERLAPS``, pointing and energy of the centre box.
+
+    The energy is that of an even map over the box that is chosen for an overlap of one half.
+    """
+    pyramid = centre_map(size)
+    thresholds = choose_thresholds(same_overlaps(pyramid, held_out, THRESHOLDS))
+    best = same_overlaps(pyramid, boxes, thresholds)
+    found = tuple(float((best[:, row] >= least).mean()) for row, least in enumerate(OVERLAPS))
+    even = (pyramid >= thresholds[OVERLAPS.index(0.5)]).double()
+    pointing = points_inside(pyramid.expand(len(boxes), -1, -1), boxes, tolerance).double().mean()
+    energy = energy_inside(even.expand(len(boxes), -1, -1), boxes).mean()
+    return thresholds, found, float(pointing), float(energy)

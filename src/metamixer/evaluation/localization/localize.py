@@ -1,0 +1,193 @@
+"""How well the networks of a cohort find objects that they were never told the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metamixer.cohort.cohort import Cohort
+from metamixer.data import EvalLoader, ImageSet, normalise
+from metamixer.evaluation.localization.activation_maps import Method, activation_maps, map_stages
+from metamixer.evaluation.localization.box_accuracy import (
+    OVERLAPS,
+    Boxes,
+    best_overlaps,
+    choose_thresholds,
+    correlations,
+    each_box,
+    energy_inside,
+    points_inside,
+)
+from metamixer.evaluation.localization.centre_baseline import centre_scores
+
+
+@dataclass(frozen=True)
+class Located:
+    """How well one network's maps, or the centre box, find the objects.
+
+    Args:
+        name: of the network.
+        max_box_acc: for each intersection over union of MaxBoxAccV2 the share of images whose object was found.
+        thresholds: of the maps, chosen on held-out images for each of these.
+        pointing: the share of images with the highest place of the map in a box.
+        energy: the mean share of the map that lies in the boxes.
+    """
+
+    name: str
+    max_box_acc: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    pointing: float
+    energy: float
+
+    @property
+    def max_box_acc_v2(self) -> float:
+        """The mean over the three overlaps."""
+        return sum(self.max_box_acc.values()) / len(self.max_box_acc)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "max_box_acc_v2": self.max_box_acc_v2,
+            "max_box_acc": dict(self.max_box_acc),
+            "thresholds": dict(self.thresholds),
+            "pointing": self.pointing,
+            "energy": self.energy,
+        }
+
+
+@dataclass(frozen=True)
+class Localization:
+    """What :func:`localize` finds.
+
+    Args:
+        method: of the maps.
+        images: how many were measured.
+        held_out: how many chose the thresholds.
+        networks: one for each network of the cohort.
+        centre_box: the baseline, its size chosen on the same held-out images.
+        map_agreement: the mean correlation of every two networks' maps; None where no map of one of them varies.
+        stages: of each network the module whose output was looked at.
+        notes: what was left out, in sentences.
+    """
+
+    method: Method
+    images: int
+    held_out: int
+    networks: tuple[Located, ...]
+    centre_box: Located
+    map_agreement: tuple[tuple[float | None, ...], ...]
+    stages: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in ``evaluation.json``."""
+        return {
+            "method": self.method,
+            "images": self.images,
+            "held_out": self.held_out,
+            "networks": [one.as_dict() for one in self.networks],
+            "centre_box": self.centre_box.as_dict(),
+            "map_agreement": [list(row) for row in self.map_agreement],
+            "stages": list(self.stages),
+            "notes": list(self.notes),
+        }
+
+
+def localize(
+    cohort: Cohort | Sequence[nn.Module],
+    images: ImageSet,
+    boxes: Boxes,
+    *,
+    held_out: tuple[ImageSet, Boxes],
+    mean: Sequence[float],
+    std: Sequence[float],
+    names: Sequence[str] | None = None,
+    method: Method = "grad-cam",
+    tolerance: float = 0.0,
+    batch_size: int = 128,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Localization:
+    """Map the true class of every image in every network, and compare with the boxes.
+
+    Thresholds are chosen on ``held_out``, one for each network and overlap, and applied to ``images``.
+
+    Args:
+        cohort: the networks. They are used one by one in evaluation mode and left as they were.
+        images: N labelled images.
+        boxes: of each, ``(N, 4)`` or N tensors ``(k, 4)`` with k >= 1.
+        held_out: other images with boxes, such as the validation split.
+        mean: of every channel of the training images, 255 = 1.
+        std: their standard deviation.
+        names: of the networks; None: their numbers.
+        method: of the maps; see :mod:`metamixer.evaluation.localization.activation_maps`.
+        tolerance: of the pointing game, in pixels.
+        batch_size: images at a time.
+        workers: processes that decode images on disk.
+        progress: is told how many images are done, and of how many.
+
+    Raises:
+        ValueError: boxes and images do not match.
+        NoMap, StagesNotFound: a network has no feature map.
+    """
+    networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
+    for part, own in ((images, boxes), held_out):
+        if len(part) != len(own) or not len(part) or not all(len(box) for box in each_box(own)):
+            raise ValueError(f"boxes for {len(own)} of {len(part)} images: at least one box for each would work")
+    device = next(networks[0].parameters()).device
+    first = normalise(images.fetch(torch.arange(1)).to(device), mean, std)
+    stages = map_stages(cohort, first)
+    total, done = len(images) + len(held_out[0]), 0
+
+    def mapped(part: ImageSet, own: Boxes) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Batch by batch ``(P, B, H, W)`` maps, and the boxes of the batch."""
+        nonlocal done
+        truth, start = each_box(own), 0
+        for batch in EvalLoader(part, mean, std, batch_size, device, workers):
+            maps = [
+                activation_maps(network, batch.images, batch.labels, stage=stage, method=method)[0].cpu()
+                for network, stage in zip(networks, stages, strict=True)
+            ]
+            yield torch.stack(maps), truth[start : start + len(batch)]
+            start += len(batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+
+    best = [np.stack([best_overlaps(one, truth) for one in maps]) for maps, truth in mapped(*held_out)]
+    thresholds = [choose_thresholds(rows) for rows in np.concatenate(best, axis=1)]
+    found, points, energies, alike = [], [], [], []
+    for maps, truth in mapped(images, boxes):
+        overlap = [best_overlaps(one, truth, chosen) for one, chosen in zip(maps, thresholds, strict=True)]
+        found.append(np.stack(overlap) >= np.array(OVERLAPS))
+        points.append(torch.stack([points_inside(one, truth, tolerance) for one in maps]))
+        energies.append(torch.stack([energy_inside(one, truth) for one in maps]))
+        alike.append(correlations(maps))
+    shares = np.concatenate(found, axis=1).mean(1)
+    titles = list(names or map(str, range(len(networks))))
+    columns = zip(titles, shares, thresholds, torch.cat(points, 1), torch.cat(energies, 1), strict=True)
+    centre = centre_scores(images.size, boxes, held_out[1], tolerance)
+    return Localization(
+        method=method,
+        images=len(images),
+        held_out=len(held_out[0]),
+        networks=tuple(
+            Located(name, _keyed(share), _keyed(chosen), float(point.double().mean()), float(energy.mean()))
+            for name, share, chosen, point, energy in columns
+        ),
+        centre_box=Located("centre box", _keyed(centre[1]), _keyed(centre[0]), *centre[2:]),
+        map_agreement=tuple(
+            tuple(None if value != value else value for value in row) for row in torch.cat(alike).nanmean(0).tolist()
+        ),
+        stages=stages,
+    )
+
+
+def _keyed(values: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
+    return {str(overlap): float(value) for overlap, value in zip(OVERLAPS, values, strict=True)}

@@ -1,0 +1,111 @@
+"""Images with what every network sees in them, to be shown side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.cohort.cohort import Cohort
+from metamixer.data import normalise
+from metamixer.evaluation.localization.activation_maps import Method, activation_maps, map_stages
+from metamixer.evaluation.localization.box_accuracy import Boxes
+from metamixer.evaluation.localization.connected_components import largest_box
+
+
+@dataclass(frozen=True, eq=False)
+class LookedAt:
+    """What one network sees in an image.
+
+    Args:
+        name: of the network.
+        predicted: the class that it names.
+        confidence: its probability for that class.
+        map: ``(H, W)`` float32 in [0, 1], where it looks.
+        box: ``(4,)`` x0, y0, x1, y1 in pixels, around the largest part of the map above the threshold; None where the
+            map is empty.
+    """
+
+    name: str
+    predicted: str
+    confidence: float
+    map: Tensor
+    box: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """An image and what every network sees in it.
+
+    Args:
+        image: ``(C, H, W)`` uint8.
+        label: its class.
+        truth: ``(k, 4)`` float32, the true boxes; None where they are not known.
+        networks: one for each.
+    """
+
+    image: Tensor
+    label: str
+    truth: Tensor | None
+    networks: tuple[LookedAt, ...]
+
+
+def gallery(
+    cohort: Cohort | Sequence[nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    boxes: Boxes | None = None,
+    names: Sequence[str] | None = None,
+    thresholds: float | Sequence[float] = 0.3,
+    method: Method = "grad-cam",
+    explain: Literal["predicted", "label"] = "predicted",
+) -> tuple[Shown, ...]:
+    """Look at a few images.
+
+    Args:
+        cohort: the networks; they are left as they were.
+        images: ``(n, C, H, W)`` uint8.
+        labels: ``(n,)`` int64.
+        classes: the name of every class.
+        mean: of every channel of the training images, 255 = 1.
+        std: their standard deviation.
+        boxes: of each image, or None.
+        names: of the networks; None: their numbers.
+        thresholds: of the maps, for the boxes; one, or one for each network, such as those that :func:`localize` chose
+            for an overlap of one half.
+        method: of the maps.
+        explain: whether a map is of the class that the network names or of the image's label.
+
+    Raises:
+        NoMap, StagesNotFound: a network has no feature map.
+    """
+    networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
+    device = next(networks[0].parameters()).device
+    pixels = normalise(images.to(device), mean, std)
+    levels = [thresholds] * len(networks) if isinstance(thresholds, float | int) else list(thresholds)
+    titles = list(names or map(str, range(len(networks))))
+    chosen = labels.to(device) if explain == "label" else None
+    seen: list[list[LookedAt]] = [[] for _ in images]
+    for network, stage, name, level in zip(networks, map_stages(cohort, pixels[:1]), titles, levels, strict=True):
+        maps, logits = activation_maps(network, pixels, chosen, stage=stage, method=method)
+        confidences, predicted = (each.tolist() for each in logits.float().softmax(1).max(1))
+        for row, one in enumerate(maps.float().cpu()):
+            seen[row].append(
+                LookedAt(name, classes[predicted[row]], confidences[row], one, largest_box(one, max(level, 1e-6)))
+            )
+    return tuple(
+        Shown(
+            image=image.cpu(),
+            label=classes[label],
+            truth=None if boxes is None else torch.as_tensor(boxes[row]).float().cpu().reshape(-1, 4),
+            networks=tuple(seen[row]),
+        )
+        for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True))
+    )

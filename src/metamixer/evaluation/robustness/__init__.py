@@ -1,0 +1,1 @@
+"""Accuracy on corrupted and attacked images."""

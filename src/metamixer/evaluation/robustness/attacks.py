@@ -1,0 +1,85 @@
+"""Accuracy under attack: the change within 8/255 a pixel that a network's own gradient says hurts it most.
+
+FGSM: Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572.
+PGD: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
+Both are white-box, untargeted and bounded in the largest change of a pixel. They give an upper bound of what is left:
+a stronger attack may leave less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metamixer.losses.components.adversarial_examples import Pixels, perturb
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How images are attacked; a pixel goes from 0 to 1.
+
+    Args:
+        steps: 1 is FGSM, whose step is ``eps``; more are PGD.
+        eps: the largest change of a pixel.
+        step: the change in each of several steps.
+        random_start: start at a random place of the ball instead of at the image.
+    """
+
+    steps: int
+    eps: float = 8 / 255
+    step: float = 2 / 255
+    random_start: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.eps < 0 or self.step <= 0:
+            raise ValueError(f"{self}: at least 1 step, eps from 0 on and a step above 0 would work")
+
+
+ATTACKS = {"fgsm": Attack(1), "pgd-10": Attack(10), "pgd-20": Attack(20)}
+"""Those that go by a name."""
+
+
+def attacked(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    pixels: Pixels,
+    attack: Attack,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``(B, C, ...), (B,) -> (B, C, ...)``: images inside of the ball on which the cross-entropy is high.
+
+    Args:
+        network: maps normalised images to ``(B, classes)`` logits or log-probabilities. Its mode is the caller's
+            business (:func:`evaluating`); its weights and their gradients stay as they are.
+        images: normalised. What comes back is normalised in the same way, within ``eps`` of them and within what pixels
+            can be.
+        labels: the right classes.
+        pixels: how the images are normalised.
+        attack: which.
+        generator: of the random start.
+    """
+
+    def loss(changed: Tensor) -> Tensor:
+        # The sum, so that an image's gradient does not depend on how many others there are.
+        return F.cross_entropy(network(changed), labels, reduction="sum")
+
+    if not attack.random_start:
+        return perturb(loss, images, pixels, eps=attack.eps, step=attack.step, steps=attack.steps)
+    low, high = (bound.to(images).view(1, -1, *[1] * (images.ndim - 2)) for bound in pixels)
+    unit, start = high - low, images.detach()
+    drawn = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
+    least, most = ((start + change * unit).clamp(low, high) for change in (-attack.eps, attack.eps))
+    changed = (start + drawn * attack.eps * unit).clamp(low, high)
+    size = attack.eps if attack.steps == 1 else attack.step
+    for _ in range(attack.steps):
+        # One step of FGSM from where we are, and back into the ball around where we were.
+        moved = perturb(loss, changed, pixels, eps=size, step=size, steps=1)
+        changed = torch.minimum(torch.maximum(moved, least), most)
+    return changed

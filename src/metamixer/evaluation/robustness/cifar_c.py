@@ -1,0 +1,77 @@
+"""The official CIFAR-10-C (and CIFAR-100-C): a folder of ``.npy`` files that one has downloaded.
+
+Hendrycks and Dietterich, arXiv 1903.12261. Each ``KIND.npy`` holds 5 x N images ``(H, W, C)`` uint8, severity 1 first;
+``labels.npy`` their classes. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metamixer.data.errors import DataError
+from metamixer.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES
+
+
+@dataclass(frozen=True)
+class CifarC:
+    """The files of the fifteen kinds.
+
+    Args:
+        folder: where they are.
+        labels: ``(N,)`` int64, the same for every kind and severity.
+    """
+
+    folder: Path
+    labels: Tensor
+
+    @classmethod
+    def open(cls, folder: Path, labels: Tensor) -> CifarC:
+        """Look at all files, without reading pixels.
+
+        Args:
+            folder: of the files.
+            labels: ``(N,)`` of the test images of the run, in their order.
+
+        Raises:
+            DataError: a file is missing or of another form, or the labels are not those of the run: then the classes
+                are numbered in another way, or the run is of other data.
+        """
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+        if missing := [name for name in (*CORRUPTIONS, "labels") if not (folder / f"{name}.npy").is_file()]:
+            raise DataError(
+                f"{folder} has no {', '.join(f'{name}.npy' for name in missing)}; the folder of CIFAR-10-C would"
+            )
+        count = len(labels)
+        found = torch.from_numpy(np.array(_load(folder / "labels.npy")).astype(np.int64))
+        if found.shape != (5 * count,) or not all(torch.equal(part, labels) for part in found.view(5, count)):
+            raise DataError(
+                f"{folder / 'labels.npy'} does not list the classes of the {count} test images of this run five times; "
+                "a run on cifar10 would work"
+            )
+        for kind in CORRUPTIONS:
+            shape, dtype = (images := _load(folder / f"{kind}.npy")).shape, images.dtype
+            if len(shape) != 4 or shape[0] != 5 * count or shape[3] != 3 or dtype != np.uint8:
+                raise DataError(f"{folder / kind}.npy holds {dtype} {shape}; uint8 {(5 * count, 32, 32, 3)} would work")
+        return cls(folder, labels)
+
+    def images(self, kind: str, severity: int, rows: Tensor) -> Tensor:
+        """``(B,)`` indices of test images -> ``(B, C, H, W)`` uint8."""
+        if severity not in SEVERITIES:
+            raise ValueError(f"severity {severity!r}: 1 to 5 would work")
+        first = (severity - 1) * len(self.labels)
+        pixels = _load(self.folder / f"{kind}.npy")[first + rows.numpy()]
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+
+
+def _load(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """Mapped, not read: a file has 150 MB."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is no array of numpy: {error}") from error

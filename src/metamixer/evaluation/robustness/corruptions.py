@@ -1,0 +1,88 @@
+"""Fifteen common corruptions in five severities, for small images.
+
+The kinds and their severities are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations", ICLR 2019, arXiv 1903.12261, in their version for images of 32 x 32 (CIFAR-10-C).
+**This is not CIFAR-10-C itself**: the random draws are other ones, image libraries differ in details, and the frost is
+drawn instead of photographed. Figures are comparable with each other, not with published ones;
+:mod:`metamixer.evaluation.robustness.cifar_c` reads the official files.
+
+What is published in pixels of a 32 x 32 image (radii and widths of blur, the reach of elastic and glass, the size of
+snow flakes) grows with the shorter side, ``max(1, min(H, W) / 32)``. Zoom and pixelate are shares of the side and fog
+is made of octaves of it, so they scale by themselves. Noise stays per pixel, JPEG in its blocks of 8 x 8.
+
+A higher severity is not always further away in pixels. As published, the elastic transform turns less and bends more,
+glass blurs less but moves pixels twice, and frost darkens the image while it covers more of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from metamixer.core.seeding import generator
+from metamixer.evaluation.robustness import blur, digital, noise, weather
+
+Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
+"""``(N, C, H, W)`` float32 in [0, 1], the severity from 1 to 5 and what draws -> the same shape; clipped later."""
+
+CORRUPTIONS: Mapping[str, Corruption] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
+    "brightness": digital.brightness,
+    "contrast": digital.contrast,
+    "elastic_transform": digital.elastic_transform,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": digital.jpeg_compression,
+}
+"""By name, in the order of the paper's tables."""
+
+SEVERITIES = (1, 2, 3, 4, 5)
+LEAST = 16
+"""Pixels of the shorter side; below it the blurs are nothing."""
+
+
+def corrupt(images: Tensor, kind: str, severity: int, *, seed: int = 0, first: int = 0) -> Tensor:
+    """``(N, C, H, W)`` uint8 -> ``(N, C, H, W)`` uint8, on the CPU.
+
+    The same seed gives the same result, and all severities of a kind start from the same draws, so that what differs
+    between them is the severity.
+
+    Args:
+        images: grey (C = 1) or colour (C = 3), from 16 pixels on.
+        kind: a name of :data:`CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: of what is drawn.
+        first: the number of the first image, so that parts of a set draw different things.
+
+    Raises:
+        ValueError: there is no such kind or severity, or the images do not fit.
+
+    >>> grey = torch.full((2, 1, 32, 32), 100, dtype=torch.uint8)
+    >>> corrupt(grey, "brightness", 3).unique()
+    tensor([138], dtype=torch.uint8)
+    """
+    if kind not in CORRUPTIONS:
+        raise ValueError(f"{kind!r} is no corruption; {', '.join(CORRUPTIONS)} would work")
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity {severity!r}: 1 to 5 would work")
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images are {images.dtype} {tuple(images.shape)}; (N, C, H, W) uint8 with C = 1 or 3 would work"
+        )
+    if min(images.shape[2:]) < LEAST:
+        raise ValueError(
+            f"images of {images.shape[2]} x {images.shape[3]} are too small; from {LEAST} pixels on it works"
+        )
+    draw = generator(seed, "corrupt", kind, first)
+    changed = CORRUPTIONS[kind](images.cpu().float() / 255, severity, draw)
+    return changed.clamp(0, 1).mul(255).round().byte()

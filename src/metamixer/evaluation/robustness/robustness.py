@@ -1,0 +1,131 @@
+"""What networks are worth on images that are not as clean as those they learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metamixer.core.eval_mode import evaluating
+from metamixer.data.augment import normalise
+from metamixer.data.image_set import Device, ImageSet, conform
+from metamixer.evaluation.networks import Panel
+from metamixer.evaluation.robustness.attacks import ATTACKS, Attack, attacked
+from metamixer.evaluation.robustness.cifar_c import CifarC
+from metamixer.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from metamixer.losses.components.adversarial_examples import Pixels
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, how many images are done, and of how many."""
+
+_BATCH = 250  # fixed: what a corruption draws depends on where a batch begins
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Networks, and the images that they are probed with.
+
+    Args:
+        panel: the networks.
+        images: a split.
+        rows: ``(N,)`` the images of it that are used.
+        mean, std: of every channel of the training images, 255 = 1.
+        device: where the networks are.
+        precision: an autocast context for the corruptions. Attacks compute in float32, so that no gradient is lost.
+        progress: is told.
+    """
+
+    panel: Panel
+    images: ImageSet
+    rows: Tensor
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: Device = "cpu"
+    precision: AbstractContextManager[Any] | None = None
+    progress: Progress | None = None
+
+    def batches(self, what: str) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """For each batch its first place, its rows, its pixels on the CPU and its labels on the device."""
+        done = 0
+        for rows in torch.split(self.rows, _BATCH):
+            if self.progress:
+                self.progress(what, done, len(self.rows))
+            yield done, rows, self.images.fetch(rows).cpu(), self.images.labels[rows].to(self.device)
+            done += len(rows)
+        if self.progress:
+            self.progress(what, done, len(self.rows))
+
+    def prepared(self, pixels: Tensor) -> Tensor:
+        """``(B, C, H, W)`` uint8 -> what the networks see."""
+        return normalise(pixels.to(self.device), self.mean, self.std)
+
+    def right(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """``(R,)``: how many images each network names rightly."""
+        with self.precision or nullcontext():
+            votes = self.panel.votes(self.prepared(pixels))
+        return (votes == labels).sum(1).cpu()
+
+    def shares(self, right: Tensor) -> dict[str, float]:
+        """Counts ``(R,)`` as accuracies by name."""
+        pairs = zip(self.panel.names, right.tolist(), strict=True)
+        return {name: count / len(self.rows) for name, count in pairs}
+
+
+def clean(probe: Probe) -> dict[str, float]:
+    """The accuracies on the same images as they are."""
+    right = torch.zeros(len(probe.panel.names), dtype=torch.int64)
+    with evaluating(*probe.panel.modules):
+        for _, _, pixels, labels in probe.batches("clean images"):
+            right += probe.right(pixels, labels)
+    return probe.shares(right)
+
+
+def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> dict[str, Any]:
+    """The accuracies under fifteen corruptions in five severities each, and their mean.
+
+    Args:
+        probe: the networks and images.
+        files: the official ones, to be read instead of corrupting here.
+        seed: of what is drawn.
+    """
+    right = {kind: torch.zeros(len(SEVERITIES), len(probe.panel.names), dtype=torch.int64) for kind in CORRUPTIONS}
+    with evaluating(*probe.panel.modules):
+        for first, rows, pixels, labels in probe.batches("corruptions"):
+            for kind, counts in right.items():
+                for place, severity in enumerate(SEVERITIES):
+                    if files is None:
+                        changed = corrupt(pixels, kind, severity, seed=seed, first=first)
+                    else:
+                        changed = conform(files.images(kind, severity, rows), probe.images.size, probe.images.channels)
+                    counts[place] += probe.right(changed, labels)
+    kinds = {
+        kind: {
+            name: [count / len(probe.rows) for count in column]
+            for name, column in zip(probe.panel.names, counts.T.tolist(), strict=True)
+        }
+        for kind, counts in right.items()
+    }
+    cells = len(CORRUPTIONS) * len(SEVERITIES)
+    mean = {name: sum(sum(kind[name]) for kind in kinds.values()) / cells for name in probe.panel.names}
+    return {"source": "metamixer" if files is None else "files", "kinds": kinds, "mean": mean}
+
+
+def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> dict[str, Any]:
+    """The accuracies when each network is attacked through its own gradient, the ensemble through that of its mean."""
+    chosen = ATTACKS if attacks is None else attacks
+    pixels_range = Pixels.of(probe.mean, probe.std)
+    right = {name: torch.zeros(len(probe.panel.names), dtype=torch.int64) for name in chosen}
+    with evaluating(*probe.panel.modules):
+        for _, _, pixels, labels in probe.batches("attacks"):
+            images = probe.prepared(pixels)
+            for name, attack in chosen.items():
+                for row in range(len(probe.panel.names)):
+                    network = probe.panel.network(row)
+                    changed = attacked(network, images, labels, pixels_range, attack)
+                    with torch.no_grad():
+                        right[name][row] += int((network(changed).argmax(1) == labels).sum())
+    return {name: {"eps": chosen[name].eps, "accuracy": probe.shares(counts)} for name, counts in right.items()}

@@ -1,0 +1,156 @@
+"""Beside every exported file: ``model.json`` for programs, and a model card for people."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metamixer.config.yaml_file import RecipeError
+from metamixer.export.select_network import Chosen
+from metamixer.runs.classifier import Classifier
+
+FORMAT = "metamixer-export-1"
+_MARK = "library_name: metamixer"
+_RESIZE = (
+    "largest centred part of the proportions of `size`, resized bilinearly with antialiasing; EXIF orientation "
+    "applied, transparency on white, other modes to grey (1 channel) or RGB (3)"
+)
+
+_ROWS = (
+    ("accuracy", "accuracy", "{:.2%}"),
+    ("top5", "accuracy, among the first five", "{:.2%}"),
+    ("nll", "negative log-likelihood (nats)", "{:.4f}"),
+    ("brier", "Brier score", "{:.4f}"),
+    ("ece", "expected calibration error", "{:.4f}"),
+    ("temperature", "temperature that calibrates it", "{:.4f}"),
+    ("validation_accuracy", "validation accuracy, by which it was chosen", "{:.2%}"),
+)
+
+
+def describe(chosen: Chosen, figures: dict[str, Any], license: str | None) -> dict[str, Any]:
+    """All that ``model.json`` says, but the files."""
+    classifier, recipe = chosen.classifier, chosen.recipe
+    return {
+        "format": FORMAT,
+        "network": {
+            "what": chosen.title,
+            "asked_for": chosen.peer,
+            "architecture": {"name": classifier.name, "options": classifier.options},
+            "parameters": sum(each.numel() for each in classifier.network.parameters()),
+        },
+        "classes": list(classifier.classes),
+        "input": {
+            "dtype": "uint8",
+            "shape": ["batch", classifier.channels, *classifier.size],
+            "prepare": _RESIZE,
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+            "normalisation": "(pixel / 255 - mean) / std, inside of .onnx and .pt2 files",
+        },
+        "output": "logits (batch, classes); their softmax are the probabilities",
+        "training": {
+            **{key: value for key, value in classifier.facts.items() if key != "validation_accuracy"},
+            "epochs": recipe.train.epochs,
+            "seed": recipe.train.seed,
+            "precision": recipe.train.precision,
+        },
+        "figures": figures,
+        "license": license,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for name in ("metamixer", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm", "huggingface_hub"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_place(card: Path) -> None:
+    """Raise RecipeError if there is a card that is not one of ours, such as the README of a project."""
+    if card.is_file() and _MARK not in card.read_text(encoding="utf-8", errors="replace")[:500]:
+        raise RecipeError(f"{card} was not written by metamixer export; --out names another place")
+
+
+def write(card: Path, facts: Path, described: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
+    """Write both; files of the same network that an earlier export put there stay in the list.
+
+    Args:
+        card: the model card, Markdown.
+        facts: ``model.json``.
+        described: see :func:`describe`.
+        files: by name, what is known of each that was written now.
+    """
+    files = _before(facts, described) | files
+    facts.write_text(json.dumps(described | {"files": files}, indent=1) + "\n", encoding="utf-8")
+    card.write_text(text(described, files), encoding="utf-8")
+
+
+def _before(facts: Path, described: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    try:
+        old = json.loads(facts.read_text(encoding="utf-8"))
+        same = old["network"] == described["network"] and old["training"] == described["training"]
+        return {name: one for name, one in old["files"].items() if same and (facts.parent / name).is_file()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def for_classifier(classifier: Classifier) -> str:
+    """The card of a classifier of which no run is known."""
+    described = {
+        "network": {
+            "what": classifier.name,
+            "architecture": {"name": classifier.name},
+            "parameters": sum(each.numel() for each in classifier.network.parameters()),
+        },
+        "classes": list(classifier.classes),
+        "input": {
+            "shape": ["batch", classifier.channels, *classifier.size],
+            "prepare": _RESIZE,
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+        },
+        "training": dict(classifier.facts),
+        "figures": {},
+        "license": None,
+        "versions": _versions(),
+    }
+    return text(described, {})
+
+
+def text(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
+    """The model card."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        autoescape=False,  # noqa: S701  (Markdown: the template hands all texts to `plain`)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"plain": _plain, "numbers": _numbers, "json": json.dumps}
+    return environment.get_template("card.md.j2").render(described, files=files, mark=_MARK, rows=_ROWS)
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
+def _plain(value: object) -> str:
+    """Text that Markdown and HTML show as it is, on one line."""
+    shown = " ".join(str(value).split())
+    for sign in "\\`*_[]<>|&$":
+        shown = shown.replace(
+            sign, f"\\{sign}" if sign not in "<>&" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[sign]
+        )
+    return "".join(char if char.isprintable() else "�" for char in shown)

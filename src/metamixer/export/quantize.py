@@ -1,0 +1,118 @@
+"""Eight-bit integers: an ONNX file quantised with real images, and what that costs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metamixer.core.seeding import generator
+from metamixer.data import ImageSet
+from metamixer.export.errors import ExportError, need
+from metamixer.export.onnx_file import describe, read_onnx
+
+# What has an integer kernel that pays. The end of an ensemble (logarithms and a mean of probabilities) stays in
+# float32: 8 bits for a logarithm of a probability would be felt and save nothing.
+_OPERATIONS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The float and the int8 file side by side, on the same images.
+
+    Args:
+        path: the int8 file.
+        split: of which images; ``images`` of them.
+        accuracy, accuracy_int8: shares in [0, 1].
+        agreement: the share of images for which both name the same class.
+        kib, kib_int8: the files' sizes.
+        calibrated: how many training images the ranges are from.
+    """
+
+    path: Path
+    split: str
+    images: int
+    accuracy: float
+    accuracy_int8: float
+    agreement: float
+    kib: float
+    kib_int8: float
+    calibrated: int
+
+
+class _Reader:
+    """Images for ONNX Runtime's calibration, in batches."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self._parts: Iterator[Tensor] = iter(torch.split(pixels, _BATCH))
+
+    def get_next(self) -> dict[str, Any] | None:
+        part = next(self._parts, None)
+        return None if part is None else {"images": part.numpy()}
+
+
+def calibration_images(images: ImageSet, count: int, seed: int) -> Tensor:
+    """``(count, C, H, W)`` uint8 drawn from the training images without replacement, the same for the same seed."""
+    order = torch.randperm(len(images), generator=generator(seed, "calibrate"))
+    return images.fetch(order[:count]).cpu()
+
+
+def quantise(float_path: Path, path: Path, pixels: Tensor) -> None:
+    """Write ``float_path`` with 8-bit weights (a scale for each channel) and activations, in QDQ form.
+
+    Static quantisation of ONNX Runtime: the ranges of activations are the smallest and the largest value that
+    ``pixels`` give; weights and activations are signed, what its documentation recommends to try first.
+
+    Raises:
+        RecipeError: onnxruntime is not installed.
+        ExportError: it refuses the network.
+    """
+    need("export", "onnx", "onnxruntime")
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    CalibrationDataReader.register(_Reader)  # an abstract class; ours needs nothing of it
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder, "prepared.onnx")
+        try:
+            # The symbolic inference is for transformers with shapes that torch leaves open; ours are known.
+            quant_pre_process(str(float_path), str(prepared), skip_symbolic_shape=True)
+            quantize_static(
+                str(prepared),
+                str(path),
+                _Reader(pixels),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=list(_OPERATIONS),
+            )
+        except Exception as error:  # of its many passes
+            raise ExportError(f"{float_path.name} cannot be quantised: {error}") from error
+    metadata = {entry.key: entry.value for entry in onnx.load(str(float_path)).metadata_props}
+    model = onnx.load(str(path))
+    describe(model, metadata)
+    onnx.save_model(model, str(path))
+
+
+def compare(float_path: Path, path: Path, split: str, images: ImageSet, calibrated: int) -> Quantised:
+    """Run both files over all of the images."""
+    cpu = torch.device("cpu")
+    plain, small = read_onnx(float_path, cpu), read_onnx(path, cpu)
+    right = right_int8 = same = 0
+    for chosen in torch.split(torch.arange(len(images)), 64):
+        pixels, labels = images.fetch(chosen).cpu(), images.labels[chosen]
+        first, second = plain(pixels).argmax(-1), small(pixels).argmax(-1)
+        right += int((first == labels).sum())
+        right_int8 += int((second == labels).sum())
+        same += int((first == second).sum())
+    sizes = [one.stat().st_size / 1024 for one in (float_path, path)]
+    n = len(images)
+    return Quantised(path, split, n, right / n, right_int8 / n, same / n, sizes[0], sizes[1], calibrated)

@@ -1,0 +1,190 @@
+"""Which network of a run is exported: the deployed one, a peer, the method's leader, or the ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metamixer.cohort.cohort import Cohort
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError
+from metamixer.data import Data, ImageSet, normalise
+from metamixer.export.errors import ExportError
+from metamixer.models import Ensemble, build
+from metamixer.runs.classifier import Classifier
+from metamixer.runs.run import load_checkpoint, load_data, read_recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A network of a run, free of the cohort it learned in, and where it comes from.
+
+    Args:
+        classifier: the network on the CPU, in evaluation mode, with classes, preprocessing and facts.
+        peer: ``best``, ``leader``, ``ensemble`` or a number, as it was asked for.
+        members: the positions in the cohort of the peers that are in it.
+        title: for people.
+        recipe: of the run.
+        data: of the run.
+        whole: whether the ensemble has all peers of the cohort, as the ensemble of the run's tables has.
+        final: whether it is from the end of the last epoch.
+    """
+
+    classifier: Classifier
+    peer: str
+    members: tuple[int, ...]
+    title: str
+    recipe: Recipe
+    data: Data
+    whole: bool
+    final: bool
+
+    @property
+    def shown(self) -> tuple[str, ImageSet]:
+        """The images that the written file is checked on: the test split, else validation, else training."""
+        for name, images in (("test", self.data.test), ("validation", self.data.val), ("training", self.data.train)):
+            if images is not None and len(images):
+                return name, images
+        raise ExportError(f"{self.data.name} has no images to check an export on")
+
+
+def choose(folder: Path, peer: str = "best") -> Chosen:
+    """The network ``peer`` of the run in ``folder``.
+
+    Args:
+        folder: a run.
+        peer: ``best``, the deployed network (``model.safetensors``); a number, that peer (or shadow) in the latest
+            checkpoint; ``leader``, the one peer that the method deploys; ``ensemble``, the mean of the probabilities
+            of all peers that learn. The last three are from the latest checkpoint too.
+
+    Raises:
+        RecipeError, DataError, CheckpointError, ExportError: no run, its data are gone or others than they were, it
+            has no checkpoint, or no such network.
+    """
+    if not (peer in ("best", "leader", "ensemble") or peer.isdecimal()):
+        raise RecipeError(f"--peer {peer}: best, leader, ensemble or the number of a peer would work")
+    recipe = read_recipe(folder)
+    data = load_data(recipe)
+    if peer == "best":
+        return _deployed(folder, recipe, data)
+    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    found = load_checkpoint(cohort, folder, "LATEST")
+    cohort.eval()
+    if peer == "ensemble":
+        members: tuple[int, ...] = cohort.learners
+    else:
+        members = (_leader(recipe, cohort, data) if peer == "leader" else _numbered(recipe, cohort, int(peer)),)
+    steps = found.manifest["step"]
+    # The folder's name says whether the epoch was closed; that it was the last one, only the finished run's report.
+    final = found.path.name.endswith("-whole") and (folder / "report.json").is_file()
+    when = f"after epoch {recipe.train.epochs}, the last" if final else f"after step {steps}; training has not ended"
+    names = [_titles(recipe)[index] for index in members]
+    what = f"ensemble of {' and '.join(names)}" if peer == "ensemble" else f"peer {names[0]}"
+    facts = _facts(recipe, data) | {"peers": list(members), "names": names, "step": steps}
+    return Chosen(
+        _classifier(cohort, members, recipe, data, facts, peer == "ensemble"),
+        peer,
+        members,
+        f"{what}, {when}",
+        recipe,
+        data,
+        len(members) == len(cohort.peers),
+        final,
+    )
+
+
+def _deployed(folder: Path, recipe: Recipe, data: Data) -> Chosen:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise ExportError(
+            f"{folder} has no model.safetensors: its training has not ended; --peer 0 takes the latest checkpoint"
+        )
+    try:
+        classifier = Classifier.load(path)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ExportError(str(error)) from error
+    if (classifier.classes, classifier.channels, classifier.size) != (data.classes, data.channels, data.size):
+        raise ExportError(f"{path} and the data of {folder} differ in classes or image size: the data have changed")
+    peer, epoch = classifier.facts["peer"], classifier.facts["epoch"]
+    kept = {key: classifier.facts.get(key) for key in ("epoch", "validation_accuracy")}
+    facts = _facts(recipe, data) | {"peers": [peer], "names": [recipe.names[peer]], **kept}
+    title = f"the deployed network, peer {recipe.names[peer]} after epoch {epoch}"
+    final = epoch == recipe.train.epochs
+    return Chosen(replace(classifier, facts=facts), "best", (peer,), title, recipe, data, False, final)
+
+
+def _facts(recipe: Recipe, data: Data) -> dict[str, Any]:
+    # A folder's place on this machine is nobody's business who gets the file.
+    name = data.name if data.name.startswith("hf:") else Path(data.name).name or data.name
+    return {
+        "data": name,
+        "method": f"{recipe.loss.name} + {recipe.mixer.name}",
+        "recipe": recipe.digest,
+        "metamixer": version("metamixer"),
+    }
+
+
+def _titles(recipe: Recipe) -> list[str]:
+    """The peers' names, each with its number; a shadow's name has the number of the peer that it follows."""
+    return [name if index < len(recipe.members) else f"{index} (of {name})" for index, name in enumerate(recipe.names)]
+
+
+def _numbered(recipe: Recipe, cohort: Cohort, number: int) -> int:
+    if number >= len(cohort.peers):
+        raise RecipeError(f"--peer {number}: there is no such peer; {', '.join(_titles(recipe))} would work")
+    return number
+
+
+@torch.no_grad()
+def _leader(recipe: Recipe, cohort: Cohort, data: Data) -> int:
+    """The one peer that the method deploys."""
+    loss = recipe.build_loss()
+    name = recipe.loss.name
+    if getattr(loss, "deployable", None) is None:
+        raise RecipeError(
+            f"--peer leader: all peers of {name} are equals; --peer best, a number or ensemble would work"
+        )
+    if setup := getattr(loss, "setup", None):  # some losses learn from it who leads
+        images = data.train.fetch(torch.arange(min(2, len(data.train)))).cpu()
+        setup(cohort(normalise(images, data.mean, data.std)))
+    allowed = list(loss.deployable(len(cohort.peers)))  # type: ignore[operator]
+    if len(allowed) != 1:
+        numbers = " and ".join(map(str, allowed))
+        raise RecipeError(
+            f"--peer leader: {name} deploys the best of the peers {numbers}, none of them leads; "
+            f"--peer best or --peer {allowed[0]} would work"
+        )
+    return int(allowed[0])
+
+
+def _classifier(
+    cohort: Cohort, members: Sequence[int], recipe: Recipe, data: Data, facts: dict[str, Any], ensemble: bool
+) -> Classifier:
+    """Networks built anew, with the weights: those of a cohort have hooks, and branches share modules."""
+    sections = [recipe.members[index % len(recipe.members)] for index in members]  # a shadow is as its peer
+    # Pretrained weights would be fetched for nothing.
+    options = [{key: value for key, value in one.options.items() if key != "pretrained"} for one in sections]
+    name, own = sections[0].name, options[0]
+    described = [{"name": one.name, "options": own} for one, own in zip(sections, options, strict=True)]
+    if ensemble:
+        name, own = "ensemble", {"members": described}
+    network = build(name, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size, **own)
+    networks = list(network.networks) if isinstance(network, Ensemble) else [network]
+    for index, one in zip(members, networks, strict=True):
+        one.load_state_dict(cohort.peers[index].state_dict())
+    return Classifier(
+        network=network.eval(),
+        name=name,
+        options=own,
+        classes=data.classes,
+        channels=data.channels,
+        size=data.size,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        facts=facts,
+    )

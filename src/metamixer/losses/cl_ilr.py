@@ -1,0 +1,92 @@
+"""Collaborative learning with intermediate-level representation sharing (CL-ILR; Song, Chai, NeurIPS 2018).
+
+Heads on one trunk learn from the labels and from the consensus of the others (arXiv 1805.11761).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.core.types import Outputs, Terms
+from metamixer.losses.functional import (
+    check_positive,
+    check_share,
+    check_targets,
+    divergence,
+    learning,
+    ramp_up,
+    require,
+    soft_cross_entropy,
+    spread,
+)
+
+
+class CLILR(nn.Module):
+    """Heads on one trunk learn from the labels and from the consensus of the other heads.
+
+    ``L_h = b CE(z_h, y) + (1 - b) T^2 CE(q_h, p_h)``, with ``q_h = softmax(mean of the other heads' z / T)``.
+
+    ``q_h`` is detached. The second term is given as the divergence ``T^2 KL(q_h || p_h)``: its gradient is the same,
+    because the entropy of a fixed ``q_h`` is a constant, and it is 0 where the heads agree. The first one is the soft
+    cross-entropy times b, so the terms add up to the paper's objective and a b of 1 is plain training.
+
+    The other half of the method belongs to the trunk, whose gradient is divided by the number of heads H:
+    ``share_trunk(networks, path, rescale=True)``, in a recipe ``peers=[{name: resnet32, branches: 3, rescale: true}]``.
+    The loss works without it, and the trunk then learns H times as fast as each head.
+
+    A frozen peer is among the others that teach, and learns nothing. A single head has no others and learns from the
+    labels alone.
+
+    Args:
+        task_weight: b, in [0, 1]; 0.5 is what we remember of the paper, not verified.
+        temperature: T of both softmaxes; 2 is what we remember of the paper, not verified. OKDDip's code of the
+            method has 3, and a weight of 1 for both terms.
+        ramp_up: the share of training over which the weight of the second term rises (80 of 300 epochs in OKDDip's
+            code); 0: full from the start, as in the paper.
+
+    >>> outputs = Outputs(torch.zeros(3, 4, 10), stages=((torch.zeros(4, 8, 2, 2), torch.zeros(4, 16)),) * 3, shared=1)
+    >>> CLILR()(outputs, torch.full((4, 10), 0.1))["distill"]
+    tensor([0., 0., 0.])
+    """
+
+    paper: ClassVar[str] = "arXiv 1805.11761"
+    needs: ClassVar[tuple[str, ...]] = ("trunk",)
+    deploys: ClassVar[str] = "the best peer"
+
+    def __init__(self, task_weight: float = 0.5, temperature: float = 2.0, ramp_up: float = 0.0) -> None:
+        super().__init__()
+        check_share(task_weight=task_weight, ramp_up=ramp_up)
+        check_positive(temperature=temperature)
+        self.task_weight = task_weight
+        self.temperature = temperature
+        self.ramp_up = ramp_up
+
+    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+        """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
+
+        Raises:
+            ValueError: peers without a trunk.
+        """
+        check_targets(outputs.logits, targets)
+        require(outputs, "CLILR", trunk=True)
+        weight = (1 - self.task_weight) * ramp_up(progress, self.ramp_up)
+        distill = divergence(_mean_of_others(outputs.logits), outputs.logits, self.temperature)
+        return {
+            "task": self.task_weight * spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
+            "distill": weight * spread(learning(distill, outputs), outputs),
+        }
+
+
+def _mean_of_others(logits: Tensor) -> Tensor:
+    """``(P, B, C) -> (P, B, C)``: for each peer the mean of the logits of the others; of a single one its own.
+
+    Not the sum minus one's own: a peer with large logits would leave its rounding errors in the rest.
+    """
+    peers = len(logits)
+    if peers == 1:
+        return logits
+    others = 1 - torch.eye(peers, dtype=logits.dtype, device=logits.device)
+    return (others[..., None, None] * logits).sum(1) / (peers - 1)

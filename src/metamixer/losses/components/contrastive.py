@@ -1,0 +1,75 @@
+"""What contrastive methods share: embeddings, the similarities of a batch's samples, and losses of their rows.
+
+A similarity matrix has a row for every anchor and a column for every key. All functions take any leading axes, so the
+pairs of peers or of stages are computed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metamixer.losses.components.discriminator import single
+
+
+def projector(features: int, width: int) -> nn.Sequential:
+    """Linear-ReLU-Linear to ``width``, as in MCL (arXiv 2104.12565)."""
+    return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))
+
+
+def embed(projectors: Iterable[nn.Module], features: Iterable[Tensor]) -> Tensor:
+    """N projectors and N features ``(B, D_n)`` -> ``(N, B, width)``, embeddings of length 1."""
+    rows = [single(project(single(each))) for project, each in zip(projectors, features, strict=True)]
+    return F.normalize(torch.stack(rows), dim=-1)
+
+
+def similarities(anchors: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """``(..., B, D), (..., B, D) -> (..., B, B)``: inner products over the temperature, never in half precision."""
+    with torch.autocast(anchors.device.type, enabled=False):
+        return single(anchors) @ single(keys).mT / temperature
+
+
+def positives(targets: Tensor) -> Tensor:
+    """How much each key is a positive of each anchor: ``(B, C)`` soft targets -> ``(B, B)``, rows that sum to 1.
+
+    For labels all others of the anchor's class count alike. For soft targets, of which the papers know none, a pair
+    counts as the inner product of its targets: the probability that labels drawn from the two agree. This is ours. A
+    sample is no positive of itself; the row of one that has no positives is 0.
+    """
+    with torch.autocast(targets.device.type, enabled=False):
+        pairs = targets @ targets.mT
+    pairs = pairs.masked_fill(_same(len(targets), targets.device), 0)
+    total = pairs.sum(-1, keepdim=True)
+    return pairs / torch.where(total > 0, total, 1)
+
+
+def contrast(similarities: Tensor, positives: Tensor) -> Tensor:
+    """``(..., B, B), (B, B) -> (..., B)``: -sum_k positives[b, k] log softmax(row b)[k], the sample itself left out.
+
+    SupCon's L_out (Khosla et al., arXiv 2004.11362) for every anchor; 0 for an anchor without positives.
+    """
+    # No -inf: a batch of one has nothing but the sample itself, and 0 * inf is no number.
+    alone = similarities.masked_fill(_same(similarities.shape[-1], similarities.device), -1e30)
+    return -(positives * alone.log_softmax(-1)).sum(-1)
+
+
+def row_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """``(..., B, B), (..., B, B) -> (..., B)``: T^2 KL(softmax(teacher / T) || softmax(student / T)) of each row.
+
+    No gradient flows into the teacher.
+    """
+    log_teacher = (teacher.detach() / temperature).log_softmax(-1)
+    log_student = (student / temperature).log_softmax(-1)
+    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+
+
+def over_others(pairs: Tensor) -> Tensor:
+    """``(P, P) -> (P,)``: the sum over the columns of the other peers."""
+    return pairs.masked_fill(_same(len(pairs), pairs.device), 0).sum(-1)
+
+
+def _same(count: int, device: torch.device) -> Tensor:
+    return torch.eye(count, dtype=torch.bool, device=device)

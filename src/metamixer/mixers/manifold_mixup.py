@@ -1,0 +1,63 @@
+"""Manifold mixup (Verma et al., ICML 2019, arXiv 1806.05236): mixup of what a random stage of the network puts out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from metamixer.core.plan import Blend, MixPlan, Stage
+from metamixer.mixers.base import Draw, WindowedMixer
+from metamixer.mixers.sampling import Per, beta, check, check_alpha, check_window, permutation
+
+
+@dataclass(frozen=True)
+class ManifoldMixup(WindowedMixer):
+    """Blends each sample with a random other one at a random stage, and their labels by the same share.
+
+    Args:
+        alpha: of Beta(alpha, alpha). 2, the authors' setting for CIFAR.
+        probability: that a batch is mixed.
+        stages: where it may happen, all equally likely: 0 is the images, ``k`` the end of stage k. None: the images
+            and every stage boundary before the last stage's end, whatever networks come.
+        stage_draws: 1: one stage for all peers. P: one stage for each of P peers; they still see the same mixture.
+        lam: one share for the ``batch`` or one for each ``sample``.
+        until: the share of training after which mixing stops.
+        ramp: the share of training before ``until`` over which the probability falls to 0.
+    """
+
+    alpha: float = 2.0
+    probability: float = 1.0
+    stages: tuple[int, ...] | None = None
+    stage_draws: int = 1
+    lam: Per = "batch"
+    until: float = 1.0
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_alpha(alpha=self.alpha)
+        check_window(self.probability, self.until, self.ramp)
+        check(
+            stages=(
+                self.stages,
+                self.stages is None or (len(self.stages) > 0 and min(self.stages) >= 0),
+                "0 (images) or the numbers of stages, at least one",
+            ),
+            stage_draws=(self.stage_draws, self.stage_draws >= 1, "1 for all peers, or the number of peers"),
+            lam=(self.lam, self.lam in ("batch", "sample"), "'batch' or 'sample'"),
+        )
+
+    def draw(self, draw: Draw) -> MixPlan:
+        """The plan of one batch."""
+        if not self.mixes(draw):
+            return MixPlan()
+        stages = tuple(self._stage(draw.generator) for _ in range(self.stage_draws))
+        lam = beta(self.alpha, None if self.lam == "batch" else len(draw.labels), draw.generator)
+        partner = permutation(len(draw.labels), draw.generator)
+        device = draw.images.device
+        stage = stages[0] if self.stage_draws == 1 else stages
+        return MixPlan((Blend(lam.float().to(device), partner.to(device), stage),))
+
+    def _stage(self, generator: torch.Generator | None) -> Stage:
+        depth = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return depth if self.stages is None else self.stages[int(depth * len(self.stages))]

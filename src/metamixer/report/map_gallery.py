@@ -1,0 +1,69 @@
+"""Activation maps of every peer side by side, as pictures inside the page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from torch import Tensor
+
+from metamixer.cli.console import percent
+from metamixer.evaluation.localization.map_gallery import Shown
+
+_SMALL = 64  # pixels: below, the pixels themselves are to be seen
+
+
+def gallery(images: Sequence[Shown]) -> list[dict[str, Any]]:
+    """What the template draws: for each image the picture alone, then under the map of each network, with boxes."""
+    rows = []
+    for one in images:
+        height, width = one.image.shape[-2:]
+        truth = [] if one.truth is None else [_box(box) for box in one.truth.reshape(-1, 4)]
+        cells: list[dict[str, Any]] = [
+            {"picture": _picture(one.image, None), "title": one.label, "text": "", "box": None, "right": None}
+        ]
+        for seen in one.networks:
+            cells.append(
+                {
+                    "picture": _picture(one.image, seen.map),
+                    "title": seen.name,
+                    "text": f"{seen.predicted}, {percent(seen.confidence)}",
+                    "box": None if seen.box is None else _box(seen.box),
+                    "right": seen.predicted == one.label,
+                }
+            )
+        small = min(height, width) < _SMALL
+        rows.append(
+            {"label": one.label, "width": width, "height": height, "truth": truth, "cells": cells, "small": small}
+        )
+    return rows
+
+
+def _box(box: Tensor) -> dict[str, float]:
+    x0, y0, x1, y1 = (round(float(value), 2) for value in box.tolist())
+    return {"x": x0, "y": y0, "width": max(0.0, round(x1 - x0, 2)), "height": max(0.0, round(y1 - y0, 2))}
+
+
+def _picture(image: Tensor, heat: Tensor | None) -> str:
+    """A PNG as data URI: the image, under a map half of what is seen is the map's colour."""
+    import matplotlib
+    import numpy as np
+    from PIL import Image
+
+    pixels = image.detach().cpu().permute(1, 2, 0).numpy().astype(np.float64)
+    if pixels.shape[2] != 3:
+        pixels = np.repeat(pixels[..., :1], 3, axis=2)
+    if heat is not None:
+        values = heat.detach().float().cpu().nan_to_num().clamp(0, 1).numpy()
+        colours = matplotlib.colormaps["inferno"](values)[..., :3] * 255
+        pixels = 0.5 * pixels.mean(2, keepdims=True) + 0.5 * colours
+    file = BytesIO()
+    Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(file, "png")
+    return data_uri(file.getvalue())
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG as text that an ``src`` may hold."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

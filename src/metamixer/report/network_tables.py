@@ -1,0 +1,152 @@
+"""The tables of a run's networks: accuracies, calibration, how alike the peers are; and of several runs."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+from metamixer.report.read_runs import RunFiles
+from metamixer.report.schema import Evaluation, Network, Score
+from metamixer.report.tables import Cell, Table, gain, matrix, number, points, share
+
+
+def networks(run: RunFiles) -> Table | None:
+    """Every peer and the ensemble after the last epoch, and the deployed network, beside the baseline's."""
+    ended = run.ended
+    if ended is None or not ended.last_epoch.rows:
+        return None
+    images = ended.last_epoch.images
+    base = run.baseline.ended if run.baseline else None
+    pairs: list[tuple[str, Score, Score | None]] = []
+    others = base.last_epoch.peers if base else ()
+    for index, score in enumerate(ended.last_epoch.peers):
+        pairs.append((score.name, score, others[index] if index < len(others) else None))
+    if ended.last_epoch.ensemble is not None:
+        pairs.append(("ensemble", ended.last_epoch.ensemble, base.last_epoch.ensemble if base else None))
+    if ended.deployed is not None:
+        when = f", epoch {ended.best['epoch']}" if isinstance(ended.best.get("epoch"), int) else ""
+        pairs.append((f"deployed: {ended.deployed.name}{when}", ended.deployed, base.deployed if base else None))
+    top5 = any(score.top5 is not None for _, score, _ in pairs)
+    columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL", *(["baseline", "gain"] if base else [])]
+    rows = []
+    for name, score, other in pairs:
+        cells = [Cell(name), share(score.accuracy, images, bar=True)]
+        cells += [share(score.top5, images)] if top5 else []
+        cells.append(number(score.nll))
+        if base:
+            known = other.accuracy if other else None
+            cells += [share(known, images), gain(score.accuracy, known, images)]
+        rows.append(tuple(cells))
+    strong = frozenset({len(rows) - 1}) if ended.deployed is not None else frozenset()
+    split = "test" if ended.split == "test" else "validation"
+    caption = f"{images:,} {split} images, after the last epoch; the deployed network as it was when it was chosen"
+    return Table(caption, tuple(columns), tuple(rows), strong=strong, note=_chance(run))
+
+
+def _chance(run: RunFiles) -> str:
+    note = "NLL: negative log-likelihood, lower is better."
+    ended, base = run.ended, run.baseline.ended if run.baseline else None
+    if ended is None or base is None:
+        return note
+    mine, other = ended.last_epoch.ensemble, base.last_epoch.ensemble
+    images = ended.last_epoch.images
+    if mine is None or other is None or mine.accuracy is None or other.accuracy is None or not images:
+        return note
+    middle = min(1.0, max(0.0, (mine.accuracy + other.accuracy) / 2))
+    noise = 196 * math.sqrt(2 * middle * (1 - middle) / images)
+    return (
+        f"{note} Baseline: the same peers and data with cross-entropy alone and no mixing. The gain is in percentage "
+        f"points; on {images:,} images and with one seed, under {noise:.1f} may be chance."
+    )
+
+
+def where(evaluation: Evaluation) -> str:
+    """What the figures of an evaluation are from."""
+    split = {"test": "test", "val": "validation"}.get(evaluation.split, evaluation.split)
+    when = {"last": "the last checkpoint", "best": "the checkpoint of the best validation accuracy"}
+    return f"{evaluation.images:,} {split} images, {when.get(evaluation.checkpoint, evaluation.checkpoint)}"
+
+
+def titled(one: Network) -> str:
+    """The network's name, with what kind it is where the name does not say so."""
+    return one.name if one.kind in ("peer", "ensemble") or one.kind in one.name else f"{one.kind}: {one.name}"
+
+
+def calibration(found: Evaluation) -> Table:
+    """Accuracy and the quality of the probabilities, before and after temperature scaling."""
+    scaled = any(one.calibrated is not None for one in found.networks)
+    columns = ["network", "accuracy", "NLL", "Brier", "ECE", "gap"]
+    columns += ["temperature", "NLL, scaled", "ECE, scaled"] if scaled else []
+    rows = []
+    for one in found.networks:
+        cells = [Cell(titled(one)), share(one.accuracy, found.images), number(one.nll), number(one.brier)]
+        cells += [points(one.ece), points(one.gap, signed=True)]
+        if scaled:
+            after = one.calibrated
+            cells += [number(one.temperature, 2), number(after.nll if after else None)]
+            cells.append(points(after.ece if after else None))
+        rows.append(tuple(cells))
+    strong = frozenset(k for k, one in enumerate(found.networks) if one.kind == "deployed")
+    note = (
+        "ECE: expected calibration error. Gap: mean confidence minus accuracy, above 0 where the network is too sure "
+        "of itself. Both in percentage points."
+    )
+    if scaled:
+        note += " Scaled: with the logits divided by the temperature that fits the validation images best."
+    return Table(f"Calibration on {where(found)}", tuple(columns), tuple(rows), strong=strong, note=note)
+
+
+def alike(found: Evaluation) -> list[Table]:
+    """How often two peers name the same class, and how far their probabilities are apart."""
+    if found.peers is None:
+        return []
+    names = [one.name for one in found.networks if one.kind in ("peer", "frozen", "shadow")]
+    made = []
+    if found.peers.pairwise_agreement:
+        caption = "Share of images on which two peers name the same class"
+        made.append(matrix(caption, names, found.peers.pairwise_agreement, shares=True, corner="peer"))
+    if found.peers.pairwise_kl:
+        caption = "KL(row ‖ column) between the peers' probabilities, nats"
+        made.append(matrix(caption, names, found.peers.pairwise_kl, shares=False, corner="peer"))
+    return made
+
+
+def comparison(runs: list[RunFiles]) -> Table:
+    """One row for each run."""
+    columns = ("run", "method", "data", "epochs", "seed", "deployed", "mean of peers", "ensemble", "NLL", "ECE")
+    rows = []
+    for run in runs:
+        ended = run.ended
+        images = ended.last_epoch.images if ended else 0
+        deployed = ended.deployed if ended else None
+        known = [score.accuracy for score in ended.last_epoch.peers if score.accuracy is not None] if ended else []
+        ensemble = ended.last_epoch.ensemble if ended else None
+        main = run.evaluation.main if run.evaluation else None
+        epochs, seed = run.setting("train", "epochs"), run.setting("train", "seed")
+        rows.append(
+            (
+                Cell(run.name),
+                Cell(method(run)),
+                Cell(str(run.setting("data", "name") or "–")),
+                *(
+                    Cell(str(value), value) if isinstance(value, int) and abs(value) < 1e15 else Cell("–")
+                    for value in (epochs, seed)
+                ),
+                share(deployed.accuracy if deployed else None, images, bar=True),
+                share(fmean(known) if known else None, images),
+                share(ensemble.accuracy if ensemble else None, images),
+                number(deployed.nll if deployed else None),
+                points(main.ece if main else None),
+            )
+        )
+    note = "Deployed: chosen by validation accuracy. Mean of peers and ensemble: after the last epoch."
+    splits = {run.ended.split for run in runs if run.ended}
+    if len(splits) > 1:
+        note += " The runs were not judged by the same split."
+    return Table("The runs side by side", columns, tuple(rows), words=frozenset({1, 2}), note=note)
+
+
+def method(run: RunFiles) -> str:
+    """Loss and mixer of a run."""
+    loss, mixer = (run.setting(key, "name") or run.setting(key) or "–" for key in ("loss", "mixer"))
+    return f"{loss} + {mixer}"

@@ -1,0 +1,159 @@
+"""One page without a network: everything that it needs is inside of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.files import clean, write_whole
+from metamixer.data import DataError
+from metamixer.evaluation.localization.map_gallery import Shown
+from metamixer.models import UnknownModel
+from metamixer.report.forest_plot import forests
+from metamixer.report.map_gallery import data_uri
+from metamixer.report.read_runs import RunFiles, StudyFiles, read_all
+from metamixer.report.view import of_run, of_runs
+
+Preview = Callable[[Recipe, Path], object]
+"""Draws what a recipe's mixer makes of its images into a PNG: ``metamixer.runs.mixing_preview.draw``."""
+
+Gallery = Callable[[Path], Sequence[Shown]]
+"""Gives the images of a run with what its networks see in them."""
+
+_HERE = Path(__file__).parent
+
+
+def report(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    title: str = "",
+    preview: Preview | None = None,
+    gallery: Gallery | None = None,
+) -> Path:
+    """Write runs and studies as one HTML page that needs no network.
+
+    Args:
+        paths: folders of runs and of studies; several runs are compared first.
+        out: the page.
+        title: of the page.
+        preview: draws the mixing preview of a run; None: there is none.
+        gallery: looks at images with the networks of a run; None: there are no activation maps.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        RecipeError: a folder is neither a run nor a study, its recipe is broken, or ``out`` is no HTML file.
+        OSError: the page cannot be written.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise RecipeError(f"{out}: the report is a page; a name that ends in .html would work")
+    if out.is_dir():
+        raise RecipeError(f"{out} is a folder; the name of a file would work")
+    runs, studies = read_all([paths] if isinstance(paths, str | Path) else paths)
+    views = [_with_pictures(run, of_run(run), preview, gallery) for run in runs]
+    text = render(views, of_runs(runs) if len(runs) > 1 else None, studies, title or _title(runs, studies))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, text, newline="\n")
+    return out
+
+
+def render(
+    runs: Sequence[dict[str, Any]], several: dict[str, Any] | None, studies: Sequence[StudyFiles], title: str
+) -> str:
+    """The page as text. Every value passes through the template's escaping, and names through ``clean`` before."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Control characters, and half pairs that no file can hold, become visible here and nowhere else.
+        finalize=lambda value: clean(value) if type(value) is str else value,
+    )
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        runs=runs,
+        several=several,
+        studies=[_of_study(study) for study in studies],
+        version=_version(),
+        # Files of this package, and no values: they stand in the page as they are, and the policy allows them alone.
+        style=Markup(style),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _of_study(study: StudyFiles) -> dict[str, Any]:
+    notes = list(study.notes)
+    try:
+        plots = forests(study.results)
+    except ValueError as error:
+        plots, notes = [], [*notes, f"results.json: {error}"]
+    return {"name": study.name, "yaml": study.yaml, "table": study.table, "forests": plots, "notes": notes}
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _version() -> str:
+    try:
+        return version("metamixer")
+    except PackageNotFoundError:
+        return ""
+
+
+def _title(runs: Sequence[RunFiles], studies: Sequence[StudyFiles]) -> str:
+    names = [*(run.name for run in runs), *(study.name for study in studies)]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _with_pictures(
+    run: RunFiles, view: dict[str, Any], preview: Preview | None, gallery: Gallery | None
+) -> dict[str, Any]:
+    """Add what needs the run's data or weights; where they are gone, a note says so."""
+    from metamixer.report.map_gallery import gallery as drawn
+
+    notes = list(view["notes"])
+    view = {**view, "preview": None, "gallery": []}
+    faults = (RecipeError, DataError, UnknownModel, OSError, ValueError, RuntimeError, ImportError)
+    if preview is not None:
+        try:
+            view["preview"] = _preview(run, preview)
+        except faults as error:
+            notes.append(f"No mixing preview: {_short(error)}")
+    if gallery is not None:
+        try:
+            view["gallery"] = drawn(gallery(run.folder))
+        except faults as error:
+            notes.append(f"No activation maps: {_short(error)}")
+    return {**view, "notes": notes}
+
+
+def _preview(run: RunFiles, draw: Preview) -> str:
+    recipe = Recipe.read(run.folder / "recipe.yaml")
+    # A report fetches nothing.
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"download": False})})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "preview.png"
+        draw(recipe, path)
+        return data_uri(path.read_bytes())
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,76 @@
+"""The tables of a run's classes: the accuracy of each, and which are taken for which."""
+
+from __future__ import annotations
+
+import math
+
+from metamixer.report.network_tables import titled, where
+from metamixer.report.read_runs import RunFiles
+from metamixer.report.schema import Evaluation, Network
+from metamixer.report.tables import Cell, Table, gain, level, share
+
+MOST_CLASSES = 30  # of a confusion matrix that can be read
+_MOST_CONFUSIONS = 25
+
+
+def classes(run: RunFiles) -> Table | None:
+    """Accuracy of each class: the deployed network, the baseline's and the gain, and the others."""
+    found = run.evaluation
+    main = found.main if found else None
+    if found is None or main is None or not found.classes or len(main.per_class) != len(found.classes):
+        return None
+    base = run.baseline.evaluation if run.baseline else None
+    other = base.main if base and base.classes == found.classes else None
+    if other is not None and len(other.per_class) != len(found.classes):
+        other = None
+    counts = [sum(row) for row in main.confusion] if len(main.confusion) == len(found.classes) else []
+    rest = [one for one in found.networks if one is not main and len(one.per_class) == len(found.classes)]
+    columns = ["class", *(["images"] if counts else []), titled(main), *(["baseline", "gain"] if other else [])]
+    rows = []
+    for k, name in enumerate(found.classes):
+        cells = [Cell(name), *([Cell(f"{counts[k]:,}", counts[k])] if counts else [])]
+        cells.append(share(main.per_class[k], bar=True))
+        if other:
+            cells += [share(other.per_class[k]), gain(main.per_class[k], other.per_class[k])]
+        rows.append((*cells, *(share(one.per_class[k]) for one in rest)))
+    caption = f"Accuracy of each class, {where(found)}"
+    return Table(caption, (*columns, *map(titled, rest)), tuple(rows))
+
+
+def confusion(found: Evaluation, one: Network) -> Table | None:
+    """The confusion matrix of a network; of many classes only what it confuses most."""
+    if not found.classes or [len(row) for row in one.confusion] != [len(found.classes)] * len(found.classes):
+        return None
+    if len(found.classes) > MOST_CLASSES:
+        return _confusions(found, one)
+    rows = []
+    for true, counts in enumerate(one.confusion):
+        of_class = sum(counts) or 1
+        cells = [Cell(found.classes[true])]
+        for named, count in enumerate(counts):
+            part = count / of_class
+            # Errors are few: the root makes them visible beside what is right.
+            step = level(part if named == true else math.sqrt(part))
+            hint = f"{count} images of {found.classes[true]} named {found.classes[named]}"
+            tone = f"{'r' if named == true else 'w'}{step}" if count else "none"
+            cells.append(Cell(f"{count:,}", count, tone, hint=hint))
+        rows.append(tuple(cells))
+    caption = f"Confusions of {titled(one)}: rows are the true classes, columns what the network names; images"
+    return Table(caption, ("true class", *found.classes), tuple(rows), kind="heat")
+
+
+def _confusions(found: Evaluation, one: Network) -> Table:
+    """The largest counts off the diagonal."""
+    pairs = [
+        (count, true, named)
+        for true, counts in enumerate(one.confusion)
+        for named, count in enumerate(counts)
+        if count and true != named
+    ]
+    rows = []
+    for count, true, named in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:_MOST_CONFUSIONS]:
+        part = count / (sum(one.confusion[true]) or 1)
+        rows.append((Cell(found.classes[true]), Cell(found.classes[named]), Cell(f"{count:,}", count), share(part)))
+    caption = f"Largest confusions of {titled(one)}, {len(found.classes)} classes"
+    columns = ("true class", "named", "images", "of the true class")
+    return Table(caption, columns, tuple(rows), words=frozenset({1}))

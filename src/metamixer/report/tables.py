@@ -1,0 +1,142 @@
+"""Tables of a report as values: cells with the text that is shown and the value that is sorted by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metamixer.cli.console import percent
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows.
+
+    Args:
+        text: as it is shown.
+        value: the number behind it, or None.
+        tone: a style: ``good``, ``bad``, ``r0`` to ``r9`` (right, the more the darker), ``w0`` to ``w9`` (wrong).
+        bar: a share that is drawn as a bar behind the text.
+        hint: shown when the pointer rests on it.
+    """
+
+    text: str
+    value: float | None = None
+    tone: str = ""
+    bar: float | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns. The first cell of a row is its title.
+
+    Args:
+        caption: says what the numbers are.
+        columns: their titles.
+        rows: of cells.
+        words: the columns (by position) that hold text and not numbers; the first always does.
+        strong: the rows (by position) that stand out.
+        kind: ``plain``, or ``heat`` for matrices.
+        note: a sentence below.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    words: frozenset[int] = frozenset()
+    strong: frozenset[int] = frozenset()
+    kind: str = "plain"
+    note: str = ""
+
+
+def share(value: float | None, images: int = 0, tone: str = "", bar: bool = False) -> Cell:
+    """A share in per cent."""
+    if value is None:
+        return Cell(NOTHING)
+    return Cell(percent(value, images), value, tone, min(1.0, max(0.0, value)) if bar else None)
+
+
+def number(value: float | None, digits: int = 3) -> Cell:
+    """A number with so many digits after the point."""
+    return Cell(NOTHING) if value is None else Cell(f"{value:.{digits}f}", value)
+
+
+def gain(value: float | None, other: float | None, images: int = 0) -> Cell:
+    """The difference of two shares in percentage points."""
+    if value is None or other is None:
+        return Cell(NOTHING)
+    points = 100 * (value - other)
+    digits = 2 if images >= 10_000 else 1
+    return Cell(f"{points:+.{digits}f}", value - other, "good" if points > 0 else "bad" if points < 0 else "")
+
+
+def points(value: float | None, *, signed: bool = False) -> Cell:
+    """A share in percentage points, as errors of calibration are told."""
+    return Cell(NOTHING) if value is None else Cell(f"{100 * value:{'+' if signed else ''}.1f}", value)
+
+
+def matrix(
+    caption: str, names: Sequence[str], values: Sequence[Sequence[float | None]], *, shares: bool, corner: str = ""
+) -> Table:
+    """A square of numbers under and beside the same names.
+
+    >>> matrix("Agreement", ["a"], [[0.5]], shares=True).rows[0][1].text
+    '50.0 %'
+    """
+    most = max((value for row in values for value in row if value is not None), default=0.0) or 1.0
+    rows = []
+    for name, row in zip(names, values, strict=False):
+        cells = [share(value) if shares else number(value) for value in row]
+        shown = [
+            Cell(cell.text, cell.value, "" if cell.value is None else f"r{level(cell.value / most)}") for cell in cells
+        ]
+        rows.append((Cell(name), *shown))
+    return Table(caption, (corner, *names), tuple(rows), kind="heat")
+
+
+def level(part: float) -> int:
+    """A share as one of ten steps, 0 to 9."""
+    return min(9, max(0, round(9 * part)))
+
+
+def of_values(caption: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]], note: str = "") -> Table:
+    """A table of plain values: numbers as they are to four digits after the point, text as it is."""
+    made = tuple(tuple(_cell(value) for value in row) for row in rows)
+    words = frozenset(
+        position
+        for position in range(len(columns))
+        if any(isinstance(row[position], str) and not _numeric(row[position]) for row in rows)
+    )
+    return Table(caption, tuple(map(str, columns)), made, words, note=note)
+
+
+def _numeric(text: str) -> bool:
+    """Whether a text begins with a number, as in ``77.1 ± 0.3``, ``+1.2`` or ``–``."""
+    return text == NOTHING or text.lstrip("+-−–").lstrip()[:1].isdigit()
+
+
+def _cell(value: Any) -> Cell:
+    if value is None:
+        return Cell(NOTHING)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = str(value)
+        return Cell(text, _leading(text))
+    if abs(value) > 1e300 or value != value:
+        return Cell(str(value)[:20])  # NaN, infinite, or a whole number that no float holds
+    return Cell(str(value) if isinstance(value, int) else f"{value:.4f}".rstrip("0").rstrip("."), float(value))
+
+
+def _leading(text: str) -> float | None:
+    """The number that a text such as ``77.1 ± 0.3`` begins with; such columns are sorted by it."""
+    if not _numeric(text):
+        return None
+    first = text.replace("−", "-").split("±")[0].strip().rstrip("%").strip()
+    try:
+        found = float(first.split()[0])
+    except (ValueError, IndexError):
+        return None
+    return found if abs(found) < float("inf") else None

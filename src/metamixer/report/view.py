@@ -1,0 +1,160 @@
+"""What the template shows of a run: everything as values, nothing as markup."""
+
+from __future__ import annotations
+
+import shlex
+from statistics import fmean
+from typing import Any
+
+from metamixer.report import network_tables, per_class, robustness_tables
+from metamixer.report.curves import curves, overlaid, robustness
+from metamixer.report.read_runs import RunFiles
+from metamixer.report.svg_charts import drawn, reliability
+from metamixer.report.tables import Cell, gain, points, share
+
+
+def of_run(run: RunFiles) -> dict[str, Any]:
+    """The sections of one run; those that have nothing to show are empty."""
+    found = run.evaluation
+    main = found.main if found else None
+    confusions = [per_class.confusion(found, one) for one in _main_first(run)] if found else []
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "headline": headline(run),
+        "facts": facts(run),
+        "tiles": tiles(run),
+        "notes": list(run.notes),
+        "data_notes": list(run.ended.notes) if run.ended else [],
+        "networks": network_tables.networks(run),
+        "curves": [drawn(chart) for chart in curves(run)],
+        "thinned": len(run.epochs) > 500,
+        "missing": missing(run),
+        "calibration": network_tables.calibration(found) if found and found.networks else None,
+        "alike": network_tables.alike(found) if found else [],
+        "alike_text": _alike(run),
+        "reliability": [one for one in map(reliability, _main_first(run)) if one is not None],
+        "classes": per_class.classes(run),
+        "confusions": [one for one in confusions if one is not None],
+        "robustness": robustness_tables.robustness(run),
+        "robustness_curves": [drawn(chart) for chart in robustness(run)],
+        "localization": robustness_tables.localization(run),
+        "main": main.name if main else "",
+        "preview": None,
+        "gallery": [],
+        "yaml": run.yaml.splitlines(),
+        "versions": versions(run),
+    }
+
+
+def of_runs(runs: list[RunFiles]) -> dict[str, Any]:
+    """What compares several runs."""
+    return {"table": network_tables.comparison(runs), "curves": [drawn(chart) for chart in overlaid(runs)]}
+
+
+def _main_first(run: RunFiles) -> list[Any]:
+    if run.evaluation is None or run.evaluation.main is None:
+        return []
+    main = run.evaluation.main
+    return [main, *(one for one in run.evaluation.networks if one is not main)]
+
+
+def headline(run: RunFiles) -> str:
+    """What was trained, in a sentence."""
+    peers = [name.partition(" ")[2] or name for name in run.peers]
+    return f"{' and '.join(peers) or 'networks'} by {network_tables.method(run)} on {run.setting('data', 'name') or 'data'}"
+
+
+def facts(run: RunFiles) -> list[tuple[str, str]]:
+    """Names and values of what matters most in the recipe."""
+    optim = run.setting("optim") if isinstance(run.setting("optim"), dict) else {}
+    rows = [
+        ("Peers", ", ".join(run.peers)),
+        ("Loss", _part(run, "loss")),
+        ("Mixer", _part(run, "mixer")),
+        ("Data", run.setting("data", "name")),
+        ("Epochs", run.setting("train", "epochs")),
+        ("Batch size", run.setting("train", "batch_size")),
+        ("Optimizer", ", ".join(str(value) for value in (optim.get("name"), _rate(optim)) if value)),
+        ("Seed", run.setting("train", "seed")),
+        ("Folder", run.folder),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _rate(optim: dict[str, Any]) -> str:
+    return f"learning rate {optim['lr']}" if "lr" in optim else ""
+
+
+def _part(run: RunFiles, key: str) -> str:
+    part = run.setting(key)
+    if not isinstance(part, dict):
+        return str(part or "")
+    settings = ", ".join(f"{name} {value}" for name, value in part.items() if name != "name" and value is not None)
+    return f"{part.get('name', '–')}{f' ({settings})' if settings else ''}"
+
+
+def tiles(run: RunFiles) -> list[dict[str, Any]]:
+    """The few figures that stand out."""
+    ended = run.ended
+    if ended is None:
+        return []
+    last, images = ended.last_epoch, ended.last_epoch.images
+    base = run.baseline.ended if run.baseline else None
+    known = [score.accuracy for score in last.peers if score.accuracy is not None]
+    made: list[dict[str, Any]] = []
+
+    def add(label: str, cell: Cell, text: str) -> None:
+        if cell.value is not None:
+            made.append({"label": label, "cell": cell, "text": text})
+
+    if ended.deployed is not None:
+        add("Deployed network", share(ended.deployed.accuracy, images), ended.deployed.name)
+    if last.ensemble is not None:
+        add("Ensemble", share(last.ensemble.accuracy, images), f"of {len(last.peers)} peers")
+    add("Mean of the peers", share(fmean(known) if known else None, images), "after the last epoch")
+    if base is not None and base.deployed is not None and ended.deployed is not None:
+        change = gain(ended.deployed.accuracy, base.deployed.accuracy, images)
+        add("Over the baseline", change, "percentage points, deployed network")
+    main = run.evaluation.main if run.evaluation else None
+    if main is not None:
+        add("Calibration error", points(main.ece), f"ECE in percentage points, {main.name}")
+    return made
+
+
+def _alike(run: RunFiles) -> str:
+    found = run.evaluation.peers if run.evaluation else None
+    parts = []
+    if found is not None and found.agreement is not None:
+        parts.append(f"All peers name the same class for {share(found.agreement).text} of the images.")
+    elif run.ended is not None and run.ended.last_epoch.agreement is not None:
+        parts.append(f"All peers name the same class for {share(run.ended.last_epoch.agreement).text} of the images.")
+    if found is not None and found.ensemble_gain is not None:
+        parts.append(f"The ensemble gains {gain(found.ensemble_gain, 0).text} points over the mean of its peers.")
+    return " ".join(parts)
+
+
+def missing(run: RunFiles) -> list[tuple[str, str]]:
+    """What the page could show as well: a sentence, and the command that makes it."""
+    lines: list[tuple[str, str]] = []
+    if run.ended is None:
+        return lines  # first things first
+    if run.evaluation is None:
+        what = "Calibration, confusions and the accuracy of each class are not computed yet."
+        lines.append((what, f"metamixer evaluate {shlex.quote(str(run.folder))}"))
+    if run.baseline is not None and run.baseline.evaluation is None:
+        what = "The gains of each class over the baseline need its evaluation as well."
+        lines.append((what, f"metamixer evaluate {shlex.quote(str(run.baseline.folder))}"))
+    if run.evaluation is not None and run.evaluation.robustness is None:
+        what = "How the networks fare under corruptions and attacks was not asked for."
+        lines.append((what, f"metamixer evaluate {shlex.quote(str(run.folder))} --robustness all"))
+    return lines
+
+
+def versions(run: RunFiles) -> list[tuple[str, str]]:
+    """Machine and packages."""
+    found = run.environment
+    if found is None:
+        return []
+    rows = [("Python", found.python), ("System", found.platform), ("Processor", found.processor), ("GPU", found.gpu)]
+    return [(name, str(value)) for name, value in (*rows, *found.versions.items()) if value]

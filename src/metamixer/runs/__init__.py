@@ -1,0 +1,1 @@
+"""Run folders: training, evaluating and using them."""

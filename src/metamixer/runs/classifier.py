@@ -1,0 +1,181 @@
+"""A trained network, or several as one, with all that is needed to use it: classes and preprocessing travel with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+
+from metamixer.core import trusted_imports
+from metamixer.data import normalise, read_image
+from metamixer.models import build
+
+_FORMAT = "metamixer-classifier-1"
+_Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class _Architecture(BaseModel):
+    name: str
+    options: dict[str, Any]
+
+
+class _Preprocessing(BaseModel):
+    channels: Literal[1, 3]
+    size: tuple[_Count, _Count]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _of_each_channel(self) -> _Preprocessing:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError("mean and std need a number for each channel")
+        return self
+
+
+class _Description(BaseModel):
+    """What the metadata of a file say, which anybody may have written."""
+
+    architecture: _Architecture
+    classes: tuple[str, ...] = Field(min_length=1, max_length=1_000_000)
+    preprocessing: _Preprocessing
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network that names the class of an image.
+
+    The file it is saved as is plain safetensors: ``safetensors.torch.load_file`` gives the network's state dict, and
+    the header's metadata says, as JSON, which network it is and how images are prepared.
+
+    Args:
+        network: in evaluation mode; ``(B, C, H, W)`` normalised images -> ``(B, classes)`` logits.
+        name, options: what :func:`metamixer.models.build` makes the network from; the name of several peers in one
+            file is ``ensemble``.
+        classes: the names, in the order of the logits.
+        channels, size: of the images: 1 or 3; height and width in pixels.
+        mean, std: of each channel, 255 = 1.
+        facts: where it comes from: data, method, validation accuracy.
+    """
+
+    network: nn.Module
+    name: str
+    options: dict[str, Any]
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    facts: dict[str, Any]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """All but the weights, as the strings that a file's header takes: a format, and JSON."""
+        described = {
+            "architecture": {"name": self.name, "options": self.options},
+            "classes": self.classes,
+            "preprocessing": {
+                "channels": self.channels,
+                "size": self.size,
+                "mean": self.mean,
+                "std": self.std,
+            },
+            "facts": self.facts,
+        }
+        return {"format": _FORMAT, **{key: json.dumps(value) for key, value in described.items()}}
+
+    def save(self, path: Path) -> None:
+        """Write weights and metadata into one ``.safetensors`` file, atomically."""
+        partial = path.with_name(path.name + ".tmp")
+        safetensors.torch.save_model(self.network, str(partial), metadata=self.metadata)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, *, allow_imports: bool = False) -> Classifier:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: of the file.
+            allow_imports: import the network's code, where the file names it by ``package.module:Name``. That code
+                runs: trust it first.
+
+        Raises:
+            ValueError: it is no such file, or its network cannot be built here.
+        """
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"{path} is no classifier of metamixer: its metadata name no format {_FORMAT!r}")
+        try:
+            said = _Description.model_validate({key: json.loads(metadata[key]) for key in _Description.model_fields})
+        except (KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: its metadata do not describe a network: {_short(error)}") from error
+        name, options = said.architecture.name, said.architecture.options
+        preprocessing = said.preprocessing
+        if allow_imports:
+            trusted_imports.allow(*trusted_imports.named_in([name, options]))
+        try:
+            network = build(
+                name,
+                num_classes=len(said.classes),
+                in_channels=preprocessing.channels,
+                image_size=preprocessing.size,
+                **_unfetched(name, options),
+            )
+            safetensors.torch.load_model(network, path)
+        except (TypeError, KeyError, AttributeError, RuntimeError, OSError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{path}: {name!r} cannot be built with its weights: {_short(error)}") from error
+        return cls(
+            network=network.eval(),
+            name=name,
+            options=options,
+            classes=said.classes,
+            channels=preprocessing.channels,
+            size=preprocessing.size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            facts=said.facts,
+        )
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` uint8 of this size -> ``(B, classes)`` float32, rows summing to 1."""
+        logits = self.network(normalise(images, self.mean, self.std))
+        return getattr(logits, "logits", logits).float().softmax(-1)  # type: ignore[no-any-return]
+
+    def read(self, path: Path) -> Tensor:
+        """One image file as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
+        return torch.from_numpy(read_image(path, self.channels, self.size))
+
+    def predict(self, paths: Sequence[Path], batch_size: int = 64) -> Tensor:
+        """Image files -> ``(len(paths), classes)`` probabilities."""
+        parts = [
+            self.probabilities(torch.stack([self.read(path) for path in paths[start : start + batch_size]]))
+            for start in range(0, len(paths), batch_size)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _unfetched(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options without ``pretrained``, also of an ensemble's members: the weights are in the file, none are fetched."""
+    kept = {key: value for key, value in options.items() if key != "pretrained"}
+    if name == "ensemble":
+        kept["members"] = [
+            {"name": one["name"], "options": _unfetched(one["name"], one.get("options", {}))} for one in kept["members"]
+        ]
+    return kept

@@ -1,0 +1,192 @@
+"""Where the networks of a run look: their maps against known boxes, for data that have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.seeding import generator
+from metamixer.data import Data, ImageSet
+from metamixer.evaluation.localization.activation_maps import METHODS, Method, NoMap
+from metamixer.evaluation.localization.boxes import read_boxes
+from metamixer.evaluation.localization.localize import Localization, localize
+from metamixer.evaluation.localization.map_gallery import Shown, gallery
+from metamixer.runs.run import open_run, split_of
+
+EVERY = 5
+"""Without held-out boxes every fifth image that has boxes chooses the thresholds instead of being measured."""
+
+Pointer = Literal["LATEST", "BEST"]
+
+
+@dataclass(frozen=True, eq=False)
+class Marked:
+    """Images with at least one box each.
+
+    Args:
+        images: the images.
+        boxes: of each ``(k, 4)``.
+        notes: what was left out.
+    """
+
+    images: ImageSet
+    boxes: list[Tensor]
+    notes: tuple[str, ...] = ()
+
+    def subset(self, rows: Tensor) -> Marked:
+        """The images ``rows`` alone."""
+        return replace(self, images=self.images.subset(rows), boxes=[self.boxes[row] for row in rows.tolist()])
+
+
+def localize_run(
+    folder: Path,
+    boxes: Path | None = None,
+    held_out_boxes: Path | None = None,
+    *,
+    pointer: Pointer = "LATEST",
+    method: Method = "grad-cam",
+    limit: int | None = None,
+    tolerance: float = 0.0,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Localization:
+    """How well the networks of a run find the objects of its test images.
+
+    Args:
+        folder: of the run.
+        boxes: a CSV file of the test images' boxes; None: the data know them, as ``scenes:`` do.
+        held_out_boxes: the same for the validation images, on which thresholds are chosen. Without it, and without
+            validation images that know their boxes, every fifth test image is kept for that and not measured.
+        pointer: the checkpoint.
+        method: of the maps: ``grad-cam``, ``grad-cam++`` or ``layer-cam``.
+        limit: of more images than this, as many are measured, evenly spaced; and so many held-out images.
+        tolerance: of the pointing game, in pixels.
+        device: where the networks compute.
+        progress: is told how many images are done, and of how many.
+
+    Raises:
+        RecipeError: it is no run, its data have no boxes, or a network has no feature maps.
+        DataError, CheckpointError: its data are gone or a file of boxes is wrong; it has no checkpoint.
+    """
+    if method not in METHODS:
+        raise RecipeError(f"{method!r} makes no maps; {', '.join(METHODS)} would work")
+    if limit is not None and limit < 2:
+        raise RecipeError(f"limit {limit}: at least 2 images would work")
+    recipe, data, cohort = open_run(folder, pointer)
+    cohort.to(device)
+    measured, held_out = _marked(data, boxes, held_out_boxes)
+    measured, held_out = (_few(part, limit) for part in (measured, held_out))
+    try:
+        found = localize(
+            cohort,
+            measured.images,
+            measured.boxes,
+            held_out=(held_out.images, held_out.boxes),
+            mean=data.mean,
+            std=data.std,
+            names=recipe.names,
+            method=method,
+            tolerance=tolerance,
+            workers=recipe.data.workers,
+            progress=progress,
+        )
+    except NoMap as error:
+        raise RecipeError(f"{folder}: {error}") from error
+    return replace(found, notes=(*measured.notes, *held_out.notes))
+
+
+def show_run(
+    folder: Path,
+    boxes: Path | None = None,
+    *,
+    count: int = 12,
+    seed: int = 0,
+    thresholds: Localization | float = 0.3,
+    pointer: Pointer = "LATEST",
+    method: Method = "grad-cam",
+    device: str = "cpu",
+) -> tuple[Shown, ...]:
+    """Some test images of a run with what each of its networks sees in them, for a report.
+
+    Args:
+        folder: of the run.
+        boxes: a CSV file of the test images' boxes; None: those that the data know, or none.
+        count: how many images, chosen by ``seed`` alone, so that none are picked for their looks.
+        seed: of the choice.
+        thresholds: of the maps, for the networks' boxes: what :func:`localize_run` chose for an overlap of one half,
+            or one for all.
+        pointer: the checkpoint.
+        method: of the maps.
+        device: where the networks compute.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: as :func:`localize_run`; but boxes may be missing.
+    """
+    recipe, data, cohort = open_run(folder, pointer)
+    cohort.to(device)
+    known = boxes is not None or "test" in (data.boxes or {})
+    part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])
+    rows = torch.randperm(len(part.images), generator=generator(seed, "gallery"))[:count].sort().values
+    levels = (
+        [one.thresholds["0.5"] for one in thresholds.networks] if isinstance(thresholds, Localization) else thresholds
+    )
+    try:
+        return gallery(
+            cohort,
+            part.images.fetch(rows),
+            part.images.labels[rows],
+            data.classes,
+            mean=data.mean,
+            std=data.std,
+            boxes=[part.boxes[row] for row in rows.tolist()] if known else None,
+            names=recipe.names,
+            thresholds=levels,
+            method=method,
+        )
+    except NoMap as error:
+        raise RecipeError(f"{folder}: {error}") from error
+
+
+def _marked(data: Data, boxes: Path | None, held_out_boxes: Path | None) -> tuple[Marked, Marked]:
+    test = _of_split(data, "test", boxes)
+    if held_out_boxes is not None or (boxes is None and "val" in (data.boxes or {})):
+        return test, _of_split(data, "val", held_out_boxes)
+    everything = torch.arange(len(test.images))
+    if len(everything) < EVERY:
+        raise RecipeError(f"{len(everything)} test images with boxes are too few to choose thresholds on some of them")
+    note = f"every {EVERY}th test image with boxes chose the thresholds and was not measured"
+    held_out = test.subset(everything[::EVERY])
+    return test.subset(everything[everything % EVERY != 0]), replace(held_out, notes=(note,))
+
+
+def _of_split(data: Data, split: Literal["test", "val"], path: Path | None) -> Marked:
+    """The images of a split that have boxes."""
+    images = split_of(data, split)
+    if path is not None:
+        found = read_boxes(path, images, Path(data.name).expanduser())
+    elif data.boxes is not None and split in data.boxes:
+        found = [box[None] for box in data.boxes[split]]
+    else:
+        raise RecipeError(
+            f"{data.name} has no boxes; a CSV file of them, or data.name=scenes:{data.name} in the recipe, would work"
+        )
+    has = torch.tensor([len(box) > 0 for box in found])
+    if not has.any():
+        raise RecipeError(f"{path}: none of the {len(images)} {split} images of {data.name} has a box")
+    missing = int((~has).sum())
+    part = Marked(images, found, (f"{missing} of {len(images)} {split} images have no box in what networks see",))
+    return part.subset(has.nonzero().flatten()) if missing else replace(part, notes=())
+
+
+def _few(part: Marked, limit: int | None) -> Marked:
+    if limit is None or len(part.images) <= limit:
+        return part
+    rows = torch.linspace(0, len(part.images) - 1, limit, dtype=torch.float64).round().long()
+    chosen = part.subset(rows)
+    return replace(chosen, notes=(*part.notes, f"{limit} of {len(part.images)} images, evenly spaced"))

@@ -1,0 +1,358 @@
+"""A run: a recipe followed in a folder, from data to the deployed network.
+
+The folder holds ``recipe.yaml`` (complete), ``environment.json``, ``metrics.jsonl``, ``metrics.csv``, TensorBoard
+``events/``, ``checkpoints/``, and at the end ``model.safetensors`` (the peer to deploy) and ``report.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metamixer.cohort.cohort import Cohort
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.files import write_whole
+from metamixer.core.plan import Mixer
+from metamixer.data import Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
+from metamixer.evaluation.evaluate import Report, Score, evaluate
+from metamixer.runs.classifier import Classifier
+from metamixer.training import checkpoint
+from metamixer.training.callbacks import Callback, Files
+from metamixer.training.distributed import Engine, is_first_process
+from metamixer.training.trainer import Best, Fitted, Trainer
+
+_PACKAGES = ("metamixer", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Args:
+        folder: where it stands.
+        split: the images of the figures: ``test``, or ``validation`` where there is no test split.
+        last: every peer and the ensemble after the last epoch.
+        deployed: the network in ``model``, chosen by validation accuracy, on the same images.
+        best: which peer and epoch that is.
+        model: the file of the deployed network.
+    """
+
+    folder: Path
+    split: str
+    last: Report
+    deployed: Score
+    best: Best
+    model: Path
+
+
+def load_data(recipe: Recipe) -> Data:
+    """The recipe's data; ``DataError`` says what is wrong with them."""
+    data = recipe.data
+    loaded = load(
+        data.name,
+        root=data.root,
+        download=data.download,
+        val_share=data.val_share,
+        seed=data.seed,
+        image_size=data.image_size,
+        channels=data.channels,
+        on_error=data.on_error,
+        train_limit=data.train_limit,
+    )
+    return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
+
+
+def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:
+    """Augmented batches, with companions, views and classes as recipe and loss ask for them."""
+    return TrainLoader(
+        data.train,
+        Augment(
+            round(max(data.size) / 8) if recipe.data.pad is None else recipe.data.pad,
+            data.mirror if recipe.data.flip is None else recipe.data.flip,
+        ),
+        data.mean,
+        data.std,
+        recipe.train.batch_size,
+        recipe.train.seed,
+        companions=_wants_companions(recipe),
+        device=device,
+        workers=recipe.data.workers,
+        views=len(recipe.members) if "views" in recipe.loss_constant("needs", ()) else 1,
+        per_class=recipe.train.per_class,
+    )
+
+
+def eval_loader(recipe: Recipe, data: Data, images: ImageSet, device: torch.device) -> EvalLoader:
+    """Plain batches of a split."""
+    return EvalLoader(images, data.mean, data.std, max(256, recipe.train.batch_size), device, recipe.data.workers)
+
+
+def _wants_companions(recipe: Recipe) -> bool:
+    """Decoding and augmenting twice the images is for nothing where no pasting inside a class happens."""
+    return bool(getattr(recipe.build_mixer(), "wants_companions", True))
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    data: Data | None = None,
+) -> Result:
+    """Follow a recipe in ``folder``.
+
+    Args:
+        recipe: what to do.
+        folder: new or empty, or with ``resume`` a run of the same recipe. Where several processes call this, as under
+            torchrun, the first one's folder counts, which all of them have to see.
+        resume: go on from its latest checkpoint; a run that never began begins.
+        callbacks: they look on.
+        data: the recipe's data, if they are loaded already.
+
+    Raises:
+        RecipeError, DataError, TrainingError, CheckpointError: something does not fit; nothing of it is a bug.
+        ProcessLost: another process of this run ended; ``resume`` goes on.
+        Interrupted: a signal came; ``resume`` goes on.
+    """
+    if is_first_process():
+        _prepare_folder(recipe, folder, resume)
+    settings = recipe.train
+    try:
+        engine = Engine(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            precision=settings.precision,
+            peer_groups=settings.peer_groups,
+            timeout=settings.timeout,
+        )
+    except ValueError as error:
+        raise RecipeError(f"train.{error}") from error
+    engine.launch()
+    folder, resume = Path(engine.told(str(folder))), engine.told(resume)
+    if len(set(engine.everyone(recipe.digest))) > 1:
+        raise RecipeError("the processes of this run were given different recipes")
+    data = load_data(recipe) if data is None else data
+    if data.test is None and data.val is None:
+        raise RecipeError("data: neither a test nor a validation split; data.val_share=0.1 would hold one out")
+    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    mixer = recipe.build_mixer()
+    _check_stages(mixer, cohort)
+    loss = recipe.build_loss()
+    if set_pixels := getattr(loss, "set_pixels", None):
+        set_pixels(data.mean, data.std)
+    trainer = Trainer(
+        cohort,
+        mixer,
+        loss,
+        optim=recipe.optim,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        engine=engine,
+        micro_batches=settings.micro_batches,
+        mixing_groups=settings.mixing_groups,
+        on_nonfinite=settings.on_nonfinite,
+        update=settings.update,
+        folder=folder,
+        checkpoint_every=settings.checkpoint_every,
+        validate_every=settings.validate_every,
+        names=recipe.names,
+        classes=len(data.classes),
+        callbacks=(Files(folder), *callbacks),
+        facts={"recipe": recipe.digest},
+    )
+    data = data.to(trainer.device)
+    if engine.is_first:
+        write_whole(folder / "recipe.yaml", recipe.as_yaml())
+        write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
+    val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
+    fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, resume=resume)
+    return _finish(recipe, folder, data, trainer, fitted)
+
+
+def _check_stages(mixer: Mixer, cohort: Cohort) -> None:
+    """A stage that the networks lack would show only when it is drawn, in the middle of training."""
+    stages, draws = getattr(mixer, "stages", None) or (), getattr(mixer, "stage_draws", 1)
+    if any(stage > cohort.stages for stage in stages):
+        raise RecipeError(
+            f"mixer.stages: {max(stages)} is too deep, these networks have stages 0 (images) to {cohort.stages}"
+        )
+    boxes = getattr(mixer, "peers", None)
+    learn = len(cohort.peers) - cohort.shadows
+    if boxes is not None and boxes != learn:
+        raise RecipeError(f"mixer.peers: boxes for {boxes} peers, there are {learn}; mixer.peers={learn} would work")
+    if 1 < draws < learn:
+        raise RecipeError(
+            f"mixer.stage_draws: {draws} stages for {learn} peers; 1 for all of them or {learn} would work"
+        )
+
+
+def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: Fitted) -> Result:
+    images, split = data.test or data.val, "test" if data.test is not None else "validation"
+    assert images is not None  # noqa: S101
+    batches = eval_loader(recipe, data, images, trainer.device)
+
+    last = trainer.evaluate(batches)
+    best, cohort, engine = fitted.best, trainer.cohort, trainer.engine
+    load_checkpoint(cohort, folder, "BEST")
+    deployed = (last if best.epoch == recipe.train.epochs else trainer.evaluate(batches)).peers[best.peer]
+    model = folder / "model.safetensors"
+    facts = {
+        "data": data.name,
+        "method": f"{recipe.loss.name} + {recipe.mixer.name}",
+        "peer": best.peer,
+        "epoch": best.epoch,
+        "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
+        "metamixer": version("metamixer"),
+    }
+    if engine.share == 0 and best.peer in cohort.here:
+        peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
+        Classifier(
+            network=cohort.peers[best.peer],
+            name=peer.name,
+            options=peer.options,
+            classes=data.classes,
+            channels=data.channels,
+            size=data.size,
+            mean=data.mean,
+            std=data.std,
+            facts=facts,
+        ).save(model)
+    engine.barrier()  # the file is there before the report that speaks of it
+    if engine.is_first:
+        report = {
+            "split": split,
+            "last_epoch": last.as_dict(),
+            "learners": list(cohort.learners),
+            "deployed": asdict(deployed),
+            "best": facts,
+            "notes": [*data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
+        }
+        # That the file is there says that the run has ended.
+        write_whole(folder / "report.json", json.dumps(report, indent=1))
+    engine.close()
+    return Result(folder, split, last, deployed, best, model)
+
+
+def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BEST"]) -> checkpoint.Checkpoint:
+    """Put the weights of a run's checkpoint into a cohort built from its recipe.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = checkpoint.pointed(folder / "checkpoints", pointer)
+    if path is None:
+        raise checkpoint.CheckpointError(f"{folder} has no checkpoint yet")
+    found = checkpoint.read(path)
+    found.load_weights(nn.ModuleDict({"cohort": cohort}), partial=True)
+    return found
+
+
+def open_run(folder: Path, pointer: Literal["LATEST", "BEST"] = "LATEST") -> tuple[Recipe, Data, Cohort]:
+    """A run's recipe, its data, and its cohort with the weights of a checkpoint.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
+    """
+    recipe = read_recipe(folder)
+    data = load_data(recipe)
+    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    load_checkpoint(cohort, folder, pointer)
+    return recipe, data, cohort
+
+
+def split_of(data: Data, split: Literal["test", "val"]) -> ImageSet:
+    """The images of a split; ``RecipeError`` if there is none."""
+    images = data.test if split == "test" else data.val
+    if images is None:
+        raise RecipeError(f"{data.name} has no {split} split")
+    return images
+
+
+def evaluate_run(
+    folder: Path,
+    split: Literal["test", "val"] = "test",
+    pointer: Literal["LATEST", "BEST"] = "LATEST",
+) -> Report:
+    """The figures of a run's peers and ensemble on one split of its data.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
+    """
+    recipe, data, cohort = open_run(folder, pointer)
+    images = split_of(data, split)
+    # In the precision of the training, so that the figures are those of its table.
+    precision = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
+    batches = eval_loader(recipe, data, images, torch.device("cpu"))
+    return evaluate(cohort, batches, names=recipe.names, precision=precision)
+
+
+def recipe_path(folder: Path) -> Path:
+    """Where the recipe of a run is; ``RecipeError`` if the folder is no run."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise RecipeError(f"{folder} is no run: it has no recipe.yaml")
+    return path
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run."""
+    return Recipe.read(recipe_path(folder))
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether anything lies in a folder but what a killed process was about to write."""
+    return any(path.suffix != ".tmp" for path in folder.iterdir())
+
+
+def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    known = folder / "recipe.yaml"
+    if not resume and folder.exists() and is_taken(folder):
+        raise RecipeError(f"{folder} is not empty: --resume goes on with it, --out names another place")
+    if resume and known.is_file() and (differences := recipe.differences(Recipe.read(known))):
+        raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *differences]))
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _processor() -> str:
+    """The model's name; Python itself knows it on few systems."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+    }

@@ -1,0 +1,76 @@
+"""One run of a study, in a process of its own: train it to its end, from wherever it stands, and measure it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from metamixer.studies.study_file import Measure
+
+
+def finished(folder: Path, measure: Measure) -> bool:
+    """Whether the run has ended and was measured as asked."""
+    if not (folder / "report.json").is_file():
+        return False
+    found = _measured(folder)
+    return found is not None and _wanted(measure) <= found
+
+
+def follow_cell(
+    recipe: Mapping[str, Any], folder: Path, measure: Measure, threads: int, allowed: Sequence[str] = ()
+) -> None:
+    """Train and measure; what is done already is not done again.
+
+    Two processes may be sent to one run, when a study was killed and its runs were not: the second waits for the first.
+
+    Args:
+        recipe: in full, as plain values.
+        folder: of the run.
+        measure: what to measure after the training.
+        threads: of torch: results repeat to the last bit for the same number only.
+        allowed: import paths, where the process did not inherit what its starter allowed.
+    """
+    import torch
+
+    from metamixer.config.recipe import Recipe
+    from metamixer.core import trusted_imports
+    from metamixer.runs.run import train
+
+    trusted_imports.allow(*allowed)
+    torch.set_num_threads(threads)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not (folder / "report.json").is_file():
+            train(Recipe.of(recipe), folder, resume=True)
+        if not finished(folder, measure):
+            _measure(folder, measure)
+
+
+def _wanted(measure: Measure) -> set[str]:
+    return {*measure.robustness, *(["localization"] if measure.localization else [])}
+
+
+def _measured(folder: Path) -> set[str] | None:
+    """What was measured beside the figures of every evaluation; None: nothing at all."""
+    try:
+        found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    robustness = found.get("robustness") or {}
+    parts = {"localization"} if found.get("localization") else set()
+    return parts | ({"corruptions"} & set(robustness)) | set(robustness.get("attacks") or {})
+
+
+def _measure(folder: Path, measure: Measure) -> None:
+    from metamixer.runs.evaluate_run import assess_run
+    from metamixer.runs.localize_run import localize_run
+
+    def localize() -> dict[str, Any]:
+        return localize_run(folder).as_dict()
+
+    wanted = localize if measure.localization else None
+    assess_run(folder, robustness=measure.robustness, limit=measure.limit, localize=wanted)

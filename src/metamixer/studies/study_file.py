@@ -1,0 +1,247 @@
+"""A study file: methods x mixers x networks x data x seeds, and what their table shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
+
+AXES = {"methods": "loss", "mixers": "mixer", "networks": "peers", "data": "data"}
+"""The axes, and the section of a recipe that each changes."""
+
+_TITLES = {"methods": "method", "mixers": "mixer", "networks": "networks", "data": "data"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Published(_Section):
+    """A figure from a paper, for a column of its own.
+
+    Args:
+        where: the row, as names of some axes: ``{methods: dml, data: cifar100}``.
+        figure: as text: ``75.0 ± 0.2``.
+        source: where it was published.
+    """
+
+    where: dict[str, str]
+    figure: str
+    source: str
+
+
+class Measure(_Section):
+    """What is measured after each training, beside accuracy, likelihood and calibration.
+
+    Args:
+        robustness: of ``corruptions``, ``fgsm``, ``pgd-10``, ``pgd-20``.
+        localization: whether activation maps find the objects; for data with boxes.
+        limit: test images of the robustness figures; None: all.
+    """
+
+    robustness: tuple[Literal["corruptions", "fgsm", "pgd-10", "pgd-20"], ...] = ()
+    localization: bool = False
+    limit: int | None = Field(None, ge=1)
+
+
+class StudyFile(_Section):
+    """What a study file may say.
+
+    Args:
+        title: above the table.
+        recipe: of every run: a mapping, or the path of a recipe file, from the study file's folder.
+        changes: of the recipe, as on the command line.
+        methods, mixers, networks, data: axes: names of rows, each with what it changes. A list of names stands for
+            itself (``[dml, kdcl]``); a value is a name, a section's content, or a list of changes (``[optim.lr=0.1]``).
+        exclude: combinations that are left out, as names of some axes.
+        seeds: of training; every row has all of them, and differences are taken seed by seed.
+        baseline: the row that others are compared with, as names of some axes; rows that differ from it in the other
+            axes have a baseline each.
+        figures: the columns: of ``metamixer.studies.columns.FIGURES``. The first is compared with the baseline's.
+        compare: which columns are compared; None: the first.
+        measure: see :class:`Measure`.
+        published: see :class:`Published`.
+        confidence: of the intervals.
+    """
+
+    title: str = "Study"
+    recipe: str | dict[str, Any] = {}
+    changes: list[str] = []
+    methods: list[str] | dict[str, Any] = {}
+    mixers: list[str] | dict[str, Any] = {}
+    networks: list[str] | dict[str, Any] = {}
+    data: list[str] | dict[str, Any] = {}
+    exclude: list[dict[str, str]] = []
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    baseline: dict[str, str] = {}
+    figures: list[str] = Field(["accuracy", "deployed", "ensemble", "nll"], min_length=1)
+    compare: list[str] | None = None
+    measure: Measure = Measure()
+    published: list[Published] = []
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+    def axis(self, name: str) -> dict[str, Any]:
+        """The rows of an axis, by name."""
+        values = getattr(self, name)
+        return dict(values) if isinstance(values, dict) else {value: value for value in values}
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of a study. Each is itself: two are never equal.
+
+    Args:
+        row: the names on the axes that the study has, in the order of ``AXES``.
+        seed: of training.
+        recipe: in full.
+    """
+
+    row: tuple[tuple[str, str], ...]
+    seed: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Of its folder. The recipe's checksum is in it, so that a changed study never takes over a run of another."""
+        words = "--".join(re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "x" for _, value in self.row)
+        return f"{words[:80] or 'run'}--seed-{self.seed}--{self.recipe.digest[:8]}"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return " + ".join(value for _, value in self.row) or "run"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file that was read and found to fit.
+
+    Args:
+        content: of the file.
+        cells: its runs: rows in the file's order, seeds inside of them.
+    """
+
+    content: StudyFile
+    cells: tuple[Cell, ...]
+
+    @classmethod
+    def read(cls, path: str | Path, *, allow_imports: bool = False) -> Study:
+        """Read a study file.
+
+        Args:
+            path: of the file.
+            allow_imports: import the code that it, or its recipe, names by ``package.module:Name``. Trust it first.
+
+        Raises:
+            RecipeError: one line for each thing that does not fit, with its place.
+        """
+        path = Path(path)
+        return cls.of(read_yaml(path), path.parent, allow_imports=allow_imports)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], folder: Path = Path(), *, allow_imports: bool = False) -> Study:
+        """From plain values; paths of recipes start from ``folder``."""
+        try:
+            file = StudyFile.model_validate(content)
+        except ValidationError as error:
+            raise RecipeError(
+                "\n".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            ) from error
+        _check(file)
+        base = dict(read_yaml(folder / file.recipe)) if isinstance(file.recipe, str) else dict(file.recipe)
+        base = with_changes(base, file.changes, Recipe.of({}).as_dict())
+        cells = []
+        wrong: list[str] = []
+        for row in _rows(file):
+            for seed in file.seeds:
+                try:
+                    cells.append(Cell(row, seed, _recipe(base, file, row, seed, allow_imports)))
+                except RecipeError as error:
+                    place = " + ".join(value for _, value in row)
+                    wrong += [f"{place}: {line}" for line in str(error).splitlines()]
+                    break
+        if wrong:
+            raise RecipeError("\n".join(wrong))
+        return cls(file, tuple(cells))
+
+    @property
+    def rows(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """The rows of the table, each once."""
+        return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that it has."""
+        return tuple(axis for axis in AXES if self.content.axis(axis))
+
+    def baseline_of(self, row: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...] | None:
+        """The row that ``row`` is compared with: its own names where the baseline says nothing."""
+        if not self.content.baseline:
+            return None
+        wanted = tuple((axis, self.content.baseline.get(axis, name)) for axis, name in row)
+        return wanted if wanted in self.rows and wanted != row else None
+
+    def as_yaml(self) -> str:
+        """Everything, defaults included."""
+        return as_yaml(self.content.model_dump(mode="json"))
+
+
+def title_of(axis: str) -> str:
+    """The heading of an axis's column."""
+    return _TITLES[axis]
+
+
+def _rows(file: StudyFile) -> list[tuple[tuple[str, str], ...]]:
+    axes = [axis for axis in AXES if file.axis(axis)]
+    rows = [tuple(zip(axes, names, strict=True)) for names in product(*(file.axis(axis) for axis in axes))]
+    return [row for row in rows if not any(fits(row, each) for each in file.exclude)]
+
+
+def fits(row: tuple[tuple[str, str], ...], names: Mapping[str, str]) -> bool:
+    """Whether a row has these names on these axes."""
+    return all(dict(row).get(axis) == name for axis, name in names.items())
+
+
+def _recipe(
+    base: Mapping[str, Any], file: StudyFile, row: tuple[tuple[str, str], ...], seed: int, allow_imports: bool
+) -> Recipe:
+    content, changes = dict(base), [f"train.seed={seed}"]
+    for axis, name in row:
+        value, section = file.axis(axis)[name], AXES[axis]
+        if isinstance(value, list) and all(isinstance(each, str) and "=" in each for each in value):
+            changes += value
+        elif axis == "networks":
+            content[section] = [value] if isinstance(value, str | dict) else value
+        elif axis == "data":
+            own = {"name": value} if isinstance(value, str) else value
+            content[section] = {**dict(base.get(section, {})), **(own or {})}
+        else:
+            content[section] = value
+    return Recipe.of(content, changes, allow_imports=allow_imports)
+
+
+def _check(file: StudyFile) -> None:
+    from metamixer.studies.columns import FIGURES
+
+    wrong = [f"figures: {name!r}; {', '.join(FIGURES)} would work" for name in file.figures if name not in FIGURES]
+    wrong += [f"compare: {name!r} is not in figures" for name in file.compare or () if name not in file.figures]
+    if len(set(file.seeds)) != len(file.seeds):
+        wrong.append(f"seeds: {file.seeds} has one twice")
+    named = [("baseline", file.baseline), *(("exclude", each) for each in file.exclude)]
+    named += [("published", each.where) for each in file.published]
+    for place, names in named:
+        for axis, name in names.items():
+            if axis not in AXES:
+                wrong.append(f"{place}: {axis!r} is no axis; {', '.join(AXES)} are")
+            elif name not in file.axis(axis):
+                wrong.append(f"{place}: {name!r} is not one of {axis}; {', '.join(file.axis(axis)) or 'none'}")
+    if wrong:
+        raise RecipeError("\n".join(wrong))

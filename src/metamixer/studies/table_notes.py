@@ -1,0 +1,75 @@
+"""What a reader of a study's table has to know: unequal recipes, other machines, runs that are missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metamixer.config.recipe import Recipe
+from metamixer.studies.study_file import AXES, Study
+
+
+def unequal(study: Study) -> list[str]:
+    """One sentence for each setting in which rows differ beyond what their axes are about.
+
+    Rows of other methods may differ in the loss, of other networks in the peers, and so on. A learning rate or a number
+    of epochs that is another one in some rows is no fault, but who reads the table has to know.
+    """
+    own = {AXES[axis] for axis in study.axes}
+    if own & {"loss", "mixer"}:  # a method is often the two together
+        own |= {"loss", "mixer"}
+    settings: dict[str, dict[str, str]] = {}
+    for cell in study.cells:
+        for key, value in _flat(cell.recipe).items():
+            if key.partition(".")[0] not in own and key != "train.seed":
+                settings.setdefault(key, {})[cell.label] = value
+    found = []
+    for key, by_row in settings.items():
+        values = dict.fromkeys(by_row.values())
+        if len(values) > 1:
+            parts = (f"{value} for {_some([row for row, own in by_row.items() if own == value])}" for value in values)
+            found.append(f"The recipes are not equal: {key} is {', '.join(parts)}.")
+    return found
+
+
+def machines(folders: Iterable[Path]) -> list[str]:
+    """A sentence if runs come from several processors, torch builds or numbers of threads."""
+    seen: dict[str, set[str]] = {"processor": set(), "torch": set(), "threads": set()}
+    for folder in folders:
+        try:
+            found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        seen["processor"].add(str(found.get("gpu") or found.get("processor")))
+        seen["torch"].add(str(found.get("versions", {}).get("torch")))
+        seen["threads"].add(str(found.get("threads")))
+    return [
+        f"Runs are of several kinds: {name} {', '.join(sorted(all_))}." for name, all_ in seen.items() if len(all_) > 1
+    ]
+
+
+def missing(study: Study, done: Iterable[Any], faults: Mapping[str, str]) -> list[str]:
+    """A sentence for runs that are not in the table."""
+    left = len(study.cells) - len(list(done))
+    found = [f"{left} of {len(study.cells)} runs are missing."] if left else []
+    return found + [f"Failed: {name}: {fault.splitlines()[0]}" for name, fault in faults.items()]
+
+
+def _flat(recipe: Recipe) -> dict[str, str]:
+    flat: dict[str, str] = {}
+
+    def walk(content: Any, place: str) -> None:
+        if isinstance(content, dict):
+            for key, value in content.items():
+                walk(value, f"{place}.{key}" if place else str(key))
+        else:
+            flat[place] = str(content)
+
+    walk(recipe.as_dict(), "")
+    return flat
+
+
+def _some(rows: list[str]) -> str:
+    return ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

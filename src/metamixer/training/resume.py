@@ -1,0 +1,189 @@
+"""What a training leaves in its folder to go on from, and going on from it.
+
+A checkpoint has all peers, in whatever process they are trained, so that a run may go on with other processes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metamixer.training import checkpoint
+from metamixer.training.distributed import Engine
+from metamixer.training.nan_checks import not_finite_weight
+from metamixer.training.optimizer import load_state, saved_state
+from metamixer.training.optimizer_step import Line, NotFiniteError, Updates
+from metamixer.training.running_means import Sums
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best peer so far by validation accuracy (negative log-likelihood breaks ties).
+
+    Without validation data: the first peer that learns, after the last epoch.
+    """
+
+    epoch: int
+    peer: int
+    accuracy: float
+    nll: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """What is compared: the higher, the better."""
+        return self.accuracy, -self.nll
+
+    def beats(self, other: Best | None) -> bool:
+        """Whether this one is strictly better."""
+        return other is None or self.order > other.order
+
+
+@dataclass
+class Run:
+    """What changes while a trainer runs, apart from the weights.
+
+    Args:
+        line: cohort and loss.
+        optimizer: its state is saved.
+        updates: its factor of the learning rate is saved.
+        sums: of the epoch, this process's share.
+        classes: how many the peers know.
+        step: steps done.
+        best: the best peer so far.
+        best_step: after which step it was found.
+        rate: the learning rate of the last step.
+        skipped: steps of this epoch that changed nothing.
+        open_epoch: whether the sums hold an epoch that was not closed.
+    """
+
+    line: Line
+    optimizer: Any
+    updates: Updates
+    sums: Sums
+    classes: int
+    step: int = 0
+    best: Best | None = None
+    best_step: int = 0
+    rate: float = 0.0
+    skipped: int = 0
+    open_epoch: bool = False
+
+
+class Keeper:
+    """Writes and reads the checkpoints of a training.
+
+    Args:
+        engine: processes.
+        folder: the run's folder, or None: nothing is kept.
+        facts: what manifests say beside the step, and what has to be the same when the run goes on.
+    """
+
+    def __init__(self, engine: Engine, folder: Path | None, facts: Mapping[str, Any]) -> None:
+        self.engine = engine
+        self.folder = folder / "checkpoints" if folder else None
+        self.facts = dict(facts)
+
+    @property
+    def last(self) -> str:
+        """The last good checkpoint, in words."""
+        try:
+            found = checkpoint.pointed(self.folder, "LATEST") if self.folder else None
+        except checkpoint.CheckpointError:
+            found = None
+        return f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
+
+    def save(self, run: Run, *pointers: str, whole: bool) -> Path | None:
+        """Write a checkpoint and let the pointers name it; every process has to come by.
+
+        Raises:
+            NotFiniteError: a weight is infinite or NaN. What is there already stays.
+            OSError: it cannot be written.
+        """
+        if self.folder is None:
+            return None
+        run.updates.finish()
+        wrong = not_finite_weight(run.line)
+        if self.engine.largest(float(bool(wrong)))[0]:
+            names = ", ".join(name for name in self.engine.everyone(wrong) if name)
+            raise NotFiniteError(f"{names} is not finite after step {run.step}: no checkpoint is written of it")
+        sums = run.sums.summed(self.engine.summed)
+        weights, owners = checkpoint.weights_of(run.line), saved_state(run.optimizer)
+        if self.engine.groups > 1:
+            weights = {name: value.cpu() for name, value in weights.items()}
+        path = None
+        parts = self.engine.gathered((weights, owners))
+        failed = ""
+        if self.engine.is_first:
+            for other, owned in reversed(parts):
+                weights, owners = {**other, **weights}, {**owned, **owners}
+            state = {
+                "step": run.step,
+                "optimizer": owners,
+                "sums": sums.state(),
+                "best": None if run.best is None else vars(run.best),
+                "best_step": run.best_step,
+                "factor": run.updates.factor,
+                "rate": run.rate,
+                "skipped": run.skipped,
+            }
+            facts = {"torch": str(torch.__version__), "world_size": self.engine.world, **self.facts}
+            try:
+                path = checkpoint.write(self.folder, run.step, weights, state, facts, whole=whole)
+                for pointer in pointers:
+                    checkpoint.point(self.folder, pointer, path)
+                checkpoint.prune(self.folder)
+            except OSError as error:
+                failed = str(error)
+        if failed := self.engine.told(failed):  # all processes end, and none waits for one that ended
+            raise OSError(failed)
+        return path
+
+    def resume(self, run: Run) -> None:
+        """Put the run where its latest checkpoint is; where there is none it stays at its beginning.
+
+        Raises:
+            CheckpointError: no checkpoint is usable, or it is of another recipe.
+        """
+        found = checkpoint.read_latest(self.folder) if self.folder else None
+        if found is None:
+            return
+        for name, value in self.facts.items():
+            if found.manifest.get(name) != value:
+                raise checkpoint.CheckpointError(
+                    f"{found.path} was written with {name} {found.manifest.get(name)}, this run has {value}"
+                )
+        if (before := found.manifest.get("world_size")) != self.engine.world and self.engine.is_first:
+            warnings.warn(
+                f"this run was begun by {before} process{'es' * (before != 1)} and goes on with {self.engine.world}: "
+                "the same images in the same order, but not the same bits",
+                stacklevel=2,
+            )
+        state = found.state
+        found.load_weights(run.line, partial=self.engine.groups > 1)
+        try:
+            load_state(run.optimizer, state["optimizer"])
+            if self.engine.share == 0:  # the sums are those of all shares
+                run.sums.load(state["sums"], self.engine.device)
+            run.open_epoch = state["sums"]["images"] > 0
+            run.step, run.skipped, run.best_step = state["step"], state["skipped"], state["best_step"]
+            run.updates.factor, run.rate = state["factor"], state["rate"]
+            run.best = None if state["best"] is None else Best(**state["best"])
+            self._mend_best(found, run)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise checkpoint.CheckpointError(f"the state in {found.path} does not fit this run: {error}") from error
+
+    def _mend_best(self, found: checkpoint.Checkpoint, run: Run) -> None:
+        """``BEST`` as the checkpoint says it is, where it was lost or damaged and this is the one that it named."""
+        assert self.folder is not None  # noqa: S101
+        try:
+            known = checkpoint.pointed(self.folder, "BEST")
+        except checkpoint.CheckpointError as error:
+            known = None
+            warnings.warn(f"passed over a pointer: {error}", stacklevel=2)
+        if known is None and run.best is not None and found.state["best_step"] == run.step and self.engine.is_first:
+            checkpoint.point(self.folder, "BEST", found.path)

@@ -1,0 +1,155 @@
+"""What does not fit together, said before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import nn
+
+from metamixer.cohort.cohort import Cohort
+from metamixer.cohort.peer_exchange import PeerExchange
+from metamixer.core.seeding import derive
+from metamixer.core.types import Batch, Outputs
+from metamixer.training.distributed import Engine
+from metamixer.training.optimizer_step import OnNonfinite, TrainingError, Update
+
+
+def check_parts(
+    cohort: Cohort,
+    loss: nn.Module,
+    engine: Engine,
+    update: Update,
+    micro_batches: int,
+    mixing_groups: int,
+    on_nonfinite: OnNonfinite,
+) -> None:
+    """What the chosen device and processes cannot do, said before anything is loaded; the arguments are the trainer's.
+
+    Raises:
+        TrainingError: says what would work.
+    """
+    kind = engine.device.type
+    if update not in get_args(Update):
+        raise TrainingError(f"update={update!r}: {', '.join(get_args(Update))} would work")
+    if on_nonfinite not in get_args(OnNonfinite):
+        raise TrainingError(f"on_nonfinite={on_nonfinite!r}: {', '.join(get_args(OnNonfinite))} would work")
+    if micro_batches < 1:
+        raise TrainingError(f"micro_batches={micro_batches}: at least 1 would work")
+    if update == "alternating" and (cohort.branched or cohort.parallel == "threads" or engine.groups > 1):
+        raise TrainingError(
+            "update='alternating' trains separate networks one after the other, without threads, peer groups or a "
+            "shared trunk; update='joint' would work"
+        )
+    if cohort.parallel == "threads" and (kind != "cpu" or engine.world > 1):
+        raise TrainingError(
+            f"parallel='threads' shares the cores of one process on a CPU; here are {engine.world} on {kind}: "
+            "parallel='none' would work"
+        )
+    if cohort.records_cuda_graphs and kind == "cuda" and micro_batches > 1:
+        raise TrainingError(
+            f"compile={cohort.compiled!r} with micro_batches={micro_batches}: gradients that add up do not stay in the "
+            "memory of a CUDA graph; accepted are compile='default' or micro_batches=1"
+        )
+    if kind != "cuda" and any(isinstance(module, nn.SyncBatchNorm) for module in cohort.modules()):
+        raise TrainingError(f"batch norm over all processes needs CUDA devices, this is {kind}")
+    parts = engine.shares * micro_batches
+    if mixing_groups < 1 or mixing_groups % parts:
+        raise TrainingError(
+            f"mixing_groups={mixing_groups}: a multiple of {parts} would work, because {engine.shares} shares of "
+            f"{micro_batches} micro-batches each cannot exchange samples"
+        )
+    if engine.groups > 1:
+        _check_groups(cohort, loss, engine)
+
+
+def _check_groups(cohort: Cohort, loss: nn.Module, engine: Engine) -> None:
+    if unfit := sorted({"stages", "trunk"} & set(getattr(loss, "needs", ()))):
+        raise TrainingError(
+            f"peer_groups={engine.groups}: {type(loss).__name__} looks at the {unfit[0]} of all peers, and only logits "
+            "and pooled features travel; peer_groups=1 would work"
+        )
+    try:
+        cohort.owners(engine.groups)
+    except ValueError as error:
+        raise TrainingError(f"peer_groups={engine.groups}: {error}; peer_groups=1 would work") from error
+
+
+def dry_run(
+    cohort: Cohort,
+    loss: nn.Module,
+    batch: Batch,
+    engine: Engine,
+    names: Sequence[str],
+    seed: int,
+    classes: int | None = None,
+) -> int:
+    """Put cohort and loss where they are trained, and run every peer on two images, in evaluation mode.
+
+    Args:
+        cohort: it keeps the peers of this process.
+        loss: its ``setup`` is called, seeded.
+        batch: the first one.
+        engine: device and processes, launched.
+        names: of the peers.
+        seed: of the loss's weights.
+        classes: of the data, or None.
+
+    Returns:
+        How many classes the peers know.
+
+    Raises:
+        TrainingError: a peer cannot take the images, the peers disagree about the classes, a label is out of their
+            range, or an image is not finite.
+    """
+    if engine.groups > 1:
+        features = "features" in getattr(loss, "needs", ())
+        cohort.spread(PeerExchange(cohort.owners(engine.groups), engine.group, engine.across, features))
+    if any(isinstance(module, nn.Conv2d) for module in cohort.modules()):
+        cohort.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    cohort.to(engine.device)
+    if not bool(batch.images.isfinite().all()):
+        raise TrainingError("there are images with values that are infinite or NaN in the first batch")
+    training = cohort.training
+    cohort.eval()
+    try:
+        outputs = _run(cohort, batch, engine, names)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    finally:
+        cohort.train(training)
+    known = outputs.logits.shape[-1]
+    if classes is not None and known != classes:
+        raise TrainingError(f"the peers ({', '.join(names)}) put out {known} classes, the data have {classes}")
+    if setup := getattr(loss, "setup", None):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "loss"))
+            try:
+                setup(outputs)
+            except ValueError as error:
+                raise TrainingError(str(error)) from error
+        loss.to(engine.device)
+    if wrong := wrong_label(batch, known):
+        raise TrainingError(wrong)
+    return known
+
+
+def wrong_label(batch: Batch, classes: int) -> str:
+    """A label out of range, in words; empty if there is none. Waits for the device."""
+    labels = batch.labels if batch.whole is None else batch.whole
+    wrong = [label for label in (int(labels.min()), int(labels.max())) if not 0 <= label < classes]
+    return f"there is a label {wrong[0]}, the peers know {classes} classes, numbered from 0" if wrong else ""
+
+
+@torch.no_grad()
+def _run(cohort: Cohort, batch: Batch, engine: Engine, names: Sequence[str]) -> Outputs:
+    images = batch.images[:2].to(engine.device)
+    for index in cohort.here:
+        try:
+            cohort.peers[index](images.to(next(cohort.peers[index].parameters()).dtype))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            shape = "×".join(str(size) for size in images.shape[1:])
+            raise TrainingError(f"peer {names[index]} cannot take images of {shape}: {error}") from error
+    outputs: Outputs = cohort(images.to(next(cohort.parameters()).dtype))
+    return outputs

@@ -1,0 +1,57 @@
+"""One step: draw, run, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.core.plan import Mixer, MixPlan
+from metamixer.core.types import Batch, Outputs, Terms
+
+
+class Step(NamedTuple):
+    """What a step computed: the terms to minimise, what they were computed from, and what the loss lets one watch
+    besides, such as the accuracy of a discriminator: numbers ``(P,)`` that are no part of the objective."""
+
+    terms: Terms
+    outputs: Outputs
+    targets: Tensor
+    watched: Mapping[str, Tensor] = {}
+
+
+def train_step(
+    cohort: nn.Module,
+    mixer: Mixer,
+    loss: nn.Module,
+    batch: Batch,
+    generator: torch.Generator | None = None,
+    progress: float | None = None,
+) -> Step:
+    """One forward pass of every peer over one mixed batch, and the loss; ``total(step.terms).backward()`` follows.
+
+    Args:
+        cohort: a :class:`~metamixer.Cohort`, or one wrapped for compilation or several processes.
+        mixer: draws the plan from ``generator``.
+        loss: maps outputs and soft targets to terms.
+        batch: images ``(B, C, ...)``, labels ``(B,)``, companions or None.
+        progress: the share of training that is done; None: settings that change with it are at full strength.
+    """
+    plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
+    return follow(cohort, loss, batch, plan, progress)
+
+
+def follow(cohort: nn.Module, loss: nn.Module, batch: Batch, plan: MixPlan, progress: float | None = None) -> Step:
+    """The step of a plan that is drawn already: nothing random is left but what the networks draw themselves.
+
+    Args:
+        cohort, loss, batch: as in :func:`train_step`.
+        plan: what happens to the batch.
+        progress: as in :func:`train_step`.
+    """
+    outputs: Outputs = cohort(batch.seen, plan)
+    targets = plan.targets(batch.labels, num_classes=outputs.logits.shape[-1])
+    terms = loss(outputs, targets, progress=progress)
+    return Step(terms, outputs, targets, getattr(loss, "watched", {}))

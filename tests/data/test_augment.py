@@ -1,0 +1,75 @@
+"""Crop, flip and normalisation against a loop over images in float64."""
+
+import pytest
+import torch
+
+from metamixer.data import Augment, DataError, normalise
+
+
+def slow(images, pad, flips, offsets, mean, std):
+    out = torch.zeros(images.shape, dtype=torch.float64)
+    B, C, H, W = images.shape
+    for b in range(B):
+        for c in range(C):
+            for y in range(H):
+                for x in range(W):
+                    column = W - 1 - x if flips[b] else x
+                    row, column = y + offsets[0][b] - pad, column + offsets[1][b] - pad
+                    inside = 0 <= row < H and 0 <= column < W
+                    pixel = images[b, c, row, column].double() if inside else 0.0
+                    out[b, c, y, x] = (pixel / 255 - mean[c]) / std[c]
+    return out
+
+
+@pytest.mark.parametrize(("C", "H", "W"), [(1, 6, 6), (3, 5, 7), (4, 7, 4)])
+@pytest.mark.parametrize("pad", [0, 2])
+@pytest.mark.parametrize("flip", [False, True])
+def test_equals_the_slow_loop(C, H, W, pad, flip):
+    images = torch.randint(0, 256, (5, C, H, W), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mean, std = [0.1 * (c + 1) for c in range(C)], [0.2 + 0.1 * c for c in range(C)]
+    draw = torch.Generator().manual_seed(3)
+    offsets = torch.randint(0, 2 * pad + 1, (2, 5, 1), generator=draw).squeeze(-1).tolist()
+    flips = (torch.randint(0, 2, (5, 1), generator=draw).squeeze(-1) * flip).tolist()
+    before = images.clone()
+    got = Augment(pad, flip)(images, mean, std, torch.Generator().manual_seed(3))
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), slow(images, pad, flips, offsets, mean, std), rtol=1e-6, atol=1e-6)
+    assert torch.equal(images, before)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalise_equals_the_formula():
+    images = torch.arange(256).byte().view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    mean, std = torch.tensor([0.49, 0.48, 0.44]), torch.tensor([0.2, 0.25, 0.3])
+    want = (images.double() / 255 - mean.double().view(3, 1, 1)) / std.double().view(3, 1, 1)
+    torch.testing.assert_close(normalise(images, mean, std).double(), want, rtol=1e-6, atol=1e-6)
+    assert normalise(images, mean, std).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_offsets_and_flips_are_uniform_and_each_image_has_its_own():
+    # The one white pixel in the middle says where its image was moved; three in a row would say nothing of flips.
+    images = torch.zeros(4096, 1, 5, 5, dtype=torch.uint8)
+    images[:, 0, 2, 1] = 255
+    moved = Augment(pad=1)(images, [0.0], [1.0], torch.Generator().manual_seed(0))
+    row, column = moved[:, 0].flatten(1).argmax(1) // 5, moved[:, 0].flatten(1).argmax(1) % 5
+    assert torch.equal(moved.flatten(1).sum(1), torch.ones(4096))
+    counts = torch.zeros(3, 5).index_put_((row - 1, column), torch.ones(4096), accumulate=True)
+    # Unflipped the pixel lands in columns 0 to 2, flipped in 2 to 4; half of the images each, three rows each.
+    expected = 4096 / 18 * torch.tensor([[1.0, 1, 2, 1, 1]]).repeat(3, 1)
+    chi2 = ((counts - expected) ** 2 / expected).sum()
+    assert chi2 < 14 + 5 * (2 * 14) ** 0.5
+
+
+def test_without_flip_the_crops_stay_the_same():
+    images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
+    both = Augment()(images, [0.0] * 3, [1.0] * 3, torch.Generator().manual_seed(0))
+    crop = Augment(flip=False)(images, [0.0] * 3, [1.0] * 3, torch.Generator().manual_seed(0))
+    same = (both == crop).flatten(1).all(1)
+    assert 20 < same.sum() < 44
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(DataError, match="-1 pixels"):
+        Augment(pad=-1)
+    with pytest.raises(DataError, match="3 channels, but 1 means"):
+        normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), [0.5], [0.5])

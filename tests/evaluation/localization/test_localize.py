@@ -1,0 +1,208 @@
+"""The whole measurement on networks that see well, and on those that do not; and on a run."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError
+from metamixer.data import TensorImages, load, statistics
+from metamixer.evaluation.localization.localize import localize
+from metamixer.evaluation.localization.map_gallery import gallery
+from metamixer.runs.localize_run import localize_run, show_run
+from metamixer.runs.run import train
+
+TINY = ["data.val_share=0.4", "peers.0.name=resnet8", "peers.1.name=resnet8", "train.epochs=1", "train.batch_size=4",
+        "optim.lr=0.02"]  # fmt: skip
+
+
+class Sees(nn.Module):
+    """The logit of a class is the mean of the image in a channel: where it is bright speaks for the class."""
+
+    stage_paths = ("features",)
+
+    def __init__(self, sign=1.0):
+        super().__init__()
+        self.features = nn.Conv2d(1, 2, 1, bias=False)
+        self.features.weight.data = torch.tensor([sign, 2 * sign]).view(2, 1, 1, 1)
+
+    def forward(self, images):
+        return self.features(images).mean((2, 3))
+
+
+def squares(count, seed):
+    draw = torch.Generator().manual_seed(seed)
+    images, boxes = torch.zeros(count, 1, 24, 24, dtype=torch.uint8), torch.zeros(count, 4)
+    for row in range(count):
+        w, h = torch.randint(4, 11, (2,), generator=draw).tolist()
+        x, y = torch.randint(0, 13, (2,), generator=draw).tolist()
+        images[row, :, y : y + h, x : x + w] = 200
+        boxes[row] = torch.tensor([x, y, x + w, y + h])
+    return TensorImages(images, torch.arange(count) % 2, ("a", "b")), boxes
+
+
+@pytest.fixture(scope="module")
+def found():
+    images, boxes = squares(40, 0)
+    mean, std = statistics(images.images)
+    told = []
+    result = localize(
+        [Sees(), Sees(-1.0), Sees(3.0)],
+        images,
+        boxes,
+        held_out=squares(30, 1),
+        mean=mean,
+        std=std,
+        names=("well", "around", "well too"),
+        batch_size=16,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    return result, told
+
+
+def test_a_network_that_sees_the_object_finds_it(found):
+    result, told = found
+    well, around, too = result.networks
+    assert well.max_box_acc == {"0.3": 1.0, "0.5": 1.0, "0.7": 1.0}
+    assert (well.max_box_acc_v2, well.pointing, well.energy) == pytest.approx((1, 1, 1))
+    assert (around.pointing, around.energy) == (0, pytest.approx(0, abs=1e-6))
+    assert around.max_box_acc_v2 < 0.3
+    assert too.as_dict() == {**well.as_dict(), "name": "well too"}
+    assert 0 < result.centre_box.max_box_acc_v2 < 0.7
+    assert told == [(16, 70), (30, 70), (46, 70), (62, 70), (70, 70)]
+
+
+def test_maps_that_agree_and_that_do_not(found):
+    agreement = torch.tensor(found[0].map_agreement)
+    torch.testing.assert_close(agreement, torch.tensor([[1.0, -1, 1], [-1, 1, -1], [1, -1, 1]]), atol=1e-4, rtol=0)
+
+
+def test_it_is_plain_json(found):
+    values = json.loads(json.dumps(found[0].as_dict()))
+    assert values["method"] == "grad-cam"
+    assert values["images"] == 40
+    assert [set(one) for one in values["networks"]] == [
+        {"name", "max_box_acc_v2", "max_box_acc", "thresholds", "pointing", "energy"}
+    ] * 3
+    assert set(values["centre_box"]) >= {"max_box_acc_v2", "max_box_acc", "pointing", "energy"}
+
+
+def test_the_batch_size_does_not_matter(found):
+    images, boxes = squares(40, 0)
+    mean, std = statistics(images.images)
+    again = localize([Sees(), Sees(-1.0), Sees(3.0)], images, boxes, held_out=squares(30, 1), mean=mean, std=std,
+                     names=("well", "around", "well too"), batch_size=7)  # fmt: skip
+    assert [one.as_dict() for one in again.networks] == [one.as_dict() for one in found[0].networks]
+
+
+def test_thresholds_do_not_look_at_the_test_boxes(found):
+    images, boxes = squares(40, 0)
+    mean, std = statistics(images.images)
+    wrong = localize([Sees()], images, boxes.flip(0), held_out=squares(30, 1), mean=mean, std=std)
+    assert wrong.networks[0].thresholds == found[0].networks[0].thresholds
+    assert wrong.networks[0].max_box_acc_v2 < 0.7
+
+
+def test_every_image_needs_a_box():
+    images, boxes = squares(4, 0)
+    for own in (boxes[:3], [*boxes[:3], torch.zeros(0, 4)]):
+        with pytest.raises(ValueError, match="at least one box for each"):
+            localize([Sees()], images, own, held_out=(images, boxes), mean=[0.5], std=[0.5])
+
+
+def test_a_gallery_shows_what_each_network_sees():
+    images, boxes = squares(4, 0)
+    mean, std = statistics(images.images)
+    shown = gallery([Sees(), Sees(-1.0)], images.images, images.labels, ("a", "b"), mean=mean, std=std, boxes=boxes,
+                    names=("well", "around"), thresholds=[0.5, 0.5])  # fmt: skip
+    for row, one in enumerate(shown):
+        assert torch.equal(one.image, images.images[row])
+        assert one.label == "ab"[row % 2]
+        assert one.truth.tolist() == [boxes[row].tolist()]
+        well, around = one.networks
+        assert (well.name, around.name) == ("well", "around")
+        assert well.box.tolist() == boxes[row].tolist()
+        logits = Sees()((images.images[row : row + 1] / 255 - mean[0]) / std[0])[0]
+        assert well.predicted == "ab"[int(logits.argmax())]
+        assert well.confidence == pytest.approx(float(logits.softmax(0).max().detach()), rel=1e-4)
+        assert around.map.shape == (24, 24)
+        assert around.box is None or around.box.tolist() != boxes[row].tolist()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three kinds of clothing, 10 images each to train on and 12 to test on."""
+    root = tmp_path_factory.mktemp("clothes")
+    clothes = load("fashion-mini", val_share=0)
+    for part, images, count in (("train", clothes.train, 10), ("test", clothes.test, 12)):
+        for label in (0, 1, 7):
+            place = root / part / clothes.classes[label].replace("/", " ")
+            place.mkdir(parents=True)
+            for number, row in enumerate((images.labels == label).nonzero().flatten()[:count].tolist()):
+                Image.fromarray(images.images[row, 0].numpy()).save(place / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs") / "run"
+    train(Recipe.of({}, [*TINY, f"data.name=scenes:{folder}"]), place)
+    return place
+
+
+def test_a_run_on_scenes_is_measured(run):
+    found = localize_run(run)
+    assert [one.name for one in found.networks] == ["0 resnet8", "1 resnet8"]
+    assert (found.images, found.held_out) == (36, 12)
+    assert found.stages == ("stage3", "stage3")
+    assert found.notes == ()
+    assert all(0 <= one.pointing <= 1 and 0 < one.energy < 1 for one in found.networks)
+    few = localize_run(run, limit=10, method="layer-cam")
+    assert few.notes == ("10 of 36 images, evenly spaced", "10 of 12 images, evenly spaced")
+    assert few.method == "layer-cam"
+    shown = show_run(run, count=5, thresholds=found)
+    assert len(shown) == 5
+    assert [one.label for one in show_run(run, count=5, thresholds=0.2)] == [one.label for one in shown]
+    for one in shown:
+        assert one.truth.shape == (1, 4)
+        assert [each.name for each in one.networks] == ["0 resnet8", "1 resnet8"]
+
+
+def test_what_cannot_be_measured_is_told(run, tmp_path):
+    with pytest.raises(RecipeError, match="'cam' makes no maps"):
+        localize_run(run, method="cam")
+    with pytest.raises(RecipeError, match="limit 1"):
+        localize_run(run, limit=1)
+    with pytest.raises(RecipeError, match="is no run"):
+        localize_run(tmp_path)
+
+
+def test_a_run_without_boxes(folder, tmp_path):
+    train(Recipe.of({}, [*TINY, f"data.name={folder}"]), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"clothes\d+ has no boxes; .*data\.name=scenes:.*clothes\d+"):
+        localize_run(tmp_path / "run")
+    assert show_run(tmp_path / "run", count=2)[0].truth is None
+
+
+def test_a_run_on_a_folder_with_a_file_of_boxes(tmp_path):
+    root = tmp_path / "squares"
+    lines: dict[str, list[str]] = {"test": [], "train": []}
+    for part, seed in (("train", 0), ("test", 1)):
+        images, boxes = squares(20, seed)
+        for row in range(20):
+            place = f"{'ab'[row % 2]}/{row}.png"
+            (root / part / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.images[row, 0].numpy()).save(root / part / place)
+            lines[part].append(",".join([place, *(f"{value:g}" for value in boxes[row].tolist())]))
+    for part, rows in lines.items():
+        (tmp_path / f"{part}.csv").write_text("\n".join(["file,x0,y0,x1,y1", *rows[: 19 if part == "test" else 20]]))
+    train(Recipe.of({}, [*TINY, f"data.name={root}", "data.val_share=0.3"]), tmp_path / "run")
+    few = localize_run(tmp_path / "run", tmp_path / "test.csv")
+    assert (few.images, few.held_out) == (15, 4)
+    assert few.notes == ("1 of 20 test images have no box in what networks see",
+                         "every 5th test image with boxes chose the thresholds and was not measured")  # fmt: skip
+    full = localize_run(tmp_path / "run", tmp_path / "test.csv", tmp_path / "train.csv")
+    assert (full.images, full.held_out) == (19, 6)

@@ -1,0 +1,256 @@
+"""Every kind of file, compared with networks that are put together here from the checkpoint's own file."""
+
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+
+from metamixer.config.yaml_file import RecipeError
+from metamixer.export import ExportError, OnnxClassifier, choose, export
+from metamixer.export.export import TARGETS
+from metamixer.export.onnx_file import read_onnx
+from metamixer.export.verify import check, reference
+from metamixer.models import build
+from metamixer.runs.classifier import Classifier
+from metamixer.runs.run import load_data, read_recipe
+from metamixer.training.checkpoint import pointed
+
+CPU = torch.device("cpu")
+
+
+def from_checkpoint(folder, index, name, images):
+    """Probabilities (B, 10) float64 of a peer, with nothing of the export's code."""
+    weights = safetensors.torch.load_file(pointed(folder / "checkpoints", "LATEST") / "weights.safetensors")
+    own = next(key[: -len("classifier.weight")] for key in weights if key.endswith(f"peers.{index}.classifier.weight"))
+    network = build(name, num_classes=10, in_channels=1)
+    network.load_state_dict({key.removeprefix(own): value for key, value in weights.items() if key.startswith(own)})
+    data = load_data(read_recipe(folder))
+    mean, std = np.array(data.mean), np.array(data.std)
+    pixels = (images.numpy().astype(np.float64) / 255 - mean[0]) / std[0]
+    with torch.no_grad():
+        return network.double().eval()(torch.from_numpy(pixels)).softmax(-1).numpy()
+
+
+@pytest.fixture(scope="module")
+def test_images(run):
+    return load_data(read_recipe(run)).test
+
+
+@pytest.fixture(scope="module")
+def both(by_command):
+    return by_command[0]
+
+
+def test_onnx_of_an_ensemble_says_the_mean_probability_for_any_batch(run, both, test_images):
+    session = onnxruntime.InferenceSession(both.path, providers=["CPUExecutionProvider"])
+    for count in (1, 2, 7, 33):
+        images = test_images.images[:count]
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        expected = (from_checkpoint(run, 0, "resnet8", images) + from_checkpoint(run, 1, "resnet14", images)) / 2
+        found = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert 0 <= both.difference <= both.checked.limit < 1e-2
+    assert both.split == "test"
+    assert both.checked.images == 12
+
+
+def test_int8_is_nearly_as_right_and_much_smaller(run, both, test_images):
+    small = both.int8
+    accuracy = {}
+    for name, path in (("float", both.path), ("int8", small.path)):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(["logits"], {"images": test_images.images.numpy()})
+        accuracy[name] = logits.argmax(1)
+    labels = test_images.labels.numpy()
+    assert small.accuracy == pytest.approx((accuracy["float"] == labels).mean())
+    assert small.accuracy_int8 == pytest.approx((accuracy["int8"] == labels).mean())
+    assert small.agreement == pytest.approx((accuracy["float"] == accuracy["int8"]).mean())
+    assert small.agreement < 1  # another file, not the same one twice
+    assert abs(small.accuracy - small.accuracy_int8) < 0.04
+    assert small.kib_int8 < 0.5 * small.kib
+    assert small.path.name == "model-int8.onnx"
+    assert small.calibrated == 256
+    nodes = onnx.load(small.path).graph.node
+    assert "QuantizeLinear" in {node.op_type for node in nodes}
+    report = json.loads((run / "report.json").read_text())
+    assert small.accuracy == pytest.approx(report["last_epoch"]["ensemble"]["accuracy"], abs=0.002)
+
+
+def test_metadata_and_cards_say_what_is_inside(run, both):
+    recipe, data = read_recipe(run), load_data(read_recipe(run))
+    for path in (both.path, both.int8.path):
+        model = onnx.load(path)
+        assert len(model.graph.input) == 1
+        told = {entry.key: entry.value for entry in model.metadata_props}
+        assert tuple(json.loads(told["classes"])) == data.classes
+        assert json.loads(told["preprocessing"])["mean"] == list(data.mean)
+        assert json.loads(told["facts"])["recipe"] == recipe.digest
+        names = [one["name"] for one in json.loads(told["architecture"])["options"]["members"]]
+        assert names == ["resnet8", "resnet14"]
+        assert b"site-packages" not in path.read_bytes()  # where the exporter found each line of code
+    facts = json.loads(both.facts.read_text())
+    report = json.loads((run / "report.json").read_text())["last_epoch"]["ensemble"]
+    assert facts["figures"]["accuracy"] == report["accuracy"]
+    assert facts["training"]["method"] == "dml + none"
+    assert facts["license"] == "cc-by-4.0"
+    assert facts["files"]["model.onnx"]["bytes"] == both.path.stat().st_size
+    assert facts["files"]["model-int8.onnx"]["accuracy_int8"] == both.int8.accuracy_int8
+    card = both.card.read_text()
+    assert card.startswith("---\nlibrary_name: metamixer\n")
+    for words in ('license: "cc-by-4.0"', recipe.digest, f"{100 * report['accuracy']:.2f} %", "Ankle boot", "dml"):
+        assert words in card
+
+
+def test_an_onnx_file_is_a_classifier(both, test_images):
+    found = OnnxClassifier.load(both.path)
+    probabilities = found.probabilities(test_images.images[:5])
+    assert probabilities.sum(1).allclose(torch.ones(5))
+    assert (len(found.classes), found.channels, found.size) == (10, 1, (12, 12))
+
+
+def test_a_changed_weight_is_caught(run, both, tmp_path):
+    chosen = choose(run, "ensemble")
+    model = onnx.load(both.path)
+    weight = next(each for each in model.graph.initializer if len(each.dims) == 4 and each.dims[2] == 3)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] += 0.5
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save_model(model, tmp_path / "damaged.onnx")
+    right = reference(chosen.classifier, CPU)
+    assert check("x", right, read_onnx(both.path, CPU), chosen.data.test, 1e-4).difference < 1e-5
+    with pytest.raises(ExportError, match=r"x does not say what the network says.*0\.0001"):
+        check("x", right, read_onnx(tmp_path / "damaged.onnx", CPU), chosen.data.test, 1e-4)
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_a_failed_check_leaves_the_file_of_before_and_nothing_new(run, tmp_path, monkeypatch, value):
+    usual = TARGETS["safetensors"]
+
+    def damaged(classifier, path, device):
+        usual.write(classifier, path, device)
+        weights = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        weights["classifier.bias"] = weights["classifier.bias"] + torch.tensor([value] + [0.0] * 9)
+        safetensors.torch.save_file(weights, path, metadata)
+
+    good = export(run, peer=0, to="safetensors", out=tmp_path / "good")
+    before = good.path.read_bytes()
+    monkeypatch.setitem(TARGETS, "safetensors", replace(usual, write=damaged))
+    with pytest.raises(ExportError, match=r"differ by up to (0\.5|nan), and"):
+        export(run, peer=0, to="safetensors", out=tmp_path / "good")
+    assert good.path.read_bytes() == before
+    with pytest.raises(ExportError):
+        export(run, peer=0, to="safetensors", out=tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_file_for_one_batch_size_is_caught(run):
+    chosen = choose(run, "0")
+    right = reference(chosen.classifier, CPU)
+
+    def only_one(images):
+        if len(images) > 1:
+            raise RuntimeError("Got: 3 Expected: 1")
+        return right(images)
+
+    with pytest.raises(ExportError, match="does not run on a batch of 3: Got: 3"):
+        check("x", right, only_one, chosen.data.test, 1e-4)
+    with pytest.raises(ExportError, match=r"gives \(1, 9\) for 1 images, not \(1, 10\)"):
+        check("x", right, lambda images: right(images)[:, :9], chosen.data.test, 1e-4)
+
+
+def test_torch_export_of_a_peer(run, test_images):
+    done = export(run, peer=0, to="torch-export")
+    assert done.path == run / "export" / "peer-0" / "model.pt2"
+    extra = {"metamixer.json": ""}
+    network = torch.export.load(done.path, extra_files=extra).module()
+    told = json.loads(extra["metamixer.json"])
+    assert len(told["classes"]) == 10
+    assert told["architecture"]["name"] == "resnet8"
+    for count in (1, 5, 20):
+        images = test_images.images[:count]
+        with torch.no_grad():
+            found = network(images).softmax(-1).numpy()
+        np.testing.assert_allclose(found, from_checkpoint(run, 0, "resnet8", images), atol=1e-5)
+    with zipfile.ZipFile(done.path) as archive:
+        assert not any(b"site-packages" in archive.read(name) for name in archive.namelist())
+
+
+def test_an_ensemble_reloads_from_its_own_file(run, tmp_path, test_images):
+    done = export(run, peer="ensemble", to="safetensors", out=tmp_path / "two.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"two.safetensors", "two.json", "two.md"}
+    loaded = Classifier.load(done.path)
+    images = test_images.images[:9]
+    expected = (from_checkpoint(run, 0, "resnet8", images) + from_checkpoint(run, 1, "resnet14", images)) / 2
+    np.testing.assert_allclose(loaded.probabilities(images).numpy(), expected, atol=1e-5)
+    assert loaded.facts["names"] == ["0 resnet8", "1 resnet14"]
+    assert done.difference < 1e-6
+
+
+def test_best_is_the_deployed_network(run, test_images):
+    done = export(run, to="safetensors")
+    before, after = (safetensors.torch.load_file(path) for path in (run / "model.safetensors", done.path))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    deployed = json.loads((run / "report.json").read_text())["deployed"]
+    assert json.loads(done.facts.read_text())["figures"]["nll"] == deployed["nll"]
+
+
+def test_the_leader_is_the_peer_that_the_method_deploys(led):
+    chosen = choose(led, "leader")
+    assert chosen.members == (2,)
+    assert "2 resnet8" in chosen.title
+    assert choose(led, "ensemble").members == (0, 1, 2)
+
+
+def test_branches_and_shadows_come_as_whole_networks(averaged, tmp_path):
+    images = load_data(read_recipe(averaged)).test.images[:6]
+    assert choose(averaged, "ensemble").members == (0, 1)  # shadows do not learn
+    expected = from_shadow = None
+    for index in (0, 3):
+        done = export(averaged, peer=index, to="safetensors", out=tmp_path / str(index))
+        found = Classifier.load(done.path).probabilities(images)
+        expected, from_shadow = from_shadow, found
+    assert not torch.allclose(expected, from_shadow)
+    assert "3 (of 1 resnet8 average)" in done.title
+    with pytest.raises(RecipeError, match="pcl deploys the best of the peers 2 and 3"):
+        choose(averaged, "leader")
+    facts = json.loads(done.facts.read_text())
+    peers = json.loads((averaged / "report.json").read_text())["last_epoch"]["peers"]
+    assert facts["figures"]["accuracy"] == peers[3]["accuracy"]
+    data = load_data(read_recipe(averaged))
+    accuracy = (Classifier.load(done.path).probabilities(data.test.images).argmax(1) == data.test.labels).float().mean()
+    assert accuracy == pytest.approx(peers[3]["accuracy"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"peer": 2}, "no such peer; 0 resnet8, 1 resnet14 would work"), ({"peer": "-1"}, "best, leader, ensemble or"),
+     ({"peer": "leader"}, "all peers of dml are equals; --peer best"), ({"to": "tflite"}, "safetensors, onnx, torch"),
+     ({"to": "hub", "quantize": "int8"}, "--to onnx would work"), ({"tolerance": 0.0}, "a number above 0"),
+     ({"to": "onnx", "push": "me/it"}, "goes with --to hub"), ({"to": "onnx", "out": "model.pt2"}, "ends in .onnx"),
+     ({"to": "onnx", "device": "cuda"}, "cuda")],
+)  # fmt: skip
+def test_what_does_not_exist_is_refused_with_what_would_work(run, options, words):
+    with pytest.raises(RecipeError, match=words):
+        export(run, **options)
+
+
+def test_a_readme_of_somebody_else_stays(run, tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(RecipeError, match=r"README\.md was not written by metamixer export"):
+        export(run, to="safetensors", out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_missing_package_names_the_extra(run, monkeypatch):
+    monkeypatch.setattr("metamixer.export.errors.find_spec", lambda name: None if name == "onnxruntime" else 1)
+    with pytest.raises(RecipeError, match=r"this needs onnxruntime: pip install 'metamixer\[export\]'"):
+        export(run, to="onnx")

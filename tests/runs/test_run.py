@@ -1,0 +1,239 @@
+"""A whole run in its folder, from recipe to deployed network."""
+
+import csv
+import json
+import shutil
+from typing import ClassVar
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+from metamixer.config.recipe import Recipe
+from metamixer.config.registry import find
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.types import Outputs
+from metamixer.data import DataError
+from metamixer.losses import DML
+from metamixer.models import build
+from metamixer.runs.classifier import Classifier
+from metamixer.runs.run import _wants_companions, evaluate_run, load_data, train, train_loader
+from metamixer.training.checkpoint import CheckpointError, pointed
+
+TINY = ["data.train_limit=12", "peers.0.name=resnet8", "peers.1.name=resnet14", "train.epochs=2", "train.batch_size=40",
+        "train.validate_every=1", "optim.lr=0.02", "optim.warmup=0.1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    recipe = Recipe.of({}, TINY)
+    return recipe, train(recipe, folder)
+
+
+def test_the_folder_holds_what_it_should(run):
+    recipe, result = run
+    names = {path.name for path in result.folder.iterdir()}
+    assert names == {
+        "recipe.yaml", "environment.json", "metrics.jsonl", "metrics.csv", "events", "checkpoints", "model.safetensors",
+        "report.json",
+    }  # fmt: skip
+    assert Recipe.read(result.folder / "recipe.yaml").digest == recipe.digest
+    environment = json.loads((result.folder / "environment.json").read_text())
+    assert environment["versions"]["torch"] == str(torch.__version__)
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    with (result.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[1]["val/accuracy/ensemble"]) == lines[1]["val"]["ensemble"]["accuracy"]
+    assert len(list((result.folder / "events").iterdir())) == 1
+
+
+def test_the_report_is_what_evaluate_says(run):
+    _, result = run
+    report = json.loads((result.folder / "report.json").read_text())
+    assert report["split"] == "test"
+    assert report["last_epoch"] == result.last.as_dict() == evaluate_run(result.folder).as_dict()
+    assert evaluate_run(result.folder, "val", "BEST").peers[result.best.peer].accuracy == result.best.accuracy
+
+
+def test_the_model_file_is_the_best_peer_and_needs_no_metamixer(run):
+    _, result = run
+    with safetensors.safe_open(result.model, "pt") as file:
+        metadata = file.metadata()
+    weights = safetensors.torch.load_file(result.model)
+    name = json.loads(metadata["architecture"])["name"]
+    assert name == ("resnet8", "resnet14")[result.best.peer]
+    network = build(name, num_classes=10, in_channels=1)
+    network.load_state_dict(weights)  # plain state dict: nothing of the cohort in its keys
+    network.eval()
+    test = load_data(Recipe.of({}, TINY)).test
+    prepared = json.loads(metadata["preprocessing"])
+    images = (test.images.float() / 255 - prepared["mean"][0]) / prepared["std"][0]
+    with torch.no_grad():
+        accuracy = (network(images).argmax(1) == test.labels).float().mean()
+    assert accuracy == pytest.approx(result.deployed.accuracy, abs=1e-6)
+    assert len(json.loads(metadata["classes"])) == 10
+
+
+def test_the_classifier_gives_the_same_as_the_network(run):
+    _, result = run
+    classifier = Classifier.load(result.model)
+    test = load_data(Recipe.of({}, TINY)).test
+    guessed = classifier.probabilities(test.images)
+    assert guessed.sum(1).allclose(torch.ones(1000))
+    accuracy = (guessed.argmax(1) == test.labels).float().mean()
+    assert accuracy == pytest.approx(result.deployed.accuracy, abs=1e-6)
+
+
+def test_a_folder_in_use_is_refused(run):
+    recipe, result = run
+    with pytest.raises(RecipeError, match="is not empty: --resume goes on with it"):
+        train(recipe, result.folder)
+
+
+def test_resume_of_another_recipe_names_the_keys(run):
+    _, result = run
+    other = Recipe.of({}, [*TINY, "optim.lr=0.01", "train.epochs=3"])
+    with pytest.raises(RecipeError) as caught:
+        train(other, result.folder, resume=True)
+    assert "optim.lr: 0.02, here 0.01" in str(caught.value)
+    assert "train.epochs: 2, here 3" in str(caught.value)
+
+
+def test_resume_of_a_finished_run_gives_the_same_result(run, tmp_path):
+    recipe, result = run
+    shutil.copytree(result.folder, tmp_path / "copy")
+    again = train(recipe, tmp_path / "copy", resume=True)
+    assert (again.last, again.deployed, again.best) == (result.last, result.deployed, result.best)
+    before, after = (safetensors.torch.load_file(path) for path in (result.model, again.model))
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    assert before.keys() == after.keys()
+
+
+def test_a_run_whose_recipe_has_settings_that_were_removed(run, tmp_path):
+    _, result = run
+    folder = shutil.copytree(result.folder, tmp_path / "old")
+    written = (folder / "recipe.yaml").read_text().replace("  compile: false\n", "  compile: false\n  graphs: false\n")
+    assert "graphs: false" in written
+    (folder / "recipe.yaml").write_text(written)
+    assert evaluate_run(folder).as_dict() == result.last.as_dict()
+    again = train(Recipe.read(folder / "recipe.yaml"), folder, resume=True)
+    assert again.last.as_dict() == result.last.as_dict()
+
+
+def test_a_checkpoint_that_is_gone_or_damaged_is_named(run, tmp_path):
+    _, result = run
+    with pytest.raises(RecipeError, match="is no run"):
+        evaluate_run(tmp_path)
+    shutil.copytree(result.folder, tmp_path / "copy")
+    state = pointed(tmp_path / "copy" / "checkpoints", "LATEST") / "weights.safetensors"
+    state.write_bytes(state.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        evaluate_run(tmp_path / "copy")
+
+
+def test_without_validation_and_test_split_there_is_nothing_to_report(tmp_path):
+    recipe = Recipe.of({}, [*TINY, "data.val_share=0", "train.epochs=1"])
+    result = train(recipe, tmp_path / "run")
+    assert (result.best.epoch, result.best.peer) == (1, 0)
+    assert result.last.peers[0] == result.deployed
+
+
+def test_a_deployed_network_becomes_a_frozen_teacher(run, tmp_path):
+    _, result = run
+    name = ("resnet8", "resnet14")[result.best.peer]
+    recipe = Recipe.of(
+        {"peers": [{"name": name, "weights": str(result.model), "frozen": True}, "resnet8"]},
+        [*TINY[:1], *TINY[4:], "train.epochs=1"],
+    )
+    taught = train(recipe, tmp_path / "run")
+    assert taught.last.peers[0].accuracy == result.deployed.accuracy
+    assert taught.best.peer == 1
+
+
+def test_files_that_are_no_classifier_are_refused(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"x\.safetensors cannot be read"):
+        Classifier.load(tmp_path / "x.safetensors")
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "y.safetensors")
+    with pytest.raises(ValueError, match="is no classifier of metamixer"):
+        Classifier.load(tmp_path / "y.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("mixer", "wanted"),
+    [("none", False), ("mixup", False), ("cutmix", False), ("manifold-mixup", False), ("same-class-cutmix", True),
+     ("metamixer", True), ({"name": "metamixer", "local_probability": 0}, False),
+     ({"name": "metamixer", "partners": "any"}, False), ("metamixer.mixers:MetaMixer", True)],
+)  # fmt: skip
+def test_companions_are_drawn_only_where_they_are_pasted(mixer, wanted):
+    recipe = Recipe.of({"mixer": mixer}, allow_imports=True)
+    assert _wants_companions(recipe) is wanted
+
+
+def test_the_default_crop_is_an_eighth_of_the_side():
+    recipe = Recipe.of({}, TINY)
+    data = load_data(recipe)
+    assert train_loader(recipe, data, torch.device("cpu")).augment.pad == 4
+    padded = Recipe.of({}, [*TINY, "data.pad=1", "data.flip=false"])
+    loader = train_loader(padded, data, torch.device("cpu"))
+    assert (loader.augment.pad, loader.augment.flip) == (1, False)
+
+
+class OfViews(DML):
+    """Deep mutual learning of peers that see augmentations of their own."""
+
+    needs: ClassVar[tuple[str, ...]] = ("views",)
+    seen: ClassVar[list[Outputs]] = []
+
+    def forward(self, outputs, targets, progress=None):
+        if torch.is_grad_enabled():
+            self.seen.append(outputs)
+        return super().forward(outputs, targets, progress)
+
+
+def test_peers_see_views_of_their_own_where_the_loss_needs_them(tmp_path):
+    recipe = Recipe.of(
+        {"loss": "tests.test_runs:OfViews", "mixer": "none"}, [*TINY, "train.epochs=1"], allow_imports=True
+    )
+    loader = train_loader(recipe, load_data(recipe), torch.device("cpu"))
+    assert (loader.views, loader.per_class) == (2, None)
+    seen = find(recipe.loss.name, {}, "loss").seen
+    seen.clear()
+    result = train(recipe, tmp_path / "run")
+    assert len(seen) == 3
+    for outputs in seen:
+        first, second = outputs.images
+        assert first.shape == second.shape
+        differ = (first != second).flatten(1).any(1)
+        assert differ.float().mean() > 0.9  # one crop and flip in 162 is the other peer's
+    assert result.best.epoch == 1
+    plain = Recipe.of({}, TINY)
+    assert train_loader(plain, load_data(plain), torch.device("cpu")).views == 1
+
+
+def test_a_frozen_teacher_has_a_view_as_well():
+    peers = ["resnet8", "resnet8", {"name": "resnet8", "frozen": True}]
+    recipe = Recipe.of({"loss": "tests.test_runs:OfViews", "peers": peers}, TINY[:1], allow_imports=True)
+    assert train_loader(recipe, load_data(recipe), torch.device("cpu")).views == 3
+
+
+def test_contrastive_peers_train_on_batches_of_classes(tmp_path):
+    content = {"loss": {"name": "mcl", "logits": True}, "mixer": "none"}
+    recipe = Recipe.of(content, [*TINY, "train.batch_size=20", "train.per_class=2", "train.epochs=1"])
+    loader = train_loader(recipe, load_data(recipe), torch.device("cpu"))
+    for batch in loader.epoch(0):
+        assert torch.bincount(batch.labels).tolist() == [2] * 10
+    result = train(recipe, tmp_path / "run")
+    weights = safetensors.torch.load_file(result.model)
+    assert not [name for name in weights if "projector" in name]
+    last = json.loads((result.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"task", "vcl", "soft_vcl", "icl", "soft_icl", "distill"} <= set(last["terms"])
+
+
+def test_batches_that_cannot_be_of_classes_are_refused(tmp_path):
+    recipe = Recipe.of({"loss": "mcl"}, [*TINY, "train.per_class=2"])
+    with pytest.raises(DataError, match="needs 20 classes, these images have 10; batch_size=20 would work"):
+        train(recipe, tmp_path / "run")
