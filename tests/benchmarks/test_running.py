@@ -11,7 +11,7 @@ from metamixer.bench.report import Findings, markdown
 from metamixer.bench.results import Figure, Measured, Missing, Section, Suite
 from metamixer.bench.settings import Settings
 from metamixer.cli.app import app
-from metamixer.runs.run import environment
+from metamixer.runs.environment import environment
 
 NASTY = "$x_1$ | [red]\x1b[31m"
 

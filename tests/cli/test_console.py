@@ -9,7 +9,7 @@ from rich.console import Console
 
 from metamixer.cli.console import Progress, report_table, result_table, result_text, say, titled
 from metamixer.config.recipe import Recipe
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.evaluation.evaluate import Report, Score
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.run import Result

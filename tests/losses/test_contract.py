@@ -1,4 +1,4 @@
-"""What every mixer and every loss promises. Methods are found in ``metamixer.config.registry``: a new one is covered unasked.
+"""What every mixer and every loss promises. The registry names them, so a new one is covered unasked.
 
 Each is built with its defaults. A loss may have ``setup(outputs)`` and ``after_step(cohort)``; they are called.
 Where the paper of a method means it otherwise, its class says so by an attribute:

@@ -19,9 +19,9 @@ from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.core.seeding import derive, generator
 from metamixer.data import Augment, TrainLoader
 from metamixer.losses import LMCL, MCL
-from metamixer.training.callbacks import Files
 from metamixer.training.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.training.interrupt import Interrupted
+from metamixer.training.run_logger import Files
 from metamixer.training.sanity_check import check_parts
 from metamixer.training.train_step import train_step
 from metamixer.training.trainer import Best, TrainingError

@@ -20,7 +20,7 @@ from metamixer.core.seeding import generator
 from metamixer.core.types import Batch, total
 from metamixer.losses import DML
 from metamixer.mixers import MetaMixer
-from metamixer.training.callbacks import Files
+from metamixer.training.run_logger import Files
 from metamixer.training.train_step import train_step
 from metamixer.training.trainer import Precision, Trainer
 

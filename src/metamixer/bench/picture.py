@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from metamixer.bench.bars import Judged, judge
 from metamixer.bench.report import amount
 from metamixer.bench.results import Section, Suite
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 
 COLUMN, ROW, FRAME = 7.2, 0.22, 0.95  # inches: a column's width, a row's height, title and axis of a panel
 LABELS, VALUES = 0.40, 0.14  # shares of a column: names to the left of the bars, numbers to their right

@@ -11,7 +11,7 @@ from typing import Any
 from metamixer.bench.bars import Judged, judge
 from metamixer.bench.results import Figure, Measured, Section, Suite
 from metamixer.bench.settings import Settings
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from metamixer.bench.picture import draw
 from metamixer.bench.report import Findings, write
 from metamixer.bench.results import Missing, Section, Suite
 from metamixer.bench.settings import Settings
-from metamixer.runs.run import environment
+from metamixer.runs.environment import environment
 
 SUITES: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "overhead"),

@@ -16,7 +16,7 @@ from metamixer.cli.console import console, say, table, titled
 from metamixer.cli.exit_codes import told
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core import trusted_imports
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 
 _STYLES = {"aim": "green", "pass": "green", "FAIL": "red"}
 

@@ -1,7 +1,7 @@
 """What a recipe can name, read from the package's source: to list it takes no torch, whose import takes seconds.
 
-``metamixer.config.registry``, ``metamixer.models`` and ``metamixer.data`` hold the tables as dict literals. Here they are
-parsed, and the names in them are followed through the package's own ``from X import Y`` to the class or function.
+``metamixer.config.registry``, ``metamixer.models`` and ``metamixer.data`` hold the tables as dict literals. Here they
+are parsed, and the names in them are followed through the package's own ``from X import Y`` to the class or function.
 Nothing is imported (``importlib.util.find_spec`` would import the packages above a module, and they import torch), so
 an entry that a program adds to a table while it runs is not seen.
 """

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metamixer.core.files import clean
+from metamixer.core.text import clean, percent
 
 if TYPE_CHECKING:
     from metamixer.evaluation.evaluate import Report, Score
@@ -45,15 +45,6 @@ def say(text: str, *, style: str = "", stderr: bool = False, console_: Console |
     target = console_ or console(stderr=stderr)
     for line in text.split("\n"):
         target.print(Text(clean(line), style=style), soft_wrap=True)
-
-
-def percent(share: float, images: int = 0) -> str:
-    """A share in per cent, with a second digit where the images are enough for it.
-
-    >>> percent(0.7161), percent(0.71614, images=10_000)
-    ('71.6 %', '71.61 %')
-    """
-    return f"{100 * share:.{2 if images >= 10_000 else 1}f} %"
 
 
 class Progress:

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from metamixer.cli.console import console, percent, say, table, titled
-from metamixer.core.files import clean
+from metamixer.cli.console import console, say, table, titled
+from metamixer.core.text import clean, percent
 
 
 def show(found: Mapping[str, Any], title: str) -> None:

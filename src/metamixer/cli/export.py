@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from metamixer.cli.console import console, percent, say, table
+from metamixer.cli.console import console, say, table
 from metamixer.cli.exit_codes import told
+from metamixer.core.text import percent
 from metamixer.export import Exported, export
 from metamixer.export.export import To
 from metamixer.export.quantize import Quantised

@@ -12,7 +12,7 @@ from metamixer.cli.console import console, say, table, titled
 from metamixer.cli.exit_codes import DATA, told
 from metamixer.cli.recipe_args import Sugar, recipe_of
 from metamixer.config.yaml_file import RecipeError
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.data import check as check_folder
 from metamixer.runs.mixing_preview import draw
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from metamixer.cli.console import console, say, table
 from metamixer.cli.exit_codes import DATA, told
 from metamixer.config.yaml_file import RecipeError
-from metamixer.core.files import clean, spreadsheet_cell, write_whole
+from metamixer.core.files import write_whole
+from metamixer.core.text import clean, spreadsheet_cell
 from metamixer.data import DataError, ImageError
 from metamixer.data.files.image_file import SUFFIXES
 from metamixer.export.onnx_file import OnnxClassifier

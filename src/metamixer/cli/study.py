@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metamixer.cli.console import console, say, table, titled
 from metamixer.cli.exit_codes import told
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.studies import Ended, Engine, Halted, Study, Table, conduct, finished
 
 FAILED = 1

@@ -11,7 +11,8 @@ from metamixer.cli.exit_codes import Stopped, allowed_again, resume_command, tol
 from metamixer.cli.recipe_args import Sugar, check_free, listed, new_folder, recipe_of
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
-from metamixer.core.files import clean, write_whole
+from metamixer.core.files import write_whole
+from metamixer.core.text import clean
 from metamixer.data import Data, WorkerError
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.run import Result, load_data, read_recipe

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from metamixer.cohort.concurrency import PARALLEL, Parallel, in_threads
-from metamixer.cohort.hooks import Tap, install, pooled
+from metamixer.cohort.hooks import Tap, install
 from metamixer.cohort.peer_exchange import Elsewhere, PeerExchange
 from metamixer.cohort.shared_trunk import Trunk, counters_left_out, trunk_of
 from metamixer.cohort.stages import check_stages, find_stages
 from metamixer.core.eval_mode import evaluating
 from metamixer.core.plan import MixPlan
-from metamixer.core.types import Outputs
+from metamixer.core.types import Outputs, pooled
 
 Compile = Literal[False, "default", "reduce-overhead", "max-autotune"]
 """Modes of ``torch.compile``; the last two record CUDA graphs on a GPU. False: not compiled."""

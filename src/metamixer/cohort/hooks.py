@@ -81,8 +81,3 @@ def install(network: nn.Module, paths: Sequence[str], tap: Tap) -> list[Removabl
     if linear:
         handles.append(linear[-1].register_forward_pre_hook(HeadPoint(tap)))
     return handles
-
-
-def pooled(features: Tensor) -> Tensor:
-    """``(B, C, ...) -> (B, C)``: the mean over all positions."""
-    return features.flatten(2).mean(-1) if features.ndim > 2 else features

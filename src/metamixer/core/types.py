@@ -115,3 +115,8 @@ def total(terms: Terms) -> Tensor:
     tensor(4.)
     """
     return torch.stack([term.sum() for term in terms.values()]).sum()
+
+
+def pooled(features: Tensor) -> Tensor:
+    """``(B, C, ...) -> (B, C)``: the mean over all positions."""
+    return features.flatten(2).mean(-1) if features.ndim > 2 else features

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.core.types import Outputs, Terms
-from metamixer.losses.components.discriminator import Discriminator, layer, least_squares, same_size, single
+from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.functional import (
     check_positive,
     check_targets,
     check_weights,
+    layer,
     learning,
     mutual_divergence,
     require,
+    same_size,
+    single,
     soft_cross_entropy,
     spread,
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from metamixer.core.types import Outputs
+from metamixer.core.types import Outputs, pooled
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -133,3 +135,35 @@ def check_targets(logits: Tensor, targets: Tensor) -> None:
             f"targets are {tuple(targets.shape)} {targets.dtype}, expected soft ones of {tuple(logits.shape[1:])}: "
             "plan.targets(labels, num_classes) makes them"
         )
+
+
+def layer(channels: int, width: int, axes: int, size: int = 1, stride: int = 1) -> nn.Module:
+    """A convolution over ``axes`` axes (1 to 3) that keeps the size but for its stride; over vectors a linear layer."""
+    if axes == 0:
+        return nn.Linear(channels, width)
+    if axes > 3:
+        raise ValueError(f"features of {axes} spatial axes: there are convolutions over up to 3")
+    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](channels, width, size, stride=stride, padding=size // 2)
+
+
+def same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Two feature maps ``(B, C, ...)`` averaged down to the smaller size on each axis.
+
+    Where they differ in the number of axes both become vectors ``(B, C)``, the means over all positions.
+    """
+    if one.ndim != other.ndim:
+        return pooled(one), pooled(other)
+    size = tuple(min(sizes) for sizes in zip(one.shape[2:], other.shape[2:], strict=True))
+    return _average(one, size), _average(other, size)
+
+
+def _average(features: Tensor, size: tuple[int, ...]) -> Tensor:
+    if features.shape[2:] == size:
+        return features
+    pools: tuple[Callable[..., Tensor], ...] = F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d
+    return pools[len(size) - 1](features, size)
+
+
+def single(values: Tensor) -> Tensor:
+    """In single precision at least, as the weights of what a loss learns are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

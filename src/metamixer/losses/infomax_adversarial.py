@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.adversarial_examples import Pixels, perturb
-from metamixer.losses.components.discriminator import Discriminator, layer, least_squares, same_size, single
+from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.components.gradient_balance import Balance
 from metamixer.losses.components.mutual_information import Information
 from metamixer.losses.functional import (
@@ -23,9 +23,12 @@ from metamixer.losses.functional import (
     check_targets,
     check_weights,
     divergence,
+    layer,
     learning,
     ramp_up,
     require,
+    same_size,
+    single,
     soft_cross_entropy,
     spread,
 )

@@ -12,17 +12,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from metamixer.cohort.hooks import pooled
-from metamixer.core.types import Outputs, Terms
+from metamixer.core.types import Outputs, Terms, pooled
 from metamixer.losses.components.contrastive import contrast, embed, positives, projector, row_divergence, similarities
-from metamixer.losses.components.discriminator import layer, single
 from metamixer.losses.functional import (
     check_positive,
     check_targets,
     check_weights,
     divergence,
+    layer,
     learning,
     require,
+    single,
     soft_cross_entropy,
     spread,
 )

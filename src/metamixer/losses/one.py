@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metamixer.cohort.hooks import pooled
-from metamixer.core.types import Outputs, Terms
+from metamixer.core.types import Outputs, Terms, pooled
 from metamixer.losses.functional import (
     check_positive,
     check_share,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metamixer.cli.console import percent
+from metamixer.core.text import percent
 from metamixer.evaluation.localization.map_gallery import Shown
 
 _SMALL = 64  # pixels: below, the pixels themselves are to be seen

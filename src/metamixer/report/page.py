@@ -12,7 +12,8 @@ from typing import Any
 
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
-from metamixer.core.files import clean, write_whole
+from metamixer.core.files import write_whole
+from metamixer.core.text import clean
 from metamixer.data import DataError
 from metamixer.evaluation.localization.map_gallery import Shown
 from metamixer.models import UnknownModel

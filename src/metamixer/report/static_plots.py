@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from metamixer.cli.console import percent
 from metamixer.config.yaml_file import RecipeError
-from metamixer.core.files import clean
+from metamixer.core.text import clean, percent
 from metamixer.report.curves import curves, overlaid, robustness
 from metamixer.report.per_class import MOST_CLASSES
 from metamixer.report.read_runs import RunFiles, read_all

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from metamixer.cli.console import percent
+from metamixer.core.text import percent
 from metamixer.report.network_tables import titled
 from metamixer.report.schema import Network, Reliability
 

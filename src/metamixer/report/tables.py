@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metamixer.cli.console import percent
+from metamixer.core.text import percent
 
 NOTHING = "–"
 

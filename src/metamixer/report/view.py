@@ -62,7 +62,8 @@ def _main_first(run: RunFiles) -> list[Any]:
 def headline(run: RunFiles) -> str:
     """What was trained, in a sentence."""
     peers = [name.partition(" ")[2] or name for name in run.peers]
-    return f"{' and '.join(peers) or 'networks'} by {network_tables.method(run)} on {run.setting('data', 'name') or 'data'}"
+    data = run.setting("data", "name") or "data"
+    return f"{' and '.join(peers) or 'networks'} by {network_tables.method(run)} on {data}"
 
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:

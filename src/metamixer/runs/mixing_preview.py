@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metamixer.config.recipe import Recipe
-from metamixer.core.files import clean
 from metamixer.core.mixing import box_share
 from metamixer.core.plan import Blend, MixPlan, Operation, Paste, PerPeer
 from metamixer.core.seeding import generator
+from metamixer.core.text import clean
 from metamixer.core.types import Batch
 from metamixer.data import Data
 from metamixer.runs.run import load_data, train_loader

@@ -7,14 +7,11 @@ The folder holds ``recipe.yaml`` (complete), ``environment.json``, ``metrics.jso
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -27,12 +24,12 @@ from metamixer.core.plan import Mixer
 from metamixer.data import Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.runs.classifier import Classifier
+from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
-from metamixer.training.callbacks import Callback, Files
+from metamixer.training.callbacks import Callback
 from metamixer.training.distributed import Engine, is_first_process
+from metamixer.training.run_logger import Files
 from metamixer.training.trainer import Best, Fitted, Trainer
-
-_PACKAGES = ("metamixer", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -324,35 +321,3 @@ def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
     if resume and known.is_file() and (differences := recipe.differences(Recipe.read(known))):
         raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *differences]))
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def _processor() -> str:
-    """The model's name; Python itself knows it on few systems."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    versions: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions,
-    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from metamixer.core.files import spreadsheet_cell
+from metamixer.core.text import spreadsheet_cell
 from metamixer.studies.columns import FIGURES
 from metamixer.studies.statistics import Difference, Spread, paired, spread
 from metamixer.studies.study_file import Cell, Study, fits, title_of

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from metamixer.losses.components.discriminator import Discriminator, layer, least_squares, same_size, untouched
+from metamixer.losses.components.discriminator import Discriminator, least_squares, untouched
+from metamixer.losses.functional import layer, same_size
 
 
 def draw(*shape, seed=0, scale=1.0):

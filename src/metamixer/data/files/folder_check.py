@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
 from metamixer.data.files.folder_scan import scan
 from metamixer.data.files.image_file import read_image

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.data.errors import DataError
 from metamixer.data.files.image_file import SUFFIXES
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
 from metamixer.data.files.memory_budget import Room
 

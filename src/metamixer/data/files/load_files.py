@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.data.errors import DataError, ImageError
 from metamixer.data.files.image_file import Header, Source, read_header, read_image
 from metamixer.data.files.streaming import FolderImages

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from metamixer.core.files import clean
+from metamixer.core.text import clean
 from metamixer.data.class_sampling import split
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import listed, scan

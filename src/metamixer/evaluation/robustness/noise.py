@@ -1,4 +1,4 @@
-"""Corruptions by noise, each pixel for itself. Values and draws: see :mod:`metamixer.evaluation.robustness.corruptions`."""
+"""Corruptions by noise, each pixel for itself; values and draws as in ``corruptions``."""
 
 from __future__ import annotations
 

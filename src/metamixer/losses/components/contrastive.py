@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metamixer.losses.components.discriminator import single
+from metamixer.losses.functional import single
 
 
 def projector(features: int, width: int) -> nn.Sequential:

@@ -8,7 +8,6 @@ which least-squares GANs are not.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metamixer.cohort.hooks import pooled
+from metamixer.core.types import pooled
+from metamixer.losses.functional import layer, single
 
 
 class Discriminator(nn.Module):
@@ -51,15 +51,6 @@ class Discriminator(nn.Module):
                 hidden = F.pad(hidden, (0, 1))
             hidden = part(hidden)
         return self.last(pooled(hidden)).squeeze(-1)  # type: ignore[no-any-return]
-
-
-def layer(channels: int, width: int, axes: int, size: int = 1, stride: int = 1) -> nn.Module:
-    """A convolution over ``axes`` axes (1 to 3) that keeps the size but for its stride; over vectors a linear layer."""
-    if axes == 0:
-        return nn.Linear(channels, width)
-    if axes > 3:
-        raise ValueError(f"features of {axes} spatial axes: there are convolutions over up to 3")
-    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](channels, width, size, stride=stride, padding=size // 2)
 
 
 def untouched(module: nn.Module, *inputs: Tensor) -> Tensor:
@@ -100,26 +91,3 @@ def least_squares(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Game:
         (1 - fooled).square().mean(),
         right.to(on_real.dtype).mean(),
     )
-
-
-def same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Two feature maps ``(B, C, ...)`` averaged down to the smaller size on each axis.
-
-    Where they differ in the number of axes both become vectors ``(B, C)``, the means over all positions.
-    """
-    if one.ndim != other.ndim:
-        return pooled(one), pooled(other)
-    size = tuple(min(sizes) for sizes in zip(one.shape[2:], other.shape[2:], strict=True))
-    return _average(one, size), _average(other, size)
-
-
-def _average(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    if features.shape[2:] == size:
-        return features
-    pools: tuple[Callable[..., Tensor], ...] = F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d
-    return pools[len(size) - 1](features, size)
-
-
-def single(values: Tensor) -> Tensor:
-    """In single precision at least, as the weights of what a loss learns are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

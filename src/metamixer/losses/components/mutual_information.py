@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metamixer.losses.components.contrastive import embed, projector, similarities
-from metamixer.losses.components.discriminator import single
+from metamixer.losses.functional import single
 
 
 def negatives(scores: Tensor, targets: Tensor | None = None) -> Tensor:

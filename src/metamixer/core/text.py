@@ -1,0 +1,34 @@
+"""Text that stays text wherever it is shown or opened."""
+
+from __future__ import annotations
+
+
+def clean(text: object) -> str:
+    r"""Text on one line, with control characters and invisible ones shown as escapes.
+
+    A file may be called ``x.jpg\nerror: nothing was lost``, or hold sequences that paint over what stands above.
+
+    >>> clean("a cat\x1b[31m\n")
+    'a cat\\x1b[31m\\n'
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
+    )
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula.
+
+    >>> spreadsheet_cell("=cmd()"), spreadsheet_cell("cat")
+    ("'=cmd()", 'cat')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def percent(share: float, images: int = 0) -> str:
+    """A share in per cent, with a second digit where the images are enough for it.
+
+    >>> percent(0.7161), percent(0.71614, images=10_000)
+    ('71.6 %', '71.61 %')
+    """
+    return f"{100 * share:.{2 if images >= 10_000 else 1}f} %"

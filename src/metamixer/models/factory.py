@@ -1,0 +1,234 @@
+"""Networks by name: small ones for small images, bundled here, and any of timm, torchvision or your own.
+
+>>> import torch
+>>> build("resnet20", num_classes=100, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
+torch.Size([2, 100])
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from metamixer.core import trusted_imports as imports
+from metamixer.core.torchvision_compat import mend
+from metamixer.models.ensemble import build_ensemble
+from metamixer.models.resnet import (
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
+from metamixer.models.vgg import vgg8, vgg13
+from metamixer.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": resnet8,
+    "resnet14": resnet14,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet44": resnet44,
+    "resnet56": resnet56,
+    "resnet110": resnet110,
+    "resnet8x4": resnet8x4,
+    "resnet32x4": resnet32x4,
+    "wrn_16_1": wrn_16_1,
+    "wrn_16_2": wrn_16_2,
+    "wrn_40_1": wrn_40_1,
+    "wrn_40_2": wrn_40_2,
+    "vgg8": vgg8,
+    "vgg13": vgg13,
+}
+"""The bundled networks, each called with ``num_classes`` and ``in_channels``."""
+
+
+# Options that read weights from a file or an address of one's choosing, by way of pickle in some versions.
+_REFUSED = {
+    "timm": ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+    "torchvision": ("weights", "weights_backbone", "pretrained", "pretrained_backbone"),
+}
+_INSTEAD = "weights from a .safetensors file, a peer's 'weights: FILE.safetensors', would work"
+_OTHERS = "'timm:NAME', 'torchvision:NAME', 'package.module:callable'"
+
+
+class UnknownModel(ValueError):
+    """The name stands for no network that can be built as asked."""
+
+
+def names() -> list[str]:
+    """The names of the bundled networks."""
+    return list(MODELS)
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """The network of that name, freshly initialised unless the options say otherwise.
+
+    Args:
+        name: a bundled network (``names()``), ``timm:NAME``, ``torchvision:NAME``, or ``package.module:callable``
+            for a function or class of your own. It is called with ``num_classes``, with ``in_channels``, which it
+            may lack as long as that is 3, and with ``image_size`` if it has a parameter of that name. ``ensemble``
+            is several networks as one, ``members=[{"name": ..., "options": {...}}, ...]``. An import path, and a
+            network on a hub (``timm:hf-hub:…``), has to be allowed before:
+            ``metamixer.core.trusted_imports.allow("nets:Net")``.
+            No option does it, because options come from files. A network of your own that you have as an object
+            needs no name: it goes into a ``Cohort`` as it is.
+        num_classes: classes.
+        in_channels: channels of the images.
+        image_size: height and width in pixels, for the networks that are built for one size (ViT, Swin, ...).
+        options: handed on as they are: ``shortcut="A"``, ``pretrained=True`` (timm), ``drop_rate=0.1``, ...
+
+    Raises:
+        UnknownModel: with the names that come close.
+    """
+    check_name(name, options)
+    source, colon, rest = name.partition(":")
+    if name == "ensemble":
+        return build_ensemble(build, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
+    if not colon:
+        if name not in MODELS:
+            raise UnknownModel(f"{name!r} is not a network; {_near(name, MODELS)} or {_OTHERS}")
+        return MODELS[name](num_classes=num_classes, in_channels=in_channels, **options)
+    if source == "timm":
+        return _timm(rest, num_classes, in_channels, image_size, options)
+    if source == "torchvision":
+        return _torchvision(rest, num_classes, in_channels, image_size, options)
+    return _import(name, num_classes, in_channels, image_size, options)
+
+
+def check_name(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse what would run or unpickle something that nobody chose; whether there is such a network, is not asked.
+
+    Raises:
+        UnknownModel: says what would work.
+    """
+    source, colon, rest = name.partition(":")
+    if source in _REFUSED and colon:
+        for key in _REFUSED[source]:
+            if options.get(key):
+                raise UnknownModel(f"{name!r} takes no {key!r} here; {_INSTEAD}")
+    # A network on a hub brings a configuration and weights of a stranger.
+    if colon and (source not in _REFUSED or ":" in rest):
+        try:
+            imports.check(name)
+        except imports.ImportRefused as error:
+            raise UnknownModel(str(error)) from error
+    members = options.get("members")
+    for member in members if name == "ensemble" and isinstance(members, list | tuple) else ():
+        if isinstance(member, Mapping) and isinstance(member.get("name"), str):
+            own = member.get("options")
+            check_name(member["name"], own if isinstance(own, Mapping) else {})
+
+
+def _timm(
+    name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, options: dict[str, Any]
+) -> nn.Module:
+    mend()
+    import timm
+
+    on_a_hub = ":" in name
+    if not on_a_hub and not timm.is_model(name):
+        raise UnknownModel(f"{name!r} is not in timm; {_near(name, timm.list_models())}")
+    options = {"num_classes": num_classes, "in_chans": in_channels, **options}
+    usual = None if on_a_hub else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if image_size is not None and (usual is None or tuple(usual.input_size[1:]) != tuple(image_size)):
+        try:
+            network: nn.Module = timm.create_model(name, **{"img_size": tuple(image_size), **options})
+        except TypeError as error:  # timm has no list of the architectures that take a size
+            if "img_size" not in str(error):
+                raise
+        else:
+            return network
+    network = timm.create_model(name, **options)
+    return network
+
+
+def _torchvision(
+    name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, options: dict[str, Any]
+) -> nn.Module:
+    mend()
+    from torchvision import models
+
+    if name not in (known := models.list_models(module=models)):
+        raise UnknownModel(f"{name!r} is not in torchvision; {_near(name, known)}")
+    if name.startswith("vit_") and image_size is not None:
+        if image_size[0] != image_size[1]:
+            raise UnknownModel(f"torchvision's {name} takes square images, not {image_size}; 'timm:NAME' does")
+        options = {"image_size": image_size[0], **options}
+    network: nn.Module = models.get_model(name, **{"weights": None, "num_classes": num_classes, **options})
+    if in_channels != 3:
+        _replace_first_conv(network, in_channels)
+    return network
+
+
+def _replace_first_conv(network: nn.Module, in_channels: int) -> None:
+    """Give the first convolution ``in_channels`` inputs and new weights that keep the variance of its output."""
+    path, old = next((path, m) for path, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    settings = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    new = nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **settings)
+    spread = float(old.weight.detach().std()) * math.sqrt(old.in_channels / in_channels)
+    nn.init.normal_(new.weight, std=spread)
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    network.set_submodule(path, new)
+
+
+def _import(
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> nn.Module:
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+        raise UnknownModel(f"{name!r} is not a network; {', '.join(MODELS)} or {_OTHERS}")
+    try:
+        make = imports.load(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks something of its own
+        raise UnknownModel(f"{name!r} is not a network: no module {error.name!r}; {_OTHERS}") from None
+    except AttributeError:
+        if (found := sys.modules.get(module)) is None:
+            raise  # of the module itself
+        raise UnknownModel(f"{name!r} is not a network; {module!r} has {_near(attribute, dir(found))}") from None
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, **options}
+    parameters = inspect.signature(make).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if "in_channels" not in parameters and not takes_any:
+        if in_channels != 3:
+            raise UnknownModel(
+                f"{name!r} has no parameter 'in_channels', and the images have {in_channels} channels; add one"
+            )
+        del arguments["in_channels"]
+    if "image_size" in parameters and image_size is not None:
+        arguments["image_size"] = image_size
+    network = make(**arguments)
+    if not isinstance(network, nn.Module):
+        raise UnknownModel(f"{name!r} made a {type(network).__name__}; a torch.nn.Module is needed")
+    return network
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """The known names that come close, or the first few if none does."""
+    known = [each for each in known if not each.startswith("_")]
+    near = get_close_matches(name, known, n=4) or known[:20]
+    return ", ".join(near) + (", ..." if len(near) < len(known) else "")

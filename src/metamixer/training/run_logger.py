@@ -1,0 +1,93 @@
+"""The metrics of a run, written to its folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metamixer.core.files import write_whole
+from metamixer.training.callbacks import EpochRecord, Start, StepRecord
+
+
+class Files:
+    """``metrics.jsonl``, ``metrics.csv`` and TensorBoard events in a run's folder, one row an epoch.
+
+    A resumed run first drops the rows after the checkpoint, so that each epoch stands there once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: list[dict[str, float]] = []
+        self._events: Any = None
+
+    def on_start(self, start: Start) -> None:
+        """Keep the rows up to ``start.step`` and open the event file."""
+        from tensorboardX import SummaryWriter
+
+        path = self._folder / "metrics.jsonl"
+        kept: list[str] = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:  # the last line of a killed process
+                    continue
+                if record["step"] <= start.step:
+                    kept.append(line)
+                    self._rows.append(record["flat"])
+        write_whole(path, "".join(line + "\n" for line in kept))
+        self._write_csv()
+        with self._events_may_fail():
+            self._events = SummaryWriter(str(self._folder / "events"), purge_step=start.step + 1)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Steps are not written: reading them would stall the device."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Append one row to each file."""
+        row = record.flat()
+        self._rows.append(row)
+        full = asdict(record) | record.speed() | {"val": record.val.as_dict() if record.val else None, "flat": row}
+        with (self._folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(full) + "\n")
+        self._write_csv()
+        if self._events is not None:
+            with self._events_may_fail():
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        self._events.add_scalar(name, value, record.step)
+                self._events.flush()
+
+    def on_end(self) -> None:
+        """Close the event file."""
+        if self._events is not None:
+            with self._events_may_fail():
+                self._events.close()
+
+    @contextmanager
+    def _events_may_fail(self) -> Iterator[None]:
+        """The event file is a view of what the other files hold: training goes on without it."""
+        try:
+            yield
+        except Exception as error:
+            self._events = None
+            warnings.warn(
+                f"TensorBoard events are not written any more ({error}); training goes on, metrics.jsonl has all of it",
+                stacklevel=2,
+            )
+
+    def _write_csv(self) -> None:
+        # An epoch without validation has fewer columns, so the names come from all rows.
+        if names := list(dict.fromkeys(name for row in self._rows for name in row)):
+            text = io.StringIO()
+            writer = csv.DictWriter(text, fieldnames=names)
+            writer.writeheader()
+            writer.writerows(self._rows)
+            write_whole(self._folder / "metrics.csv", text.getvalue(), newline="")
