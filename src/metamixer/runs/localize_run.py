@@ -13,7 +13,7 @@ from torch import Tensor
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.seeding import generator
 from metamixer.data import Data, ImageSet
-from metamixer.evaluation.localization.activation_maps import METHODS, Method, NoMap
+from metamixer.evaluation.localization.activation_maps import NoMap
 from metamixer.evaluation.localization.boxes import read_boxes
 from metamixer.evaluation.localization.localize import Localization, localize
 from metamixer.evaluation.localization.map_gallery import Shown, gallery
@@ -50,7 +50,6 @@ def localize_run(
     held_out_boxes: Path | None = None,
     *,
     pointer: Pointer = "LATEST",
-    method: Method = "grad-cam",
     limit: int | None = None,
     tolerance: float = 0.0,
     device: str = "cpu",
@@ -64,7 +63,6 @@ def localize_run(
         held_out_boxes: the same for the validation images, on which thresholds are chosen. Without it, and without
             validation images that know their boxes, every fifth test image is kept for that and not measured.
         pointer: the checkpoint.
-        method: of the maps: ``grad-cam``, ``grad-cam++`` or ``layer-cam``.
         limit: of more images than this, as many are measured, evenly spaced; and so many held-out images.
         tolerance: of the pointing game, in pixels.
         device: where the networks compute.
@@ -74,8 +72,6 @@ def localize_run(
         RecipeError: it is no run, its data have no boxes, or a network has no feature maps.
         DataError, CheckpointError: its data are gone or a file of boxes is wrong; it has no checkpoint.
     """
-    if method not in METHODS:
-        raise RecipeError(f"{method!r} makes no maps; {', '.join(METHODS)} would work")
     if limit is not None and limit < 2:
         raise RecipeError(f"limit {limit}: at least 2 images would work")
     recipe, data, cohort = open_run(folder, pointer)
@@ -91,7 +87,6 @@ def localize_run(
             mean=data.mean,
             std=data.std,
             names=recipe.names,
-            method=method,
             tolerance=tolerance,
             workers=recipe.data.workers,
             progress=progress,
@@ -109,7 +104,6 @@ def show_run(
     seed: int = 0,
     thresholds: Localization | float = 0.3,
     pointer: Pointer = "LATEST",
-    method: Method = "grad-cam",
     device: str = "cpu",
 ) -> tuple[Shown, ...]:
     """Some test images of a run with what each of its networks sees in them, for a report.
@@ -122,7 +116,6 @@ def show_run(
         thresholds: of the maps, for the networks' boxes: what :func:`localize_run` chose for an overlap of one half,
             or one for all.
         pointer: the checkpoint.
-        method: of the maps.
         device: where the networks compute.
 
     Raises:
@@ -147,7 +140,6 @@ def show_run(
             boxes=[part.boxes[row] for row in rows.tolist()] if known else None,
             names=recipe.names,
             thresholds=levels,
-            method=method,
         )
     except NoMap as error:
         raise RecipeError(f"{folder}: {error}") from error

@@ -160,9 +160,8 @@ def test_a_run_on_scenes_is_measured(run):
     assert found.stages == ("stage3", "stage3")
     assert found.notes == ()
     assert all(0 <= one.pointing <= 1 and 0 < one.energy < 1 for one in found.networks)
-    few = localize_run(run, limit=10, method="layer-cam")
+    few = localize_run(run, limit=10)
     assert few.notes == ("10 of 36 images, evenly spaced", "10 of 12 images, evenly spaced")
-    assert few.method == "layer-cam"
     shown = show_run(run, count=5, thresholds=found)
     assert len(shown) == 5
     assert [one.label for one in show_run(run, count=5, thresholds=0.2)] == [one.label for one in shown]
@@ -172,8 +171,6 @@ def test_a_run_on_scenes_is_measured(run):
 
 
 def test_what_cannot_be_measured_is_told(run, tmp_path):
-    with pytest.raises(RecipeError, match="'cam' makes no maps"):
-        localize_run(run, method="cam")
     with pytest.raises(RecipeError, match="limit 1"):
         localize_run(run, limit=1)
     with pytest.raises(RecipeError, match="is no run"):

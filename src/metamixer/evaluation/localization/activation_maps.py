@@ -1,15 +1,13 @@
 """Class activation maps: which places of an image speak for a class.
 
 Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391): the channels of a late feature map, weighted by how much the
-class's logit grows with each. Grad-CAM++ (Chattopadhay et al., WACV 2018, arXiv 1710.11063) weights the places of a
-channel as well, and Layer-CAM (Jiang et al., IEEE TIP 2021) every place by its own gradient, which also works earlier
-in a network.
+class's logit grows with each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +17,13 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.stages import check_stages, find_stages
 from metamixer.core.eval_mode import evaluating
 
-Method = Literal["grad-cam", "grad-cam++", "layer-cam"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
 
 class NoMap(ValueError):
     """A network has no feature map to look at."""
 
 
 def activation_maps(
-    network: nn.Module, images: Tensor, classes: Tensor | None = None, *, stage: str, method: Method = "grad-cam"
+    network: nn.Module, images: Tensor, classes: Tensor | None = None, *, stage: str
 ) -> tuple[Tensor, Tensor]:
     """Where in each image the network sees a class.
 
@@ -39,7 +34,6 @@ def activation_maps(
         images: ``(B, C, H, W)``, normalised.
         classes: ``(B,)`` int64, the class to look for; None: the one that the network names.
         stage: the path of the module whose output is the feature map; see :func:`map_stage`.
-        method: one of ``METHODS``.
 
     Returns:
         Maps ``(B, H, W)`` in [0, 1], the highest place of each at 1, all 0 where nothing speaks for the class; and the
@@ -48,18 +42,14 @@ def activation_maps(
     Raises:
         NoMap: the stage puts out no ``(B, c, h, w)``.
     """
-    raw, logits = raw_maps(network, images, classes, stage=stage, method=method)
+    raw, logits = raw_maps(network, images, classes, stage=stage)
     large = F.interpolate(raw[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
     return (large - low) / torch.where(high > low, high - low, 1), logits
 
 
-def raw_maps(
-    network: nn.Module, images: Tensor, classes: Tensor | None = None, *, stage: str, method: Method = "grad-cam"
-) -> tuple[Tensor, Tensor]:
-    """The maps as the papers define them, rectified: ``(B, h, w)`` in the stage's own size; and the logits."""
-    if method not in METHODS:
-        raise ValueError(f"{method!r} makes no maps; {', '.join(METHODS)} would")
+def raw_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None, *, stage: str) -> tuple[Tensor, Tensor]:
+    """The maps as the paper defines them, rectified: ``(B, h, w)`` in the stage's own size; and the logits."""
     seen: list[Tensor] = []
 
     def cut(module: nn.Module, args: Any, output: Any) -> Any:
@@ -81,16 +71,7 @@ def raw_maps(
         chosen = logits.detach().argmax(1) if classes is None else classes
         (slope,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen)
     feature, slope, logits = seen[0].detach(), slope.detach(), logits.detach()
-    if method == "layer-cam":
-        weights = slope.relu()
-    elif method == "grad-cam++":
-        # Of exp(logit), whose higher derivatives are powers of the first.
-        below = 2 * slope.square() + feature.sum((2, 3), keepdim=True) * slope**3
-        alpha = slope.square() / torch.where(below == 0, 1, below)
-        weights = (alpha * slope.relu()).sum((2, 3), keepdim=True)
-    else:
-        weights = slope.mean((2, 3), keepdim=True)
-    return (weights * feature).sum(1).relu(), logits
+    return (slope.mean((2, 3), keepdim=True) * feature).sum(1).relu(), logits
 
 
 @torch.no_grad()

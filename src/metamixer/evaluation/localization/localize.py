@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
 from metamixer.data import EvalLoader, ImageSet, normalise
-from metamixer.evaluation.localization.activation_maps import Method, activation_maps, map_stages
+from metamixer.evaluation.localization.activation_maps import activation_maps, map_stages
 from metamixer.evaluation.localization.box_accuracy import (
     OVERLAPS,
     Boxes,
@@ -76,7 +76,6 @@ class Localization:
         notes: what was left out, in sentences.
     """
 
-    method: Method
     images: int
     held_out: int
     networks: tuple[Located, ...]
@@ -88,7 +87,7 @@ class Localization:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in ``evaluation.json``."""
         return {
-            "method": self.method,
+            "method": "grad-cam",
             "images": self.images,
             "held_out": self.held_out,
             "networks": [one.as_dict() for one in self.networks],
@@ -108,7 +107,6 @@ def localize(
     mean: Sequence[float],
     std: Sequence[float],
     names: Sequence[str] | None = None,
-    method: Method = "grad-cam",
     tolerance: float = 0.0,
     batch_size: int = 128,
     workers: int = 0,
@@ -126,7 +124,6 @@ def localize(
         mean: of every channel of the training images, 255 = 1.
         std: their standard deviation.
         names: of the networks; None: their numbers.
-        method: of the maps; see :mod:`metamixer.evaluation.localization.activation_maps`.
         tolerance: of the pointing game, in pixels.
         batch_size: images at a time.
         workers: processes that decode images on disk.
@@ -151,7 +148,7 @@ def localize(
         truth, start = each_box(own), 0
         for batch in EvalLoader(part, mean, std, batch_size, device, workers):
             maps = [
-                activation_maps(network, batch.images, batch.labels, stage=stage, method=method)[0].cpu()
+                activation_maps(network, batch.images, batch.labels, stage=stage)[0].cpu()
                 for network, stage in zip(networks, stages, strict=True)
             ]
             yield torch.stack(maps), truth[start : start + len(batch)]
@@ -174,7 +171,6 @@ def localize(
     columns = zip(titles, shares, thresholds, torch.cat(points, 1), torch.cat(energies, 1), strict=True)
     centre = centre_scores(images.size, boxes, held_out[1], tolerance)
     return Localization(
-        method=method,
         images=len(images),
         held_out=len(held_out[0]),
         networks=tuple(

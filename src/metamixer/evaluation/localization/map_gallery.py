@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
 from metamixer.data import normalise
-from metamixer.evaluation.localization.activation_maps import Method, activation_maps, map_stages
+from metamixer.evaluation.localization.activation_maps import activation_maps, map_stages
 from metamixer.evaluation.localization.box_accuracy import Boxes
 from metamixer.evaluation.localization.connected_components import largest_box
 
@@ -64,7 +64,6 @@ def gallery(
     boxes: Boxes | None = None,
     names: Sequence[str] | None = None,
     thresholds: float | Sequence[float] = 0.3,
-    method: Method = "grad-cam",
     explain: Literal["predicted", "label"] = "predicted",
 ) -> tuple[Shown, ...]:
     """Look at a few images.
@@ -80,7 +79,6 @@ def gallery(
         names: of the networks; None: their numbers.
         thresholds: of the maps, for the boxes; one, or one for each network, such as those that :func:`localize` chose
             for an overlap of one half.
-        method: of the maps.
         explain: whether a map is of the class that the network names or of the image's label.
 
     Raises:
@@ -94,7 +92,7 @@ def gallery(
     chosen = labels.to(device) if explain == "label" else None
     seen: list[list[LookedAt]] = [[] for _ in images]
     for network, stage, name, level in zip(networks, map_stages(cohort, pixels[:1]), titles, levels, strict=True):
-        maps, logits = activation_maps(network, pixels, chosen, stage=stage, method=method)
+        maps, logits = activation_maps(network, pixels, chosen, stage=stage)
         confidences, predicted = (each.tolist() for each in logits.float().softmax(1).max(1))
         for row, one in enumerate(maps.float().cpu()):
             seen[row].append(
