@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
-from metamixer.losses.functional import check_share, check_targets, soft_cross_entropy
+from metamixer.losses.functional import check_targets, soft_cross_entropy
 
 
 class ConfidentPeers(nn.Module):
@@ -29,9 +30,9 @@ class ConfidentPeers(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     deploys: ClassVar[str] = "the best peer"
 
-    def __init__(self, threshold: float = 0.5, weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, threshold: Share = 0.5, weight: Weight = 1.0) -> None:
         super().__init__()
-        check_share(threshold=threshold)
         self.threshold, self.weight = threshold, weight
 
     def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:

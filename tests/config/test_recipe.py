@@ -88,7 +88,7 @@ def test_all_faults_are_told_at_once_with_their_places():
         ("peers.one.name=x", "peers is a list of 2, numbered from 0"),
         ("optim=3", "optim"),
         ("optim.lr.x=2", "optim.lr"),
-        ("mixer.global_probability=2", "a probability lies in"),
+        ("mixer.global_probability=2", "mixer.global_probability: input should be less than or equal to 1, not 2"),
         ("mixer.local_alpha=.nan", "finite"),
         ("data.val_share=1", "less than 1"),
         ("peers=[]", "peers: "),

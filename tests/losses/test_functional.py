@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from metamixer.losses.functional import (
-    check_positive,
     check_targets,
     divergence,
     mutual_divergence,
@@ -97,13 +96,6 @@ def test_ramp_up():
         wanted = math.exp(-5 * (1 - min(epoch, 80) / 80) ** 2)
         assert ramp_up(epoch / 300, length) == pytest.approx(wanted)
     assert ramp_up(None, length) == ramp_up(0.0, 0.0) == 1.0
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
-def test_check_positive(value):
-    check_positive(temperature=1e-3)
-    with pytest.raises(ValueError, match="temperature="):
-        check_positive(weight=1.0, temperature=value)
 
 
 @pytest.mark.parametrize(

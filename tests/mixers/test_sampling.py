@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from metamixer.mixers.sampling import (
     beta,
     boxes,
-    check,
-    check_window,
     happens,
     permutation,
     same_class_partners,
@@ -207,32 +205,3 @@ def test_boxes_lie_in_the_image(size, alpha, count, seed):
     assert torch.all(low >= 0)
     assert torch.all(low <= high)
     assert torch.all(high <= torch.tensor(size))
-
-
-def test_one_error_names_every_setting_that_is_off():
-    with pytest.raises(ValueError, match="a=1: small; c='x': short"):
-        check(a=(1, False, "small"), b=(2, True, "fine"), c=("x", False, "short"))
-    check(a=(1, True, "fine"))
-
-
-@pytest.mark.parametrize(
-    ("settings_", "name"),
-    [
-        ((-0.1, 1, 0), "probability"),
-        ((1.1, 1, 0), "probability"),
-        ((float("nan"), 1, 0), "probability"),
-        ((1, -0.1, 0), "until"),
-        ((1, 1.1, 0), "until"),
-        ((1, 0.5, 0.6), "ramp"),
-        ((1, 1, -0.1), "ramp"),
-    ],
-    ids=str,
-)
-def test_windows_that_make_no_sense(settings_, name):
-    with pytest.raises(ValueError, match=name):
-        check_window(*settings_)
-
-
-@pytest.mark.parametrize("fine", [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5)])
-def test_windows_that_do(fine):
-    check_window(*fine)

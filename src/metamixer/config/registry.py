@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core import trusted_imports
+from metamixer.core.ranges import model_of
 from metamixer.losses import (
     AFD,
     AMLN,
@@ -72,7 +72,7 @@ def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:
     settings = {name: value for name, value in part.items() if name != "name"}
     cls = find(part["name"], table, key)
     try:
-        model = _model(cls)
+        model = model_of(cls)
         valid = model.model_validate(settings)
     except ValidationError as error:
         raise RecipeError("\n".join(faults(error, model, prefix=key))) from error
@@ -85,7 +85,7 @@ def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:
 def all_settings(part: Mapping[str, Any], table: Mapping[str, type]) -> dict[str, Any]:
     """The settings of a part with the defaults filled in, as plain values."""
     settings = {name: value for name, value in part.items() if name != "name"}
-    dumped: dict[str, Any] = _model(find(part["name"], table, "")).model_validate(settings).model_dump(mode="json")
+    dumped: dict[str, Any] = model_of(find(part["name"], table, "")).model_validate(settings).model_dump(mode="json")
     return dumped
 
 
@@ -95,7 +95,7 @@ def effective(settings: Mapping[str, Any], of: type) -> dict[str, Any]:
     A setting that is added gets ``Field(json_schema_extra={"neutral": VALUE})``, in an ``Annotated`` type outside of
     pydantic's models: at this value all is computed as before there was such a setting, so the recipe's checksum stays.
     """
-    fields = (of if issubclass(of, BaseModel) else _model(of)).model_fields
+    fields = (of if issubclass(of, BaseModel) else model_of(of)).model_fields  # type: ignore[arg-type]
     extras = {name: field.json_schema_extra for name, field in fields.items()}
     neutral = {name: each["neutral"] for name, each in extras.items() if isinstance(each, dict) and "neutral" in each}
     return {
@@ -122,22 +122,6 @@ def find(name: str, table: Mapping[str, type], key: str) -> type:
         wanted = "a torch module" if key == "loss" else "a frozen dataclass"
         raise RecipeError(f"{key}: {name!r} is not {wanted}, so it cannot be a {key}")
     return found  # type: ignore[no-any-return]
-
-
-def _model(cls: Callable[..., Any]) -> type[BaseModel]:
-    """A pydantic model of a class's settings, read from its signature."""
-    parameters = inspect.signature(cls).parameters
-    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__, include_extras=True)
-    fields: dict[str, Any] = {
-        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    return create_model(
-        getattr(cls, "__name__", "Settings"),
-        __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()),
-        **fields,
-    )
 
 
 def faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -11,12 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Count, Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.functional import (
-    check_positive,
     check_targets,
-    check_weights,
     divergence,
     layer,
     learning,
@@ -69,18 +68,17 @@ class AFD(nn.Module):
     symmetric: ClassVar[bool] = False
     plays_a_game: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        adversarial: float = 0.05,
-        discriminator: float = 0.01,
-        width: int | None = None,
+        temperature: Positive = 3.0,
+        weight: Weight = 1.0,
+        adversarial: Weight = 0.05,
+        discriminator: Weight = 0.01,
+        width: Count | None = None,
         cyclic_logits: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature, width=1 if width is None else width)
-        check_weights(weight=weight, adversarial=adversarial, discriminator=discriminator)
         self.temperature = temperature
         self.weight = weight
         self.adversarial = adversarial

@@ -11,12 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.functional import (
-    check_positive,
     check_targets,
-    check_weights,
     layer,
     learning,
     mutual_divergence,
@@ -66,17 +65,16 @@ class AMLN(nn.Module):
     symmetric: ClassVar[bool] = False
     plays_a_game: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        adversarial: float = 0.05,
-        align: float = 1.0,
-        discriminator: float = 0.01,
+        temperature: Positive = 3.0,
+        weight: Weight = 1.0,
+        adversarial: Weight = 0.05,
+        align: Weight = 1.0,
+        discriminator: Weight = 0.01,
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_weights(weight=weight, adversarial=adversarial, align=align, discriminator=discriminator)
         self.temperature = temperature
         self.weight = weight
         self.adversarial = adversarial

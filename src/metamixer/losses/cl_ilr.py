@@ -10,10 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Positive, Share, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
     divergence,
     learning,
@@ -56,10 +55,9 @@ class CLILR(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ("trunk",)
     deploys: ClassVar[str] = "the best peer"
 
-    def __init__(self, task_weight: float = 0.5, temperature: float = 2.0, ramp_up: float = 0.0) -> None:
+    @checked
+    def __init__(self, task_weight: Share = 0.5, temperature: Positive = 2.0, ramp_up: Share = 0.0) -> None:
         super().__init__()
-        check_share(task_weight=task_weight, ramp_up=ramp_up)
-        check_positive(temperature=temperature)
         self.task_weight = task_weight
         self.temperature = temperature
         self.ramp_up = ramp_up

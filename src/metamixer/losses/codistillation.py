@@ -16,13 +16,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     learning,
     require,
     soft_cross_entropy,
@@ -69,20 +67,18 @@ class Codistillation(nn.Module):
 
     arrived: Tensor | None
 
+    @checked
     def __init__(
         self,
-        weight: float = 1.0,
-        temperature: float = 1.0,
-        interval: int = 50,
-        burn_in: float = 0.4,
+        weight: Weight = 1.0,
+        temperature: Positive = 1.0,
+        interval: Count = 50,
+        burn_in: Share = 0.4,
         exchange: str | None = None,
         peer: int = 0,
         peers: int = 2,
     ) -> None:
         super().__init__()
-        check_weights(weight=weight)
-        check_positive(temperature=temperature, interval=interval)
-        check_share(burn_in=burn_in)
         if exchange is not None and not 0 <= peer < peers:
             raise ValueError(f"peer={peer}, peers={peers}: the peers of all processes are numbered from 0")
         self.weight = weight

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     divergence,
     learning,
     mutual_divergence,
@@ -71,19 +69,17 @@ class CutnMixLoss(nn.Module):
     shadows: ClassVar[str] = "average"
     symmetric: ClassVar[bool] = False
 
+    @checked
     def __init__(
         self,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        feature_weight: float = 1.0,
-        ensemble_weight: float = 1.0,
-        decay: float = 0.999,
-        ramp_up: float = 0.2667,
+        temperature: Positive = 3.0,
+        weight: Weight = 1.0,
+        feature_weight: Weight = 1.0,
+        ensemble_weight: Weight = 1.0,
+        decay: Share = 0.999,
+        ramp_up: Share = 0.2667,
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_weights(weight=weight, feature_weight=feature_weight, ensemble_weight=ensemble_weight)
-        check_share(decay=decay, ramp_up=ramp_up)
         self.temperature = temperature
         self.weight = weight
         self.feature_weight = feature_weight

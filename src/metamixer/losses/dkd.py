@@ -11,12 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     divergence,
     learning,
     soft_cross_entropy,
@@ -52,13 +50,11 @@ class DKD(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ("teacher",)
     deploys: ClassVar[str] = "the best peer"
 
+    @checked
     def __init__(
-        self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, warm_up: float = 0.0833
+        self, temperature: Positive = 4.0, alpha: Weight = 1.0, beta: Weight = 8.0, warm_up: Share = 0.0833
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_weights(alpha=alpha, beta=beta)
-        check_share(warm_up=warm_up)
         self.temperature = temperature
         self.alpha = alpha
         self.beta = beta

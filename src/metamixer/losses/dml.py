@@ -9,12 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     learning,
     mutual_divergence,
     ramp_up,
@@ -48,11 +46,9 @@ class DML(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     deploys: ClassVar[str] = "the best peer"
 
-    def __init__(self, temperature: float = 1.0, weight: float = 1.0, ramp_up: float = 0.0) -> None:
+    @checked
+    def __init__(self, temperature: Positive = 1.0, weight: Weight = 1.0, ramp_up: Share = 0.0) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_weights(weight=weight)
-        check_share(ramp_up=ramp_up)
         self.temperature = temperature
         self.weight = weight
         self.ramp_up = ramp_up

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     divergence,
     learning,
     ramp_up,
@@ -65,11 +63,9 @@ class FFL(nn.Module):
     crosses_peers: ClassVar[bool] = True
     distils_identical_peers: ClassVar[bool] = True
 
-    def __init__(self, temperature: float = 3.0, weight: float = 1.0, ramp_up: float = 0.2667) -> None:
+    @checked
+    def __init__(self, temperature: Positive = 3.0, weight: Weight = 1.0, ramp_up: Share = 0.2667) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_weights(weight=weight)
-        check_share(ramp_up=ramp_up)
         self.temperature = temperature
         self.weight = weight
         self.ramp_up = ramp_up

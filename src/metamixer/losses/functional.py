@@ -110,24 +110,6 @@ def require(
         raise ValueError(f"{method} needs shadows of its peers: Cohort(networks, shadows=True)")
 
 
-def check_weights(**settings: float) -> None:
-    """Raise ValueError for the settings that are negative."""
-    if wrong := [f"{name}={value}" for name, value in settings.items() if not value >= 0]:
-        raise ValueError(f"{', '.join(wrong)}: has to be at least 0")
-
-
-def check_share(**settings: float) -> None:
-    """Raise ValueError for the settings that are no share in [0, 1]."""
-    if wrong := [f"{name}={value}" for name, value in settings.items() if not 0 <= value <= 1]:
-        raise ValueError(f"{', '.join(wrong)}: has to be a share in [0, 1]")
-
-
-def check_positive(**settings: float) -> None:
-    """Raise ValueError for the settings that are not above 0."""
-    if wrong := [f"{name}={value}" for name, value in settings.items() if not value > 0]:
-        raise ValueError(f"{', '.join(wrong)}: has to be above 0")
-
-
 def check_targets(logits: Tensor, targets: Tensor) -> None:
     """Raise ValueError unless the targets are soft, ``(B, C)``: a batch of class indices would broadcast."""
     if targets.shape != logits.shape[1:] or not torch.is_floating_point(targets):

@@ -7,21 +7,19 @@ whose abstract and figure show mixing and mutual distillation; it goes with Meta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, cast, get_args
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.adversarial_examples import Pixels, perturb
 from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.components.gradient_balance import Balance
 from metamixer.losses.components.mutual_information import Information
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     divergence,
     layer,
     learning,
@@ -107,40 +105,33 @@ class InfoMaxAdversarial(nn.Module):
 
     pixel_range: Tensor | None
 
+    @checked
     def __init__(
         self,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        ramp_up: float = 80 / 300,
+        temperature: Positive = 3.0,
+        weight: Weight = 1.0,
+        ramp_up: Share = 80 / 300,
         estimator: Estimator = "infonce",
-        information_weight: float = 0.1,
-        tau: float = 0.1,
+        information_weight: Weight = 0.1,
+        tau: Positive = 0.1,
         mask_same_class: bool = False,
         mode: Mode = "features",
-        adversarial_weight: float | None = None,
-        discriminator: float = 0.01,
-        adversarial_start: float = 0.1,
+        adversarial_weight: Weight | None = None,
+        discriminator: Weight = 0.01,
+        adversarial_start: Share = 0.1,
         balance: bool = False,
-        eps: float = 8 / 255,
-        step: float = 2 / 255,
-        steps: int = 1,
+        eps: Positive = 8 / 255,
+        step: Positive = 2 / 255,
+        steps: Count = 1,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
-        noise_rate: float = 0.0,
-        noise_ramp: float = 0.05,
-        confidence: float = 0.0,
+        noise_rate: Share = 0.0,
+        noise_ramp: Share = 0.05,
+        confidence: Share = 0.0,
     ) -> None:
         super().__init__()
-        for name, value, kinds in (("estimator", estimator, Estimator), ("mode", mode, Mode)):
-            if value not in get_args(kinds):
-                raise ValueError(f"{name}={value!r}: {', '.join(get_args(kinds))} would work")
         if adversarial_weight is None:
             adversarial_weight = 0.05 if mode == "features" else 1.0
-        check_positive(temperature=temperature, tau=tau, eps=eps, step=step, steps=steps)
-        check_weights(weight=weight, information_weight=information_weight)
-        check_weights(adversarial_weight=adversarial_weight, discriminator=discriminator)
-        check_share(ramp_up=ramp_up, adversarial_start=adversarial_start, confidence=confidence)
-        check_share(noise_rate=noise_rate, noise_ramp=noise_ramp)
         if balance and mode == "inputs":
             raise ValueError("balance=True compares gradients at the features of one pass; mode='inputs' has another")
         self.temperature, self.weight, self.ramp_up = temperature, weight, ramp_up

@@ -10,10 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Positive, Share, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
     divergence,
     learning,
@@ -43,10 +42,9 @@ class KD(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ("teacher",)
     deploys: ClassVar[str] = "the best peer"
 
-    def __init__(self, temperature: float = 4.0, alpha: float = 0.9) -> None:
+    @checked
+    def __init__(self, temperature: Positive = 4.0, alpha: Share = 0.9) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_share(alpha=alpha)
         self.temperature = temperature
         self.alpha = alpha
         self.task_weight = 1 - alpha

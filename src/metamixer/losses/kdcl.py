@@ -7,17 +7,16 @@ of its own, so that the target also makes them invariant to it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Batch, Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
     check_targets,
-    check_weights,
     learning,
     soft_cross_entropy,
     spread,
@@ -65,12 +64,9 @@ class KDCL(nn.Module):
 
     weights: Tensor | None
 
-    def __init__(self, kind: Kind = "general", temperature: float = 2.0, weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, kind: Kind = "general", temperature: Positive = 2.0, weight: Weight = 1.0) -> None:
         super().__init__()
-        if kind not in get_args(Kind):
-            raise ValueError(f"kind={kind!r}: {', '.join(get_args(Kind))} would work")
-        check_positive(temperature=temperature)
-        check_weights(weight=weight)
         self.kind = kind
         self.temperature = temperature
         self.weight = weight

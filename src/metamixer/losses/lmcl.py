@@ -12,12 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Count, Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms, pooled
 from metamixer.losses.components.contrastive import contrast, embed, positives, projector, row_divergence, similarities
 from metamixer.losses.functional import (
-    check_positive,
     check_targets,
-    check_weights,
     divergence,
     layer,
     learning,
@@ -77,20 +76,19 @@ class LMCL(nn.Module):
     crosses_peers: ClassVar[bool] = True
     distils_identical_peers: ClassVar[bool] = True  # the exits together are the teacher
 
+    @checked
     def __init__(
         self,
-        temperature: float = 3.0,
-        tau: float = 0.1,
-        vcl: float = 0.1,
-        soft_vcl: float = 1.0,
-        icl: float = 0.1,
-        soft_icl: float = 1.0,
-        stages: int = 3,
-        width: int = 128,
+        temperature: Positive = 3.0,
+        tau: Positive = 0.1,
+        vcl: Weight = 0.1,
+        soft_vcl: Weight = 1.0,
+        icl: Weight = 0.1,
+        soft_icl: Weight = 1.0,
+        stages: Count = 3,
+        width: Count = 128,
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature, tau=tau, stages=stages, width=width)
-        check_weights(vcl=vcl, soft_vcl=soft_vcl, icl=icl, soft_icl=soft_icl)
         self.temperature, self.tau = temperature, tau
         self.weights = {"vcl": vcl, "soft_vcl": soft_vcl, "icl": icl, "soft_icl": soft_icl}
         self.stages, self.width = stages, width

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Count, Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.contrastive import (
     contrast,
@@ -22,9 +23,7 @@ from metamixer.losses.components.contrastive import (
     similarities,
 )
 from metamixer.losses.functional import (
-    check_positive,
     check_targets,
-    check_weights,
     divergence,
     learning,
     require,
@@ -71,20 +70,19 @@ class MCL(nn.Module):
     symmetric: ClassVar[bool] = False  # every peer has a projector of its own
     crosses_peers: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
-        temperature: float = 3.0,
-        tau: float = 0.1,
-        vcl: float = 0.1,
-        soft_vcl: float = 1.0,
-        icl: float = 0.1,
-        soft_icl: float = 1.0,
+        temperature: Positive = 3.0,
+        tau: Positive = 0.1,
+        vcl: Weight = 0.1,
+        soft_vcl: Weight = 1.0,
+        icl: Weight = 0.1,
+        soft_icl: Weight = 1.0,
         logits: bool = False,
-        width: int = 128,
+        width: Count = 128,
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature, tau=tau, width=width)
-        check_weights(vcl=vcl, soft_vcl=soft_vcl, icl=icl, soft_icl=soft_icl)
         self.temperature, self.tau = temperature, tau
         self.vcl, self.soft_vcl, self.icl, self.soft_icl = vcl, soft_vcl, icl, soft_icl
         self.logits, self.width = logits, width

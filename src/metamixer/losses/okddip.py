@@ -10,12 +10,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     learning,
     ramp_up,
     require,
@@ -62,18 +60,16 @@ class OKDDip(nn.Module):
     symmetric: ClassVar[bool] = False  # the last one leads
     crosses_peers: ClassVar[bool] = True  # targets are not detached
 
+    @checked
     def __init__(
         self,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        ramp_up: float = 80 / 300,
-        reduction: int = 8,
+        temperature: Positive = 3.0,
+        weight: Weight = 1.0,
+        ramp_up: Share = 80 / 300,
+        reduction: Count = 8,
         detach: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature, reduction=reduction)
-        check_weights(weight=weight)
-        check_share(ramp_up=ramp_up)
         self.temperature = temperature
         self.weight = weight
         self.ramp_up = ramp_up

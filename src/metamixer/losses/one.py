@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms, pooled
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     divergence,
     learning,
     ramp_up,
@@ -78,11 +76,9 @@ class ONE(nn.Module):
     symmetric: ClassVar[bool] = False  # each branch has a row of the gate
     crosses_peers: ClassVar[bool] = True  # the ensemble's cross-entropy trains all branches
 
-    def __init__(self, temperature: float = 3.0, weight: float = 1.0, ramp_up: float = 80 / 300) -> None:
+    @checked
+    def __init__(self, temperature: Positive = 3.0, weight: Weight = 1.0, ramp_up: Share = 80 / 300) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_weights(weight=weight)
-        check_share(ramp_up=ramp_up)
         self.temperature = temperature
         self.weight = weight
         self.ramp_up = ramp_up

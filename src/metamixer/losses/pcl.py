@@ -11,13 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
-    check_positive,
-    check_share,
     check_targets,
-    check_weights,
     divergence,
     learning,
     ramp_up,
@@ -68,13 +66,11 @@ class PCL(nn.Module):
     crosses_peers: ClassVar[bool] = True
     distils_identical_peers: ClassVar[bool] = True
 
+    @checked
     def __init__(
-        self, temperature: float = 3.0, weight: float = 1.0, decay: float = 0.999, ramp_up: float = 0.2667
+        self, temperature: Positive = 3.0, weight: Weight = 1.0, decay: Share = 0.999, ramp_up: Share = 0.2667
     ) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        check_weights(weight=weight)
-        check_share(decay=decay, ramp_up=ramp_up)
         self.temperature = temperature
         self.weight = weight
         self.decay = decay

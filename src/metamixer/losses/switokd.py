@@ -5,16 +5,15 @@ A teacher that runs ahead of its student waits: it is paused while the gap betwe
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.functional import (
-    check_positive,
     check_targets,
-    check_weights,
     divergence,
     learning,
     soft_cross_entropy,
@@ -62,12 +61,9 @@ class SwitOKD(nn.Module):
     deploys: ClassVar[str] = "the best student"
     symmetric: ClassVar[bool] = False
 
-    def __init__(self, form: Form = "auto", temperature: float = 1.0, weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, form: Form = "auto", temperature: Positive = 1.0, weight: Weight = 1.0) -> None:
         super().__init__()
-        if form not in get_args(Form):
-            raise ValueError(f"form={form!r}: {', '.join(get_args(Form))} would work")
-        check_positive(temperature=temperature)
-        check_weights(weight=weight)
         self.form: Form = form
         self.temperature = temperature
         self.weight = weight

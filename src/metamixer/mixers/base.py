@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metamixer.core.plan import MixPlan
+from metamixer.core.ranges import check_fields
 from metamixer.mixers.sampling import happens, strength
 
 
@@ -36,6 +37,9 @@ class BaseMixer:
 
     wants_companions: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __call__(
         self,
         images: Tensor,
@@ -54,12 +58,16 @@ class BaseMixer:
 
 
 class WindowedMixer(BaseMixer):
-    """A mixer that mixes a share of the batches, in a window of training."""
+    """A mixer that mixes in a window of training."""
 
-    probability: float
     until: float
     ramp: float
 
-    def mixes(self, draw: Draw) -> bool:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ramp > self.until:
+            raise ValueError(f"ramp={self.ramp!r}: the ramp lies in [0, until], until={self.until!r}")
+
+    def mixes(self, probability: float, draw: Draw) -> bool:
         """Whether this batch is mixed: one draw."""
-        return happens(strength(self.probability, self.until, self.ramp, draw.progress), draw.generator)
+        return happens(strength(probability, self.until, self.ramp, draw.progress), draw.generator)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metamixer.core.plan import MixPlan, Paste
-from metamixer.mixers.base import BaseMixer, Draw, WindowedMixer
+from metamixer.core.ranges import Share
+from metamixer.mixers.base import Draw, WindowedMixer
 from metamixer.mixers.sampling import (
+    Alpha,
     Per,
     boxes,
-    check,
-    check_alpha,
-    check_window,
     permutation,
     same_class_partners,
 )
@@ -21,7 +20,7 @@ Partners = Literal["same_class", "any"]
 
 
 @dataclass(frozen=True)
-class CutMix(BaseMixer):
+class CutMix(WindowedMixer):
     """Pastes a box of a random other image; the labels mix by the pasted area.
 
     The box has as many sides as the input has spatial axes: a window of a signal, a rectangle, a block of a volume.
@@ -34,14 +33,11 @@ class CutMix(BaseMixer):
         ramp: the share of training before ``until`` over which the probability falls to 0.
     """
 
-    alpha: float = 1.0
-    probability: float = 0.5
+    alpha: Alpha = 1.0
+    probability: Share = 0.5
     box: Per = "batch"
-    until: float = 1.0
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._pasting()  # has the same settings and checks them
+    until: Share = 1.0
+    ramp: Share = 0.0
 
     def _pasting(self) -> SameClassCutMix:
         return SameClassCutMix(self.alpha, self.probability, self.box, "any", self.until, self.ramp)
@@ -68,20 +64,12 @@ class SameClassCutMix(WindowedMixer):
         ramp: the share of training before ``until`` over which the probability falls to 0.
     """
 
-    alpha: float = 1.0
-    probability: float = 0.5
+    alpha: Alpha = 1.0
+    probability: Share = 0.5
     box: Per = "batch"
     partners: Partners = "same_class"
-    until: float = 1.0
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_alpha(alpha=self.alpha)
-        check_window(self.probability, self.until, self.ramp)
-        check(
-            box=(self.box, self.box in ("batch", "sample"), "'batch' or 'sample'"),
-            partners=(self.partners, self.partners in ("same_class", "any"), "'same_class' or 'any'"),
-        )
+    until: Share = 1.0
+    ramp: Share = 0.0
 
     @property
     def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides
@@ -90,7 +78,7 @@ class SameClassCutMix(WindowedMixer):
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""
-        if not self.mixes(draw):
+        if not self.mixes(self.probability, draw):
             return MixPlan()
         size = draw.size
         low, high = boxes(self.alpha, size, None if self.box == "batch" else len(draw.images), draw.generator)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from metamixer.core.plan import MixPlan, Paste, PerPeer
+from metamixer.core.ranges import Count, Share
 from metamixer.mixers.base import Draw, WindowedMixer
-from metamixer.mixers.sampling import beta, check, check_alpha, check_window, permutation
+from metamixer.mixers.sampling import Alpha, beta, permutation
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,15 @@ class CutnMix(WindowedMixer):
         ramp: the share of training before ``until`` over which the probability falls to 0.
     """
 
-    alpha: float = 1.0
-    probability: float = 0.5
-    peers: int = 2
-    until: float = 1.0
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_alpha(alpha=self.alpha)
-        check_window(self.probability, self.until, self.ramp)
-        check(peers=(self.peers, self.peers >= 1, "the number of peers, at least one"))
+    alpha: Alpha = 1.0
+    probability: Share = 0.5
+    peers: Count = 2
+    until: Share = 1.0
+    ramp: Share = 0.0
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""
-        if not self.mixes(draw):
+        if not self.mixes(self.probability, draw):
             return MixPlan()
         size = draw.size
         sides = self._sides(size, draw.generator)

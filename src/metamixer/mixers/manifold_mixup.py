@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from metamixer.core.plan import Blend, MixPlan, Stage
+from metamixer.core.ranges import Count, Share
 from metamixer.mixers.base import Draw, WindowedMixer
-from metamixer.mixers.sampling import Per, beta, check, check_alpha, check_window, permutation
+from metamixer.mixers.sampling import Alpha, Per, beta, permutation
+
+Stages = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -26,30 +31,17 @@ class ManifoldMixup(WindowedMixer):
         ramp: the share of training before ``until`` over which the probability falls to 0.
     """
 
-    alpha: float = 2.0
-    probability: float = 1.0
-    stages: tuple[int, ...] | None = None
-    stage_draws: int = 1
+    alpha: Alpha = 2.0
+    probability: Share = 1.0
+    stages: Stages | None = None
+    stage_draws: Count = 1
     lam: Per = "batch"
-    until: float = 1.0
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_alpha(alpha=self.alpha)
-        check_window(self.probability, self.until, self.ramp)
-        check(
-            stages=(
-                self.stages,
-                self.stages is None or (len(self.stages) > 0 and min(self.stages) >= 0),
-                "0 (images) or the numbers of stages, at least one",
-            ),
-            stage_draws=(self.stage_draws, self.stage_draws >= 1, "1 for all peers, or the number of peers"),
-            lam=(self.lam, self.lam in ("batch", "sample"), "'batch' or 'sample'"),
-        )
+    until: Share = 1.0
+    ramp: Share = 0.0
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""
-        if not self.mixes(draw):
+        if not self.mixes(self.probability, draw):
             return MixPlan()
         stages = tuple(self._stage(draw.generator) for _ in range(self.stage_draws))
         lam = beta(self.alpha, None if self.lam == "batch" else len(draw.labels), draw.generator)

@@ -13,14 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metamixer.core.plan import MixPlan
-from metamixer.mixers.base import BaseMixer, Draw
+from metamixer.core.ranges import Count, Share
+from metamixer.mixers.base import Draw, WindowedMixer
 from metamixer.mixers.cutmix import Partners, SameClassCutMix
-from metamixer.mixers.manifold_mixup import ManifoldMixup
-from metamixer.mixers.sampling import Per, check_alpha, check_probability
+from metamixer.mixers.manifold_mixup import ManifoldMixup, Stages
+from metamixer.mixers.sampling import Alpha, Per
 
 
 @dataclass(frozen=True)
-class MetaMixer(BaseMixer):
+class MetaMixer(WindowedMixer):
     """Same-class CutMix at the input, then manifold mixup at a random stage: two plans, joined.
 
     Args:
@@ -40,22 +41,17 @@ class MetaMixer(BaseMixer):
         ramp: the share of training before ``until`` over which both probabilities fall to 0.
     """
 
-    local_alpha: float = 1.0
-    local_probability: float = 0.5
+    local_alpha: Alpha = 1.0
+    local_probability: Share = 0.5
     partners: Partners = "same_class"
     box: Per = "batch"
-    global_alpha: float = 1.0
-    global_probability: float = 1.0
-    stages: tuple[int, ...] | None = None
-    stage_draws: int = 1
+    global_alpha: Alpha = 1.0
+    global_probability: Share = 1.0
+    stages: Stages | None = None
+    stage_draws: Count = 1
     lam: Per = "batch"
-    until: float = 1.0
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_alpha(local_alpha=self.local_alpha, global_alpha=self.global_alpha)
-        check_probability(local_probability=self.local_probability, global_probability=self.global_probability)
-        _ = self.local_half, self.global_half  # each checks the settings that it shares
+    until: Share = 1.0
+    ramp: Share = 0.0
 
     @property
     def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides

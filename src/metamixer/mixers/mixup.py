@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metamixer.core.plan import MixPlan
-from metamixer.mixers.base import BaseMixer, Draw
+from metamixer.core.ranges import Share
+from metamixer.mixers.base import Draw, WindowedMixer
 from metamixer.mixers.manifold_mixup import ManifoldMixup
-from metamixer.mixers.sampling import Per
+from metamixer.mixers.sampling import Alpha, Per
 
 
 @dataclass(frozen=True)
-class Mixup(BaseMixer):
+class Mixup(WindowedMixer):
     """Blends each image with a random other one, and their labels by the same share.
 
     Args:
@@ -22,14 +23,11 @@ class Mixup(BaseMixer):
         ramp: the share of training before ``until`` over which the probability falls to 0.
     """
 
-    alpha: float = 1.0
-    probability: float = 1.0
+    alpha: Alpha = 1.0
+    probability: Share = 1.0
     lam: Per = "batch"
-    until: float = 1.0
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._manifold()  # has the same settings and checks them
+    until: Share = 1.0
+    ramp: Share = 0.0
 
     def _manifold(self) -> ManifoldMixup:
         return ManifoldMixup(self.alpha, self.probability, (0,), lam=self.lam, until=self.until, ramp=self.ramp)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 Per = Literal["batch", "sample"]
+Alpha = Annotated[float, Field(ge=0.01)]
+"""Of Beta(alpha, alpha). Below 0.01 both its gamma variates underflow."""
 
 
 def strength(probability: float, until: float, ramp: float, progress: float | None) -> float:
@@ -77,30 +79,3 @@ def boxes(
     shape = (len(size),) if count is None else (count, len(size))
     centre = (torch.rand(shape, generator=generator, dtype=torch.float64) * extent).long()
     return (centre - half).clamp(min=0), torch.minimum(centre + half, extent)
-
-
-def check(**settings: tuple[object, bool, str]) -> None:
-    """Raise one ValueError that names every setting that is off: ``name=(value, is_fine, what would be)``."""
-    wrong = [f"{name}={value!r}: {wanted}" for name, (value, fine, wanted) in settings.items() if not fine]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-
-
-def check_alpha(**alphas: float) -> None:
-    """Raise ValueError unless Beta(alpha, alpha) can be drawn; below 0.01 both its gamma variates underflow."""
-    wanted = "Beta's parameter is finite and 0.01 or above"
-    check(**{name: (alpha, 0.01 <= alpha < math.inf, wanted) for name, alpha in alphas.items()})
-
-
-def check_probability(**probabilities: float) -> None:
-    """Raise ValueError unless they lie in [0, 1]."""
-    check(**{name: (p, 0 <= p <= 1, "a probability lies in [0, 1]") for name, p in probabilities.items()})
-
-
-def check_window(probability: float, until: float, ramp: float) -> None:
-    """Raise ValueError unless the probability and the window of training make sense."""
-    check_probability(probability=probability)
-    check(
-        until=(until, 0 <= until <= 1, "a share of training lies in [0, 1]"),
-        ramp=(ramp, 0 <= ramp <= until or ramp == 0, "the ramp lies in [0, until]"),
-    )

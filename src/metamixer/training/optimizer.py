@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.core.ranges import Positive, Weight, check_fields
 
 
 @dataclass(frozen=True)
@@ -30,37 +32,18 @@ class Optim:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.05
+    lr: Positive = 0.05
     momentum: float = 0.9
     nesterov: bool = True
-    weight_decay: float = 5e-4
+    weight_decay: Weight = 5e-4
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     gamma: float = 0.1
-    warmup: float = 0.05
-    clip: float | None = 5.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    clip: Positive | None = 5.0
 
     def __post_init__(self) -> None:
-        wrong = [
-            f"{name}={value}: {wanted}"
-            for name, value, fine, wanted in (
-                ("name", self.name, self.name in ("sgd", "adamw"), "sgd or adamw"),
-                ("schedule", self.schedule, self.schedule in ("cosine", "step", "constant"), "cosine, step, constant"),
-                ("lr", self.lr, self.lr > 0, "above 0"),
-                ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or above"),
-                ("warmup", self.warmup, 0 <= self.warmup < 1, "a share of training in [0, 1)"),
-                (
-                    "milestones",
-                    self.milestones,
-                    all(0 < m < 1 for m in self.milestones),
-                    "shares of training",
-                ),
-                ("clip", self.clip, self.clip is None or self.clip > 0, "above 0 or none"),
-            )
-            if not fine
-        ]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        check_fields(self)
 
     def build(self, cohort: Cohort, loss: nn.Module) -> torch.optim.Optimizer:
         """One optimizer with a group for each peer that learns and one for what the loss learns."""

@@ -1,0 +1,64 @@
+"""What settings may be, written once in their annotations: constructors and recipes check the same ones."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, ParamSpec, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+P = ParamSpec("P")
+
+
+@functools.cache
+def model_of(owner: Callable[..., Any]) -> type[BaseModel]:
+    """A pydantic model of the settings of a class or of an ``__init__``, read from its signature."""
+    own = owner.__init__ if isinstance(owner, type) and not is_dataclass(owner) else owner  # type: ignore[misc]
+    hints = get_type_hints(own, include_extras=True)
+    found: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(owner).parameters.items()
+        if name != "self" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=(), arbitrary_types_allowed=True)
+    return create_model(getattr(owner, "__name__", "Settings"), __config__=config, **found)
+
+
+def check(owner: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Raise one ValueError that names every setting that does not fit the signature of ``owner``."""
+    wrong: dict[Any, str] = {}
+    try:
+        valid = model_of(owner).model_validate(settings)
+        for name, value in settings.items():  # a recipe's text becomes a number, here it would stay text
+            if isinstance(value, str) and not isinstance(read := getattr(valid, name), str):
+                wrong[name] = f"input should be of type {type(read).__name__}"
+    except ValidationError as error:
+        wrong = {fault["loc"][0]: fault["msg"][0].lower() + fault["msg"][1:] for fault in reversed(error.errors())}
+    if wrong:
+        raise ValueError("; ".join(f"{name}={settings[name]!r}: {wrong[name]}" for name in settings if name in wrong))
+
+
+def check_fields(settings: Any) -> None:
+    """:func:`check` for the fields of a dataclass, in its ``__post_init__``."""
+    check(type(settings), {each.name: getattr(settings, each.name) for each in fields(settings) if each.init})
+
+
+def checked(init: Callable[P, None]) -> Callable[P, None]:
+    """An ``__init__`` whose arguments are checked against their annotations before it runs."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checking(*args: P.args, **settings: P.kwargs) -> None:
+        _, *given = signature.bind(*args, **settings).arguments.items()
+        check(init, dict(given))
+        init(*args, **settings)
+
+    return checking
