@@ -45,8 +45,8 @@ from metamixer.report import report
 from metamixer.runs.classifier import Classifier
 from metamixer.studies import Study
 from tests.command import metamixer
-from tests.reporting.made import run as written_run
-from tests.reporting.test_page import Page
+from tests.report.made import run as written_run
+from tests.report.test_page import Page
 
 ROOT = Path(__file__).parents[2]
 TINY = ["data.train_limit=20", "--peers", "resnet8,resnet8", "--epochs", "1", "--batch-size", "50", "--device", "cpu"]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from metamixer.report import report
-from tests.reporting.made import NASTY, run
+from tests.report.made import NASTY, run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [

@@ -19,7 +19,7 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.evaluation.localization.map_gallery import LookedAt, Shown
 from metamixer.report import report
 from metamixer.runs.run import train
-from tests.reporting.made import NASTY, PEERS, evaluation, run
+from tests.report.made import NASTY, PEERS, evaluation, run
 
 TINY = ["data.train_limit=12", "peers.0.name=resnet8", "peers.1.name=resnet14", "train.epochs=2", "train.batch_size=40",
         "data.image_size=10", "train.accelerator=cpu"]  # fmt: skip

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from metamixer.cli.app import app
 from metamixer.report import plots
-from tests.reporting.made import run
+from tests.report.made import run
 
 NAMES = {"curves", "reliability", "confusion", "classes", "robustness"}
 PEERS = (r"0 $\frac$", "1 _<svg>")
