@@ -49,10 +49,9 @@ def test_a_line_is_where_its_values_are():
 def test_bars_of_reliability():
     bins = {"edges": [0, 0.5, 1], "count": [0, 4], "confidence": [None, 0.8], "accuracy": [None, 0.5]}
     found = reliability(Network.model_validate({"name": "a", "ece": 0.3, "reliability": bins}))
-    bar = found["bars"][1]
+    (bar,) = found["bars"]
     assert (bar["height"], bar["gap_height"], bar["over"]) == (100, 60, True)
     assert bar["gap_y"] + bar["gap_height"] == bar["y"] == found["top"] + 100
-    assert "hint" not in found["bars"][0]
     assert "expected calibration error 30.0 %" in found["label"]
     assert reliability(Network.model_validate({"name": "a", "reliability": {"count": [1]}})) is None
 

@@ -13,16 +13,28 @@ MOST_CLASSES = 30  # of a confusion matrix that can be read
 _MOST_CONFUSIONS = 25
 
 
-def classes(run: RunFiles) -> Table | None:
-    """Accuracy of each class: the deployed network, the baseline's and the gain, and the others."""
+def of_classes(run: RunFiles) -> tuple[Evaluation, Network, Network | None] | None:
+    """The evaluation, the network whose classes are shown, and the baseline's if it has the same classes."""
     found = run.evaluation
     main = found.main if found else None
     if found is None or main is None or not found.classes or len(main.per_class) != len(found.classes):
         return None
     base = run.baseline.evaluation if run.baseline else None
     other = base.main if base and base.classes == found.classes else None
-    if other is not None and len(other.per_class) != len(found.classes):
-        other = None
+    return found, main, other if other and len(other.per_class) == len(found.classes) else None
+
+
+def square(found: Evaluation, one: Network) -> bool:
+    """Whether a network has a confusion matrix of all classes."""
+    return bool(found.classes) and [len(row) for row in one.confusion] == [len(found.classes)] * len(found.classes)
+
+
+def classes(run: RunFiles) -> Table | None:
+    """Accuracy of each class: the deployed network, the baseline's and the gain, and the others."""
+    known = of_classes(run)
+    if known is None:
+        return None
+    found, main, other = known
     counts = [sum(row) for row in main.confusion] if len(main.confusion) == len(found.classes) else []
     rest = [one for one in found.networks if one is not main and len(one.per_class) == len(found.classes)]
     columns = ["class", *(["images"] if counts else []), titled(main), *(["baseline", "gain"] if other else [])]
@@ -39,7 +51,7 @@ def classes(run: RunFiles) -> Table | None:
 
 def confusion(found: Evaluation, one: Network) -> Table | None:
     """The confusion matrix of a network; of many classes only what it confuses most."""
-    if not found.classes or [len(row) for row in one.confusion] != [len(found.classes)] * len(found.classes):
+    if not square(found, one):
         return None
     if len(found.classes) > MOST_CLASSES:
         return _confusions(found, one)

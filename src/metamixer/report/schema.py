@@ -104,6 +104,16 @@ class Reliability(_Read):
         bins = len(self.count)
         return bool(bins) and len(self.edges) == bins + 1 and bins == len(self.confidence) == len(self.accuracy)
 
+    @property
+    def bars(self) -> list[tuple[float, float, int, float, float]]:
+        """Of every bin with images: its edges, the number of images, their accuracy and mean confidence."""
+        columns = (self.edges, self.edges[1:], self.count, self.accuracy, self.confidence)
+        return [
+            (low, high, count, accuracy, confidence)
+            for low, high, count, accuracy, confidence in zip(*columns, strict=False)
+            if count and accuracy is not None and confidence is not None
+        ]
+
 
 class Network(Calibration):
     """One network in ``evaluation.json``."""

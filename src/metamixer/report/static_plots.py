@@ -11,7 +11,7 @@ from typing import Any
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.text import clean, percent
 from metamixer.report.curves import curves, overlaid, robustness
-from metamixer.report.per_class import MOST_CLASSES
+from metamixer.report.per_class import MOST_CLASSES, of_classes, square
 from metamixer.report.read_runs import RunFiles, read_all
 from metamixer.report.schema import Network
 from metamixer.report.svg_charts import INK, Chart
@@ -57,16 +57,10 @@ def _of_run(run: RunFiles) -> Iterator[tuple[str, Callable[[], Any]]]:
     found = run.evaluation
     if found is not None and (binned := [one for one in found.networks if one.reliability.whole]):
         yield "reliability", lambda: _reliability(binned)
-    main = found.main if found else None
-    if found is not None and main is not None:
-        count, other = len(found.classes), run.baseline.evaluation if run.baseline else None
-        base = other.main if other is not None and other.classes == found.classes else None
-        square = [len(row) for row in main.confusion] == [count] * count
-        if square and 0 < count <= MOST_CLASSES:
-            yield "confusion", lambda: _confusion(found.classes, main)
-        if len(main.per_class) == count and 0 < count <= _MOST_BARS:
-            fits = base is not None and len(base.per_class) == count
-            yield "classes", lambda: _classes(found.classes, main, base if fits else None)
+    if found is not None and (main := found.main) and square(found, main) and len(found.classes) <= MOST_CLASSES:
+        yield "confusion", lambda: _confusion(found.classes, main)
+    if (known := of_classes(run)) and len(known[0].classes) <= _MOST_BARS:
+        yield "classes", lambda: _classes(known[0].classes, *known[1:])
     if hard := robustness(run):
         yield "robustness", lambda: _charts(hard)
 
@@ -126,7 +120,7 @@ def _charts(charts: Sequence[Chart]) -> Any:
     figure, axes = _figure(len(charts))
     for axis, chart in zip(axes, charts, strict=True):
         for line in chart.lines:
-            points = [(x, y) for x, y in zip(chart.xs, line.values, strict=True) if y is not None]
+            points = line.points(chart.xs)
             if not points:
                 continue
             strong = line.colour == INK
@@ -152,39 +146,18 @@ def _charts(charts: Sequence[Chart]) -> Any:
 def _reliability(networks: Sequence[Network]) -> Any:
     figure, axes = _figure(len(networks), 2.7, 2.9)
     for axis, one in zip(axes, networks, strict=True):
-        bins = one.reliability
-        places = [(low + high) / 2 for low, high in zip(bins.edges, bins.edges[1:], strict=False)]
-        widths = [0.92 * (high - low) for low, high in zip(bins.edges, bins.edges[1:], strict=False)]
-        heights = [value if count and value is not None else 0.0 for count, value in zip(*_counted(one), strict=True)]
+        bars = one.reliability.bars
+        places, widths = [(bar[0] + bar[1]) / 2 for bar in bars], [0.92 * (bar[1] - bar[0]) for bar in bars]
+        heights, gaps = [bar[3] for bar in bars], [bar[4] - bar[3] for bar in bars]
         axis.bar(places, heights, widths, color=COLOURS[0], label="accuracy")
-        gaps = [
-            (x, width, accuracy, confidence)
-            for x, width, count, accuracy, confidence in zip(
-                places, widths, bins.count, bins.accuracy, bins.confidence, strict=True
-            )
-            if count and accuracy is not None and confidence is not None
-        ]
-        axis.bar(
-            [gap[0] for gap in gaps],
-            [gap[3] - gap[2] for gap in gaps],
-            [gap[1] for gap in gaps],
-            bottom=[gap[2] for gap in gaps],
-            facecolor="none",
-            edgecolor=COLOURS[1],
-            hatch="////",
-            linewidth=0.8,
-            label="to the confidence",
-        )
+        axis.bar(places, gaps, widths, bottom=heights, facecolor="none", edgecolor=COLOURS[1], hatch="////",
+                 linewidth=0.8, label="to the confidence")  # fmt: skip
         axis.plot([0, 1], [0, 1], color="#1b1f24", linewidth=0.9, linestyle="--")
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", aspect="equal")
         error = "" if one.ece is None else f"\nECE {percent(one.ece)}"
         axis.set_title(f"{_label(one.name)}{error}", loc="left")
     axes[0].legend(loc="upper left")
     return figure
-
-
-def _counted(one: Network) -> tuple[Sequence[int], Sequence[float | None]]:
-    return one.reliability.count, one.reliability.accuracy
 
 
 def _confusion(classes: Sequence[str], one: Network) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ class Line:
     name: str
     values: tuple[float | None, ...]
     colour: int
+
+    def points(self, xs: Sequence[float]) -> list[tuple[float, float]]:
+        """What was measured."""
+        return [(x, y) for x, y in zip(xs, self.values, strict=True) if y is not None]
 
     @property
     def last(self) -> float | None:
@@ -97,7 +102,7 @@ def drawn(chart: Chart) -> dict[str, Any]:
 
     lines = []
     for line in chart.lines:
-        points = [(across(x), up(y)) for x, y in zip(chart.xs, line.values, strict=True) if y is not None]
+        points = [(across(x), up(y)) for x, y in line.points(chart.xs)]
         lines.append(
             {
                 "name": line.name,
@@ -141,14 +146,13 @@ def reliability(network: Network) -> dict[str, Any] | None:
     left, top = 40.0, 8.0
     most = max(bins.count)
     bars = []
-    for k, count in enumerate(bins.count):
-        low, high = bins.edges[k], bins.edges[k + 1]
-        x, width = round(left + side * low + 0.75, 2), round(max(1.0, side * (high - low) - 1.5), 2)
-        bar: dict[str, Any] = {"x": x, "width": width, "count_height": round(strip * count / most, 2)}
-        accuracy, confidence = bins.accuracy[k], bins.confidence[k]
-        if count and accuracy is not None and confidence is not None:
-            upper, lower = max(accuracy, confidence), min(accuracy, confidence)
-            bar |= {
+    for low, high, count, accuracy, confidence in bins.bars:
+        upper, lower = max(accuracy, confidence), min(accuracy, confidence)
+        bars.append(
+            {
+                "x": round(left + side * low + 0.75, 2),
+                "width": round(max(1.0, side * (high - low) - 1.5), 2),
+                "count_height": round(strip * count / most, 2),
                 "y": round(top + side * (1 - lower), 2),
                 "height": round(side * lower, 2),
                 "gap_y": round(top + side * (1 - upper), 2),
@@ -157,7 +161,7 @@ def reliability(network: Network) -> dict[str, Any] | None:
                 "hint": f"confidence {low:.2f} to {high:.2f}: {count} images, mean confidence {percent(confidence)}, "
                 f"accuracy {percent(accuracy)}",
             }
-        bars.append(bar)
+        )
     return {
         "name": name,
         "bars": bars,
