@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from metamixer.core.plan import MixPlan, Paste
@@ -39,12 +40,13 @@ class CutMix(WindowedMixer):
     until: Share = 1.0
     ramp: Share = 0.0
 
+    @cached_property
     def _pasting(self) -> SameClassCutMix:
         return SameClassCutMix(self.alpha, self.probability, self.box, "any", self.until, self.ramp)
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""
-        return self._pasting().draw(draw)
+        return self._pasting.draw(draw)
 
 
 @dataclass(frozen=True)

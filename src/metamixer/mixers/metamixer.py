@@ -11,6 +11,7 @@ reading, and options.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from metamixer.core.plan import MixPlan
 from metamixer.core.ranges import Count, Share
@@ -58,12 +59,12 @@ class MetaMixer(WindowedMixer):
         """Whether images from outside of the batch would be pasted."""
         return self.local_half.wants_companions
 
-    @property
+    @cached_property
     def local_half(self) -> SameClassCutMix:
         """What happens at the input, inside a class."""
         return SameClassCutMix(self.local_alpha, self.local_probability, self.box, self.partners, self.until, self.ramp)
 
-    @property
+    @cached_property
     def global_half(self) -> ManifoldMixup:
         """What happens at a random stage, between classes."""
         return ManifoldMixup(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from metamixer.core.plan import MixPlan
 from metamixer.core.ranges import Share
@@ -29,9 +30,10 @@ class Mixup(WindowedMixer):
     until: Share = 1.0
     ramp: Share = 0.0
 
+    @cached_property
     def _manifold(self) -> ManifoldMixup:
         return ManifoldMixup(self.alpha, self.probability, (0,), lam=self.lam, until=self.until, ramp=self.ramp)
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""
-        return self._manifold().draw(draw)
+        return self._manifold.draw(draw)
