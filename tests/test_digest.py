@@ -10,7 +10,6 @@ from torch import nn
 from metamixer.config.recipe import Recipe
 from metamixer.config.registry import LOSSES, MIXERS, effective
 from metamixer.config.yaml_file import parse_yaml
-from metamixer.core.registry import Entry
 
 # Recipes as they shipped with the first version: the files may change, what these say may not.
 FIRST = {
@@ -115,10 +114,10 @@ class AfterLoss(nn.Module):
 def test_a_setting_that_is_added_changes_the_checksum_only_where_it_says_something(
     monkeypatch, key, table, before, after, neutral, other
 ):
-    monkeypatch.setitem(table.entries, "mine", Entry(f"tests.test_digest:{before.__name__}", "one setting more"))
+    monkeypatch.setitem(table, "mine", before)
     old = Recipe.of({key: "mine"})
     old_digest, old_what = old.digest, old._what
-    monkeypatch.setitem(table.entries, "mine", Entry(f"tests.test_digest:{after.__name__}", "one setting more"))
+    monkeypatch.setitem(table, "mine", after)
     same, changed = (Recipe.of({key: {"name": "mine", **settings}}) for settings in (neutral, other))
     assert same.digest == old_digest
     assert same._what == old_what

@@ -4,18 +4,20 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from metamixer.cli.app import app
 from metamixer.config.yaml_file import RecipeError
 from metamixer.runs.run import train
-from metamixer.studies import Study, conduct
+from metamixer.studies import Study, conduct, finished, read_lines
 from metamixer.studies.local_runner import run_all
 
 FILES = ("results.md", "results.tex", "results.csv", "results.json")
@@ -97,6 +99,53 @@ def test_a_second_call_runs_nothing(whole):
     assert shown.output.count("done") == 2
 
 
+def test_run_folders_may_go(whole, tmp_path):
+    folder, printed = whole
+    assert "0 already finished; 2 to run, estimated time: unknown until the first run has ended" in printed
+    assert "; left: about" in printed
+    shutil.copytree(folder, tmp_path / "study", ignore=shutil.ignore_patterns("runs"))
+    for name in FILES:
+        (tmp_path / "study" / name).unlink()
+    conduct(Study.of(CONTENT), tmp_path / "study")
+    assert not (tmp_path / "study" / "runs").exists()
+    assert results(tmp_path / "study") == results(folder)
+
+
+def test_runs_of_before_there_were_lines_are_taken_in(whole, tmp_path):
+    folder, _ = whole
+    wanted = read_lines(folder / "results.jsonl")
+    shutil.copytree(folder, tmp_path / "study", ignore=shutil.ignore_patterns("results.*"))
+    conduct(Study.of(CONTENT), tmp_path / "study")
+    assert results(tmp_path / "study") == results(folder)
+    found = read_lines(tmp_path / "study" / "results.jsonl")
+    other = {"process_seconds": None, "memory": None}  # only who started the process knows them
+    assert sorted((line.model_copy(update=other) for line in found), key=str) == sorted(
+        (line.model_copy(update=other) for line in wanted), key=str
+    )
+    for line in wanted:
+        assert line.memory > 1e8
+        assert line.process_seconds > line.seconds > 0
+        assert (line.threads, line.epochs) == (1, 3)
+        assert {"accuracy", "deployed", "ensemble", "nll", "ensemble_nll", "train_accuracy", "ece"} <= set(line.metrics)
+        (place,) = (folder / "runs").glob(f"*{line.digest[:8]}")
+        last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
+        assert line.metrics["train_accuracy"] == pytest.approx(sum(last["train_accuracy"]) / 2)
+        assert line.machine == json.loads((place / "environment.json").read_text())["processor"]
+
+
+def test_an_evaluation_of_other_images_does_not_get_into_the_table(whole, tmp_path):
+    """``metamixer evaluate --split val`` puts its own in the place of the study's."""
+    (place, *_) = (whole[0] / "runs").glob("independent*")
+    folder = tmp_path / "run"
+    shutil.copytree(place, folder)
+    assert finished(folder, MEASURE)
+    found = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps({**found, "split": "val"}))
+    assert not finished(folder, MEASURE)
+    (folder / "report.json").write_text("{")
+    assert not finished(folder, MEASURE)
+
+
 def kill_and_go_on(whole, tmp_path, moments):
     """SIGKILL to the study's process; its runs may live on, as they do when a machine's memory runs out."""
     file = write(tmp_path / "study.json", CONTENT)
@@ -126,11 +175,14 @@ def test_a_study_that_is_killed_often_ends_with_the_same_table(whole, tmp_path, 
 
 def test_a_signal_stops_the_runs_too_and_the_same_command_goes_on(whole, tmp_path):
     file = write(tmp_path / "study.json", {**CONTENT, "recipe": {**TINY, "train": {**TINY["train"], "epochs": 400}}})
-    process = command(file, tmp_path / "study", "--jobs", "2")
+    process = command(file, tmp_path / "study", "--jobs", "2", "--nice", "3")
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "study").glob("runs/*/metrics.jsonl"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+    own = os.getpriority(os.PRIO_PROCESS, process.pid)
+    assert [os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in children.split()] == [min(19, own + 3)] * 2
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
@@ -166,10 +218,19 @@ def test_two_calls_in_one_folder_and_other_threads_are_refused(tmp_path):
         conduct(study, tmp_path, threads=2)
     with pytest.raises(RecipeError, match="jobs=0"):
         conduct(study, tmp_path, jobs=0)
+    with pytest.raises(RecipeError, match="nice=3"):
+        conduct(study, tmp_path, nice=3, engine="ray")
+    shown = CliRunner().invoke(app, ["study", str(write(tmp_path / "s.json", CONTENT)), "--jobs", "many"])
+    assert shown.exit_code == 2
+    assert "--jobs many: accepted are numbers from 1, and auto" in shown.output
+    shown = CliRunner().invoke(app, ["study", str(tmp_path / "s.json"), "other.jsonl"])
+    assert shown.exit_code == 2
+    assert "after --results only" in shown.output
 
 
-def test_memory_holds_further_runs_back(monkeypatch, tmp_path):
-    """With no memory to spare one run at a time is left, whatever ``jobs`` says."""
+@pytest.fixture
+def sleepers(monkeypatch, tmp_path):
+    """Runs that only sleep; what has begun, what has ended, and how many there were at once."""
     from metamixer.studies import local_runner
 
     begun, done, most = [], [], []
@@ -178,19 +239,50 @@ def test_memory_holds_further_runs_back(monkeypatch, tmp_path):
         def __init__(self, cell):
             self.cell, self.process = cell, subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
             self.log, self.began, self.told = tmp_path / "log", time.perf_counter(), False
-            begun.append(self)
+            begun.append(cell)
             most.append(len(begun) - len(done))
 
     monkeypatch.setattr(local_runner, "_start", lambda cell, *_: Sleeper(cell))
-    cells = Study.of({**CONTENT, "seeds": [0, 1]}).cells
-    for available, wanted in ((0.0, 1), (float("inf"), 3)):
-        for each in (begun, done, most):
-            each.clear()
-        monkeypatch.setattr(local_runner, "_available", lambda available=available: available)
-        ended = run_all(cells, tmp_path, Study.of(CONTENT).content.measure, jobs=3, threads=1, ended=done.append)
-        assert len(ended) == 4
-        assert all(run.fault is None and run.bytes > 1e6 for run in ended)
-        assert max(most) == wanted
+    return begun, done, most
+
+
+CELLS = Study.of({**CONTENT, "seeds": [0, 1]}).cells
+MEASURE = Study.of(CONTENT).content.measure
+
+
+@pytest.mark.parametrize(
+    ("available", "resident", "wanted"),
+    [(0, 0, 1), (float("inf"), 0, 4), (400, 0, 3), (400, 100, 4), (220, 50, 2)],
+    ids=["none", "much", "others still grow", "others are grown", "others half grown"],
+)
+def test_memory_holds_further_runs_back(monkeypatch, tmp_path, sleepers, available, resident, wanted):
+    """With no memory to spare one run at a time is left, whatever ``jobs`` says."""
+    from metamixer.studies import machine
+
+    _, done, most = sleepers
+    monkeypatch.setattr(machine, "available_memory", lambda: available)
+    monkeypatch.setattr(machine, "resident_memory", lambda _: resident)
+    # A run that has ended tells what it took, which is far more than these: only the first starts are looked at.
+    ended = run_all(CELLS, tmp_path, MEASURE, jobs=9, threads=1, memory=100, ended=done.append)
+    assert len(ended) == 4
+    assert all(run.fault is None and run.bytes > 1e6 for run in ended)
+    assert max(most) == wanted
+
+
+def test_a_run_that_another_process_works_on_holds_no_place(tmp_path, sleepers):
+    begun, done, _ = sleepers
+    (tmp_path / "runs").mkdir()
+    lock = FileLock(tmp_path / "runs" / f"{CELLS[0].name}.lock")
+    lock.acquire()
+
+    def ended(run):
+        done.append(run)
+        if len(done) == 3:
+            assert CELLS[0] not in begun
+            lock.release()
+
+    run_all(CELLS, tmp_path, MEASURE, jobs=1, threads=1, ended=ended)
+    assert begun == [*CELLS[1:], CELLS[0]]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 
+from metamixer.studies.results import Line
 from metamixer.studies.study_file import Study
 from metamixer.studies.table import Table
 from metamixer.studies.table_notes import machines, unequal
@@ -97,10 +98,9 @@ def test_unequal_recipes_are_told():
     assert not unequal(Study.of({"methods": ["dml", "kdcl"], "mixers": ["none", "mixup"], "data": {"x": {"seed": 1}}}))
 
 
-def test_other_machines_are_told(tmp_path):
-    for name, threads in (("a", 1), ("b", 2)):
-        (tmp_path / name).mkdir()
-        content = {"processor": "P", "gpu": None, "threads": threads, "versions": {"torch": "2.13"}}
-        (tmp_path / name / "environment.json").write_text(json.dumps(content))
-    assert machines([tmp_path / "a", tmp_path / "b"]) == ["Runs are of several kinds: threads 1, 2."]
-    assert machines([tmp_path / "a", tmp_path / "none"]) == []
+def test_other_machines_are_told():
+    one = Line(seed=0, digest="0" * 16, metrics={}, machine="P", threads=1, versions={"torch": "2.13"})
+    other = one.model_copy(update={"threads": 2})
+    unknown = Line(seed=0, digest="0" * 16, metrics={})
+    assert machines([one, other]) == ["Runs are of several kinds: threads 1, 2."]
+    assert machines([one, unknown, one]) == []

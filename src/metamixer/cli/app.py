@@ -192,18 +192,32 @@ class Engine(StrEnum):
 @app.command()
 def study(
     file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Methods, mixers, networks, data and seeds.")],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="RESULTS.jsonl", hidden=True)] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="[default: runs/STUDY]")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs side by side, while memory allows.")] = 1,
+    jobs: Annotated[
+        str, typer.Option("--jobs", metavar="N|auto", help="Runs side by side, while memory allows; auto: all cores.")
+    ] = "1",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each run. [default: shared out]")] = None,
     engine: Annotated[Engine, typer.Option("--engine", help="Here, or on a Ray cluster.")] = Engine.processes,
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster. [default: this machine]")] = None,
+    nice: Annotated[
+        int, typer.Option("--nice", metavar="N", min=0, max=19, help="Lower the priority of the runs by N.")
+    ] = 0,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option("--results", metavar="FILE...", help="Take over finished runs from other results.jsonl files."),
+    ] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="Write the table, run nothing.")] = False,
     allow_imports: AllowImports = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their time, run nothing.")] = False,
 ) -> None:
-    """Compare methods over seeds; a study that was stopped goes on."""
+    """Compare methods over seeds; a study that was stopped is resumed."""
+    if more and not results:
+        raise typer.BadParameter(f"{more[0]}: a second file is accepted after --results only")
     from metamixer.cli.study import study as work
 
-    raise typer.Exit(work(file, out, jobs, threads, engine.value, address, dry_run))
+    files = [*(results or ()), *(more or ())]
+    raise typer.Exit(work(file, out, jobs, threads, engine.value, address, nice, files, table_only, dry_run))
 
 
 @app.command()

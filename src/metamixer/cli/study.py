@@ -3,52 +3,94 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from metamixer.cli.console import console, say, table, titled
 from metamixer.cli.exit_codes import told
+from metamixer.config.yaml_file import RecipeError
 from metamixer.core.text import clean
-from metamixer.studies import Ended, Engine, Halted, Study, Table, conduct, finished
+from metamixer.studies import Ended, Engine, Halted, Jobs, Left, Plan, Study, Table, conduct
 
 FAILED = 1
 
 
 @told
 def study(
-    file: Path, out: Path | None, jobs: int, threads: int | None, engine: Engine, address: str | None, dry_run: bool
+    file: Path,
+    out: Path | None,
+    jobs: str,
+    threads: int | None,
+    engine: Engine,
+    address: str | None,
+    nice: int,
+    results: Sequence[Path],
+    table_only: bool,
+    dry_run: bool,
 ) -> int:
     """Run what is missing of a study, and show its table."""
-    asked = Study.read(file)
-    folder = Path("runs") / file.stem if out is None else out
+    asked, side_by_side = Study.read(file), _jobs(jobs)
+    folder = _folder(file) if out is None else out
     if dry_run:
-        return _tell(asked, folder)
-    count, failed = 0, 0
+        return _tell(Plan.of(asked, folder, jobs=side_by_side, threads=threads, results=results))
+    failed, count, rest, begun = 0, 0, "", False
     seeds = ", ".join(map(str, asked.content.seeds))
-    say(f"{len(asked.cells)} runs: {len(asked.rows)} rows, seeds {seeds}; in {folder}")
+    say(f"{len(asked.runs)} runs: {len(asked.rows)} rows, seeds {seeds}; in {folder}")
+
+    def remains(left: Left) -> None:
+        nonlocal rest, begun
+        if not begun:
+            say(f"{count} already finished" + f"; {left.runs} to run, estimated time: {left}" * bool(left.runs))
+        begun = True
+        rest = f"; left: {left}" if left.runs else ""
 
     def ended(run: Ended) -> None:
         nonlocal count, failed
         count += 1
-        name = f"[{count}/{len(asked.cells)}] {clean(run.cell.label)}, seed {run.cell.seed}"
+        name = f"[{count}/{len(asked.runs)}] {clean(run.cell.label)}, seed {run.cell.seed}"
         if run.fault is not None:
             failed += 1
-            say(f"{name}: failed: {run.fault}", style="red", stderr=True)
+            say(f"{name}: failed: {run.fault}{rest}", style="red", stderr=True)
         elif run.seconds:
-            say(f"{name}: {run.seconds:.0f} s")
-        else:
-            say(f"{name}: was there already", style="dim")
+            say(f"{name}: {run.seconds:.0f} s{rest}")
 
     try:
-        made = conduct(asked, folder, jobs=jobs, threads=threads, engine=engine, address=address, ended=ended)
+        made = conduct(
+            asked,
+            folder,
+            jobs=side_by_side,
+            threads=threads,
+            engine=engine,
+            address=address,
+            nice=nice,
+            results=results,
+            table_only=table_only,
+            ended=ended,
+            remains=remains,
+        )
     except Halted as halted:
         say(str(halted), style="yellow", stderr=True)
         return 128 + halted.signal
     show(made)
     say("\nwritten:", style="bold")
-    for name in ("results.md", "results.tex", "results.csv", "results.json"):
+    for name in ("results.jsonl", "results.md", "results.tex", "results.csv", "results.json"):
         say(f"  {folder / name}")
     say(f"next: metamixer report {shlex.quote(str(folder))}")
     return FAILED if failed else 0
+
+
+def _folder(file: Path) -> Path:
+    """``runs/few`` for ``few.yaml``, and for ``few/study.yaml`` too."""
+    parent = file.parent.name
+    return Path("runs") / (parent if file.stem == "study" and parent not in ("", "..") else file.stem)
+
+
+def _jobs(text: str) -> Jobs:
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and len(text) < 6:
+        return int(text)
+    raise RecipeError(f"--jobs {text}: accepted are numbers from 1, and auto")
 
 
 def show(made: Table) -> None:
@@ -57,15 +99,23 @@ def show(made: Table) -> None:
     for entry in made.entries:
         shown.add_row(*map(clean, made.cells(entry)))
     console().print(titled(clean(made.caption), shown))
+    if made.pooled:
+        header, *rows = made.pooled_rows
+        shown = table(header)
+        for row in rows:
+            shown.add_row(*map(clean, row))
+        console().print(titled(clean(made.pooled_caption), shown))
     for note in made.notes:
         say(f"note: {clean(note)}", style="yellow")
 
 
-def _tell(asked: Study, folder: Path) -> int:
+def _tell(plan: Plan) -> int:
     shown = table(["run", "seed", "state", "folder"], numbers=False)
-    for cell in asked.cells:
-        place = folder / "runs" / cell.name
-        state = "done" if finished(place, asked.content.measure) else "begun" if place.is_dir() else "to do"
-        shown.add_row(clean(cell.label), str(cell.seed), state, clean(place))
+    for cell in plan.study.runs:
+        place = plan.run_folder(cell)
+        state = "done" if plan.line(cell) else "begun" if place.is_dir() else "to do"
+        shown.add_row(clean(cell.label), str(cell.seed), state, clean(place) if place.is_dir() else "–")
     console().print(shown)
+    waiting = len(plan.waiting)
+    say(f"to run: {waiting} of {len(plan.study.runs)}, {plan.jobs} side by side; estimated time: {plan.left({})}")
     return 0

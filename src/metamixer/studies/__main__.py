@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from metamixer.training.trainer import TrainingError
 def main() -> None:
     """Follow the job; what goes wrong is the last line of the log."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    if job["nice"]:
+        os.nice(job["nice"])
     try:
         follow_cell(job["recipe"], Path(job["folder"]), Measure(**job["measure"]), job["threads"])
     except Interrupted as stopped:

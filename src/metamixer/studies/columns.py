@@ -1,15 +1,14 @@
-"""The figures of a run that a study's table can show, read from its folder."""
+"""The columns that a study's table can show, and how they are read from what a run left."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 Found = Mapping[str, Any]
+"""The content of a run's ``report.json`` and ``evaluation.json``, and its last ``epoch`` in ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -20,48 +19,46 @@ class Figure:
         title: its heading.
         scale: of the numbers that are shown: 100 for shares in percent.
         digits: behind the point.
-        read: from ``report.json`` and ``evaluation.json``.
+        read: from what was :data:`Found`.
         higher: whether more is better.
     """
 
     title: str
     scale: float
     digits: int
-    read: Callable[[Found, Found], float]
+    read: Callable[[Found], float]
     higher: bool = True
 
 
-def _last(key: str) -> Callable[[Found, Found], float]:
-    def read(report: Found, _: Found) -> float:
-        return fmean(report["last_epoch"]["peers"][index][key] for index in report["learners"])
+def _last(key: str) -> Callable[[Found], float]:
+    return lambda found: fmean(found["report"]["last_epoch"]["peers"][index][key] for index in _learners(found))
+
+
+def _learners(found: Found) -> list[int]:
+    return list(found["report"]["learners"])
+
+
+def _evaluated(key: str, kind: str = "peer") -> Callable[[Found], float]:
+    return lambda found: fmean(each[key] for each in found["evaluation"]["networks"] if each["kind"] == kind)
+
+
+def _located(key: str) -> Callable[[Found], float]:
+    def read(found: Found) -> float:
+        peers = {each["name"] for each in found["evaluation"]["networks"] if each["kind"] == "peer"}
+        return fmean(each[key] for each in found["evaluation"]["localization"]["networks"] if each["name"] in peers)
 
     return read
 
 
-def _evaluated(key: str) -> Callable[[Found, Found], float]:
-    def read(_: Found, evaluation: Found) -> float:
-        return fmean(each[key] for each in evaluation["networks"] if each["kind"] == "peer")
+def _robust(of: Callable[[Found], Found]) -> Callable[[Found], float]:
+    def read(found: Found) -> float:
+        shares = of(found["evaluation"]["robustness"])
+        return fmean(shares[each["name"]] for each in found["evaluation"]["networks"] if each["kind"] == "peer")
 
     return read
 
 
-def _located(key: str) -> Callable[[Found, Found], float]:
-    def read(_: Found, evaluation: Found) -> float:
-        peers = {each["name"] for each in evaluation["networks"] if each["kind"] == "peer"}
-        return fmean(each[key] for each in evaluation["localization"]["networks"] if each["name"] in peers)
-
-    return read
-
-
-def _robust(of: Callable[[Found], Found]) -> Callable[[Found, Found], float]:
-    def read(_: Found, evaluation: Found) -> float:
-        shares = of(evaluation["robustness"])
-        return fmean(shares[each["name"]] for each in evaluation["networks"] if each["kind"] == "peer")
-
-    return read
-
-
-def _attacked(name: str) -> Callable[[Found, Found], float]:
+def _attacked(name: str) -> Callable[[Found], float]:
     return _robust(lambda found: found["attacks"][name]["accuracy"])
 
 
@@ -71,21 +68,31 @@ FIGURES: dict[str, Figure] = {
         "accuracy, better peer, last epoch (%)",
         100,
         1,
-        lambda report, _: max(report["last_epoch"]["peers"][index]["accuracy"] for index in report["learners"]),
+        lambda found: max(found["report"]["last_epoch"]["peers"][index]["accuracy"] for index in _learners(found)),
     ),
     "deployed": Figure(
-        "accuracy, chosen by validation (%)", 100, 1, lambda report, _: float(report["deployed"]["accuracy"])
+        "accuracy, chosen by validation (%)", 100, 1, lambda found: found["report"]["deployed"]["accuracy"]
     ),
     "ensemble": Figure(
         "accuracy, ensemble, last epoch (%)",
         100,
         1,
-        lambda report, _: float(report["last_epoch"]["ensemble"]["accuracy"]),
+        lambda found: found["report"]["last_epoch"]["ensemble"]["accuracy"],
     ),
     "nll": Figure("NLL, mean of peers (nats)", 1, 3, _last("nll"), higher=False),
-    "agreement": Figure("agreement of peers (%)", 100, 1, lambda report, _: float(report["last_epoch"]["agreement"])),
+    "ensemble_nll": Figure(
+        "NLL, ensemble (nats)", 1, 3, lambda found: found["report"]["last_epoch"]["ensemble"]["nll"], higher=False
+    ),
+    "train_accuracy": Figure(
+        "training accuracy, as mixed, last epoch (%)",
+        100,
+        1,
+        lambda found: fmean(found["epoch"]["train_accuracy"][index] for index in _learners(found)),
+    ),
+    "agreement": Figure("agreement of peers (%)", 100, 1, lambda found: found["report"]["last_epoch"]["agreement"]),
     "brier": Figure("Brier", 1, 3, _evaluated("brier"), higher=False),
     "ece": Figure("ECE (%)", 100, 1, _evaluated("ece"), higher=False),
+    "ensemble_ece": Figure("ECE, ensemble (%)", 100, 1, _evaluated("ece", "ensemble"), higher=False),
     "max_box_acc_v2": Figure("MaxBoxAccV2 (%)", 100, 1, _located("max_box_acc_v2")),
     "pointing": Figure("pointing game (%)", 100, 1, _located("pointing")),
     "energy": Figure("energy in box (%)", 100, 1, _located("energy")),
@@ -97,21 +104,12 @@ FIGURES: dict[str, Figure] = {
 """By the names that study files use. Means are over the peers that learn; the test split chooses nothing."""
 
 
-def read_figures(folder: Path) -> dict[str, float]:
+def read_figures(found: Found) -> dict[str, float]:
     """All figures that a finished run has."""
-    report = _read(folder / "report.json")
-    evaluation = _read(folder / "evaluation.json")
-    found = {}
+    figures = {}
     for name, figure in FIGURES.items():
         try:
-            found[name] = float(figure.read(report, evaluation))
+            figures[name] = float(figure.read(found))
         except (KeyError, TypeError, IndexError, ValueError):
             continue  # it was not measured
-    return found
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    return figures

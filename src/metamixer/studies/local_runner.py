@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from metamixer.studies import machine
 from metamixer.studies.study_file import Cell, Measure
 
 _FIRST_GUESS = 2 * 1024**3  # bytes of memory that a run is taken to need before one has ended
@@ -61,12 +64,16 @@ def run_all(
     *,
     jobs: int,
     threads: int,
+    nice: int = 0,
+    memory: int | None = None,
+    begun: Callable[[Cell], None] = lambda _: None,
     ended: Callable[[Ended], None],
 ) -> list[Ended]:
     """Run them, at most ``jobs`` at a time, and fewer while memory is short.
 
     Memory: a further run is started only while the system has 1.3 times as much available as the largest run of this
-    study has taken (2 GiB before one has ended).
+    study has taken (2 GiB before one has ended), beside what the others are still going to take. A run that another
+    process works on, as when a study was killed and its runs were not, is put off; the ones after it start before it.
 
     Args:
         cells: the runs.
@@ -74,6 +81,9 @@ def run_all(
         measure: after each training.
         jobs: processes.
         threads: of each.
+        nice: is added to the niceness of each.
+        memory: in bytes, the largest of a run so far; None: not known.
+        begun: is called when a run has been started.
         ended: is called when a run has ended.
 
     Raises:
@@ -81,15 +91,15 @@ def run_all(
     """
     waiting, results = list(cells), list[Ended]()
     running: list[_Running] = []
-    largest = _FIRST_GUESS
-    known = False
     with _signals() as received:
         try:
             while (waiting and not received) or running:
                 if received:
                     _hand_on(running, received[0])
-                elif waiting and len(running) < jobs and (not running or _available() > _MARGIN * largest):
-                    running.append(_start(waiting.pop(0), folder, measure, threads))
+                elif len(running) < jobs and (cell := _next(waiting, folder)) is not None and _fits(running, memory):
+                    waiting.remove(cell)
+                    running.append(_start(cell, folder, measure, threads, nice))
+                    begun(cell)
                     continue
                 for each in list(running):
                     if (found := _look(each)) is not None:
@@ -98,8 +108,8 @@ def run_all(
                             results.append(found)
                             ended(found)
                         if found.bytes is not None:
-                            largest, known = max(found.bytes, largest if known else 0), True
-                time.sleep(0.05)
+                            memory = max(found.bytes, memory or 0)
+                time.sleep(0.1)
         finally:  # nobody would look after them
             _hand_on(running, signal.SIGTERM)
             for each in running:
@@ -109,7 +119,29 @@ def run_all(
     return results
 
 
-def _start(cell: Cell, folder: Path, measure: Measure, threads: int) -> _Running:
+def _next(waiting: Sequence[Cell], folder: Path) -> Cell | None:
+    """The first that no other process works on: to wait for it would take a place that another run can have."""
+    for cell in waiting:
+        lock = folder / "runs" / f"{cell.name}.lock"
+        try:
+            if lock.exists():
+                FileLock(lock).acquire(blocking=False).lock.release()
+        except Timeout:
+            continue
+        return cell
+    return None
+
+
+def _fits(running: Sequence[_Running], memory: int | None) -> bool:
+    """Whether there is memory for one more. One always runs."""
+    if not running:
+        return True
+    largest = _FIRST_GUESS if memory is None else memory
+    growing = sum(max(0, largest - machine.resident_memory(each.process.pid)) for each in running)
+    return machine.available_memory() - growing > _MARGIN * largest
+
+
+def _start(cell: Cell, folder: Path, measure: Measure, threads: int, nice: int) -> _Running:
     log, job = folder / "logs" / f"{cell.name}.txt", folder / "logs" / f"{cell.name}.json"
     log.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -117,6 +149,7 @@ def _start(cell: Cell, folder: Path, measure: Measure, threads: int) -> _Running
         "folder": str(folder / "runs" / cell.name),
         "measure": measure.model_dump(mode="json"),
         "threads": threads,
+        "nice": nice,
     }
     job.write_text(json.dumps(content), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -151,17 +184,6 @@ def _look(each: _Running) -> Ended | None:
     why = "\n".join(lines[-3:]) or "it printed nothing"
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return Ended(each.cell, seconds, f"{how}: {why} (all of it in {each.log})", largest)
-
-
-def _available() -> float:
-    """Bytes of memory that the system can still give; infinite where it does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return float("inf")
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +15,12 @@ from filelock import FileLock, Timeout
 
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
-from metamixer.studies.columns import read_figures
+from metamixer.studies.estimate import Left
 from metamixer.studies.local_runner import Ended, run_all
+from metamixer.studies.plan import Jobs, Plan
 from metamixer.studies.ray_runner import run_on_ray
-from metamixer.studies.run_worker import finished
-from metamixer.studies.study_file import Study
+from metamixer.studies.run_folder import finished
+from metamixer.studies.study_file import Cell, Study
 from metamixer.studies.table import Table
 from metamixer.studies.table_notes import machines, missing, unequal
 
@@ -28,98 +31,113 @@ def conduct(
     study: Study,
     folder: Path,
     *,
-    jobs: int = 1,
+    jobs: Jobs = 1,
     threads: int | None = None,
     engine: Engine = "processes",
     address: str | None = None,
+    nice: int = 0,
+    results: Sequence[Path] = (),
+    table_only: bool = False,
     ended: Callable[[Ended], None] = lambda _: None,
+    remains: Callable[[Left], None] = lambda _: None,
 ) -> Table:
     """Run what is missing of a study, and write its table.
 
-    The folder may hold runs of an earlier call, whole or begun: it goes on with them. A run that fails is told in the
-    table's notes, and is tried again by the next call.
+    A run that stands in ``results.jsonl``, in the folder or beside the study file, has ended; its own folder is not
+    needed any more. The folder may hold runs of an earlier call, whole or begun, which are resumed. A run that fails is
+    named in the table's notes, and is tried again by the next call.
 
     Args:
         study: what to do.
-        folder: for ``runs/``, ``logs/`` and the table: ``results.md``, ``results.tex``, ``results.csv``,
-            ``results.json``.
-        jobs: runs side by side; fewer while memory is short.
-        threads: of each run. None: what the folder's runs had, else the processors divided by ``jobs``. The same number
-            gives the same bits.
+        folder: for ``results.jsonl``, ``runs/``, ``logs/`` and the table: ``results.md``, ``results.tex``,
+            ``results.csv``, ``results.json``.
+        jobs: runs side by side; fewer while memory is short. ``auto``: as many as there are processors for.
+        threads: of each run. None: what the study's runs had, else the processors divided by ``jobs``, 1 for ``auto``.
+            The same number gives the same bits.
         engine: ``processes`` on this machine, or ``ray``: a cluster that has this folder under the same path.
         address: of a Ray cluster; None: one on this machine.
-        ended: is called when a run ends.
+        nice: is added to the niceness of the runs, so that other work comes first.
+        results: more files of lines, from other machines say; what they have of this study is taken over.
+        table_only: run nothing.
+        ended: is called when a run ends, and at the start for every run that had ended before.
+        remains: is called with what is left, before the first run starts and whenever one has ended, before ``ended``.
 
     Raises:
         RecipeError: another call works in the folder, or the threads would change in the middle of it.
         Halted: a signal came.
     """
-    if jobs < 1 or (threads is not None and threads < 1):
-        raise RecipeError(f"jobs={jobs}, threads={threads}: 1 or more would work")
+    if nice and (engine == "ray" or not hasattr(os, "nice")):
+        raise RecipeError(f"nice={nice}: accepted for processes on this machine, and on systems that have niceness")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        threads = _threads(folder, jobs, threads)
-        write_whole(folder / "study.yaml", study.as_yaml())
-        faults: dict[str, str] = {}
+        plan = Plan.of(study, folder, jobs=jobs, threads=threads, results=results)
+        own = folder / "study.yaml"
+        if study.path is None or not own.exists() or not own.samefile(study.path):
+            write_whole(own, study.as_yaml())
+        plan.keep_news()
+        faults: dict[Cell, str] = {}
+        begun: dict[str, float] = {}
+
+        def began(cell: Cell) -> None:
+            begun[cell.digest] = time.perf_counter()
 
         def note(run: Ended) -> None:
-            if run.fault is not None:
-                faults[f"{run.cell.label}, seed {run.cell.seed}"] = run.fault
-            _write_table(study, folder, faults)
+            begun.pop(run.cell.digest, None)
+            if run.fault is None and not finished(plan.run_folder(run.cell), study.content.measure):
+                run = replace(run, fault=f"{plan.run_folder(run.cell)} has no results here")
+            if run.fault is None:
+                plan.take_in(run.cell, run.seconds, run.bytes)
+            else:
+                faults[run.cell] = run.fault
+            _write_table(plan, faults)
+            now = time.perf_counter()
+            elapsed = {digest: now - start for digest, start in begun.items()}
+            remains(plan.left(elapsed, [cell.digest for cell in faults]))
             ended(run)
 
-        measure = study.content.measure
-        _write_table(study, folder, faults)
-        waiting = []
-        for cell in study.cells:
-            if finished(folder / "runs" / cell.name, measure):
-                ended(Ended(cell, 0.0))
+        _write_table(plan, faults)
+        for cell in plan.done:
+            ended(Ended(cell, 0.0))
+        remains(plan.left({}))
+        if (waiting := plan.waiting) and not table_only:
+            write_whole(folder / "threads", f"{plan.threads}\n")
+            measure = study.content.measure
+            if engine == "ray":
+                run_on_ray(waiting, folder, measure, threads=plan.threads, address=address, ended=note)
             else:
-                waiting.append(cell)
-        if engine == "ray":
-            run_on_ray(waiting, folder, measure, threads=threads, address=address, ended=note)
-        else:
-            run_all(waiting, folder, measure, jobs=jobs, threads=threads, ended=note)
-        return _write_table(study, folder, faults)
+                known = max((line.memory or 0 for line in plan.lines.values()), default=0)
+                run_all(
+                    waiting,
+                    folder,
+                    measure,
+                    jobs=plan.jobs,
+                    threads=plan.threads,
+                    nice=nice,
+                    memory=known or None,
+                    begun=began,
+                    ended=note,
+                )
+        return _write_table(plan, faults)
 
 
-def table_of(study: Study, folder: Path, faults: Mapping[str, str] | None = None) -> Table:
-    """The table of the runs that have ended so far."""
-    done = {
-        cell: read_figures(folder / "runs" / cell.name)
-        for cell in study.cells
-        if finished(folder / "runs" / cell.name, study.content.measure)
-    }
-    notes = [
-        *unequal(study),
-        *machines(folder / "runs" / cell.name for cell in done),
-        *missing(study, done, faults or {}),
-    ]
-    return Table.of(study, done, notes)
+def table_of(study: Study, folder: Path) -> Table:
+    """The table of the runs that have ended so far; nothing is run or written."""
+    return _table(Plan.of(study, folder), {})
 
 
-def _write_table(study: Study, folder: Path, faults: Mapping[str, str]) -> Table:
-    table = table_of(study, folder, faults)
+def _table(plan: Plan, faults: Mapping[Cell, str]) -> Table:
+    done = {cell: line for cell in plan.study.cells if (line := plan.line(cell)) is not None}
+    notes = [*unequal(plan.study), *machines(done.values()), *missing(plan.study, done, faults)]
+    return Table.of(plan.study, {cell: line.metrics for cell, line in done.items()}, notes)
+
+
+def _write_table(plan: Plan, faults: Mapping[Cell, str]) -> Table:
+    table, folder = _table(plan, faults), plan.folder
     write_whole(folder / "results.md", table.as_markdown())
     write_whole(folder / "results.tex", table.as_latex())
     write_whole(folder / "results.csv", table.as_csv())
     write_whole(folder / "results.json", json.dumps(table.as_dict(), indent=1))
     return table
-
-
-def _threads(folder: Path, jobs: int, asked: int | None) -> int:
-    known = folder / "threads"
-    if known.is_file():
-        before = int(known.read_text())
-        if asked not in (None, before):
-            raise RecipeError(
-                f"{folder} was begun with {before} threads for each run, not {asked}: runs of other numbers of threads "
-                "differ in their last bits; another --out would work"
-            )
-        return before
-    threads = max(1, (os.cpu_count() or 1) // jobs) if asked is None else asked
-    write_whole(known, f"{threads}\n")
-    return threads
 
 
 def _alone(folder: Path) -> AbstractContextManager[object]:

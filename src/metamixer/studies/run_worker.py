@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from metamixer.studies.run_folder import finished, trained
 from metamixer.studies.study_file import Measure
-
-
-def finished(folder: Path, measure: Measure) -> bool:
-    """Whether the run has ended and was measured as asked."""
-    if not (folder / "report.json").is_file():
-        return False
-    found = _measured(folder)
-    return found is not None and _wanted(measure) <= found
 
 
 def follow_cell(
@@ -44,25 +36,10 @@ def follow_cell(
     torch.set_num_threads(threads)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
-        if not (folder / "report.json").is_file():
+        if not trained(folder):
             train(Recipe.of(recipe), folder, resume=True)
         if not finished(folder, measure):
             _measure(folder, measure)
-
-
-def _wanted(measure: Measure) -> set[str]:
-    return {*measure.robustness, *(["localization"] if measure.localization else [])}
-
-
-def _measured(folder: Path) -> set[str] | None:
-    """What was measured beside the figures of every evaluation; None: nothing at all."""
-    try:
-        found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    robustness = found.get("robustness") or {}
-    parts = {"localization"} if found.get("localization") else set()
-    return parts | ({"corruptions"} & set(robustness)) | set(robustness.get("attacks") or {})
 
 
 def _measure(folder: Path, measure: Measure) -> None:

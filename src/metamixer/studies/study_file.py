@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,9 @@ from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_cha
 
 AXES = {"methods": "loss", "mixers": "mixer", "networks": "peers", "data": "data"}
 """The axes, and the section of a recipe that each changes."""
+
+Row = tuple[tuple[str, str], ...]
+"""Names on the axes that a study has, in the order of ``AXES``."""
 
 _TITLES = {"methods": "method", "mixers": "mixer", "networks": "networks", "data": "data"}
 
@@ -52,6 +56,20 @@ class Measure(_Section):
     limit: int | None = Field(None, ge=1)
 
 
+class Pool(_Section):
+    """Rows against other rows over all names of an axis: the mean of their differences in each.
+
+    Args:
+        over: the axis.
+        of: which rows, as names of some other axes; all of them without.
+        against: the rows that each is compared with, as the names in which they differ from it.
+    """
+
+    over: str = "data"
+    of: dict[str, str] = {}
+    against: list[dict[str, str]] = Field(min_length=1)
+
+
 class StudyFile(_Section):
     """What a study file may say.
 
@@ -67,6 +85,7 @@ class StudyFile(_Section):
             axes have a baseline each.
         figures: the columns: of ``metamixer.studies.columns.FIGURES``. The first is compared with the baseline's.
         compare: which columns are compared; None: the first.
+        pool: see :class:`Pool`; the same columns are compared.
         measure: see :class:`Measure`.
         published: see :class:`Published`.
         confidence: of the intervals.
@@ -84,9 +103,15 @@ class StudyFile(_Section):
     baseline: dict[str, str] = {}
     figures: list[str] = Field(["accuracy", "deployed", "ensemble", "nll"], min_length=1)
     compare: list[str] | None = None
+    pool: Pool | None = None
     measure: Measure = Measure()
     published: list[Published] = []
     confidence: float = Field(0.95, gt=0, lt=1)
+
+    @property
+    def compared(self) -> list[str]:
+        """The columns that are compared."""
+        return self.figures[:1] if self.compare is None else self.compare
 
     def axis(self, name: str) -> dict[str, Any]:
         """The rows of an axis, by name."""
@@ -104,7 +129,7 @@ class Cell:
         recipe: in full.
     """
 
-    row: tuple[tuple[str, str], ...]
+    row: Row
     seed: int
     recipe: Recipe
 
@@ -112,7 +137,12 @@ class Cell:
     def name(self) -> str:
         """Of its folder. The recipe's checksum is in it, so that a changed study never takes over a run of another."""
         words = "--".join(re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "x" for _, value in self.row)
-        return f"{words[:80] or 'run'}--seed-{self.seed}--{self.recipe.digest[:8]}"
+        return f"{words[:80] or 'run'}--seed-{self.seed}--{self.digest[:8]}"
+
+    @cached_property
+    def digest(self) -> str:
+        """The checksum of its recipe, the seed included."""
+        return self.recipe.digest
 
     @property
     def label(self) -> str:
@@ -127,10 +157,12 @@ class Study:
     Args:
         content: of the file.
         cells: its runs: rows in the file's order, seeds inside of them.
+        path: of the file, if it was one.
     """
 
     content: StudyFile
     cells: tuple[Cell, ...]
+    path: Path | None = None
 
     @classmethod
     def read(cls, path: str | Path, *, allow_imports: bool = False) -> Study:
@@ -144,7 +176,7 @@ class Study:
             RecipeError: one line for each thing that does not fit, with its place.
         """
         path = Path(path)
-        return cls.of(read_yaml(path), path.parent, allow_imports=allow_imports)
+        return replace(cls.of(read_yaml(path), path.parent, allow_imports=allow_imports), path=path)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], folder: Path = Path(), *, allow_imports: bool = False) -> Study:
@@ -173,7 +205,12 @@ class Study:
         return cls(file, tuple(cells))
 
     @property
-    def rows(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+    def runs(self) -> tuple[Cell, ...]:
+        """The runs, each once: rows whose recipes are equal share theirs."""
+        return tuple({cell.digest: cell for cell in reversed(self.cells)}.values())[::-1]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
         """The rows of the table, each once."""
         return tuple(dict.fromkeys(cell.row for cell in self.cells))
 
@@ -182,7 +219,7 @@ class Study:
         """The axes that it has."""
         return tuple(axis for axis in AXES if self.content.axis(axis))
 
-    def baseline_of(self, row: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...] | None:
+    def baseline_of(self, row: Row) -> Row | None:
         """The row that ``row`` is compared with: its own names where the baseline says nothing."""
         if not self.content.baseline:
             return None
@@ -199,20 +236,18 @@ def title_of(axis: str) -> str:
     return _TITLES[axis]
 
 
-def _rows(file: StudyFile) -> list[tuple[tuple[str, str], ...]]:
+def _rows(file: StudyFile) -> list[Row]:
     axes = [axis for axis in AXES if file.axis(axis)]
     rows = [tuple(zip(axes, names, strict=True)) for names in product(*(file.axis(axis) for axis in axes))]
     return [row for row in rows if not any(fits(row, each) for each in file.exclude)]
 
 
-def fits(row: tuple[tuple[str, str], ...], names: Mapping[str, str]) -> bool:
+def fits(row: Row, names: Mapping[str, str]) -> bool:
     """Whether a row has these names on these axes."""
     return all(dict(row).get(axis) == name for axis, name in names.items())
 
 
-def _recipe(
-    base: Mapping[str, Any], file: StudyFile, row: tuple[tuple[str, str], ...], seed: int, allow_imports: bool
-) -> Recipe:
+def _recipe(base: Mapping[str, Any], file: StudyFile, row: Row, seed: int, allow_imports: bool) -> Recipe:
     content, changes = dict(base), [f"train.seed={seed}"]
     for axis, name in row:
         value, section = file.axis(axis)[name], AXES[axis]
@@ -237,6 +272,15 @@ def _check(file: StudyFile) -> None:
         wrong.append(f"seeds: {file.seeds} has one twice")
     named = [("baseline", file.baseline), *(("exclude", each) for each in file.exclude)]
     named += [("published", each.where) for each in file.published]
+    if file.pool is not None:
+        pooled = [("pool.of", file.pool.of), *(("pool.against", each) for each in file.pool.against)]
+        if file.pool.over not in AXES or not file.axis(file.pool.over):
+            axes = ", ".join(axis for axis in AXES if file.axis(axis))
+            wrong.append(f"pool.over: {file.pool.over!r}; accepted is an axis of this study: {axes or 'it has none'}")
+        wrong += [
+            f"{place}: {file.pool.over} is the axis of pool.over" for place, each in pooled if file.pool.over in each
+        ]
+        named += pooled
     for place, names in named:
         for axis, name in names.items():
             if axis not in AXES:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from metamixer.config.recipe import Recipe
-from metamixer.studies.study_file import AXES, Study
+from metamixer.studies.results import Line
+from metamixer.studies.study_file import AXES, Cell, Study
 
 
 def unequal(study: Study) -> list[str]:
@@ -34,27 +33,29 @@ def unequal(study: Study) -> list[str]:
     return found
 
 
-def machines(folders: Iterable[Path]) -> list[str]:
+def machines(lines: Iterable[Line]) -> list[str]:
     """A sentence if runs come from several processors, torch builds or numbers of threads."""
     seen: dict[str, set[str]] = {"processor": set(), "torch": set(), "threads": set()}
-    for folder in folders:
-        try:
-            found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        seen["processor"].add(str(found.get("gpu") or found.get("processor")))
-        seen["torch"].add(str(found.get("versions", {}).get("torch")))
-        seen["threads"].add(str(found.get("threads")))
+    for line in lines:
+        for name, value in (
+            ("processor", line.machine),
+            ("torch", line.versions.get("torch")),
+            ("threads", line.threads),
+        ):
+            if value is not None:
+                seen[name].add(str(value))
     return [
         f"Runs are of several kinds: {name} {', '.join(sorted(all_))}." for name, all_ in seen.items() if len(all_) > 1
     ]
 
 
-def missing(study: Study, done: Iterable[Any], faults: Mapping[str, str]) -> list[str]:
+def missing(study: Study, done: Iterable[Cell], faults: Mapping[Cell, str]) -> list[str]:
     """A sentence for runs that are not in the table."""
     left = len(study.cells) - len(list(done))
     found = [f"{left} of {len(study.cells)} runs are missing."] if left else []
-    return found + [f"Failed: {name}: {fault.splitlines()[0]}" for name, fault in faults.items()]
+    return found + [
+        f"Failed: {cell.label}, seed {cell.seed}: {fault.splitlines()[0]}" for cell, fault in faults.items()
+    ]
 
 
 def _flat(recipe: Recipe) -> dict[str, str]:

@@ -1,0 +1,45 @@
+"""The processors and the memory that this process may use: those of the system, or fewer in a container."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CONTAINER = Path("/sys/fs/cgroup")
+_SYSTEM = Path("/proc")
+
+
+def cores() -> int:
+    """Processors."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _words(_CONTAINER / "cpu.max")  # "200000 100000": microseconds of work in so many of time
+    if len(quota) == 2 and quota[0] != "max":
+        count = min(count, int(quota[0]) // int(quota[1]))
+    return max(1, count)
+
+
+def available_memory() -> float:
+    """Bytes that can still be taken; infinite where the system does not say."""
+    found = float(_named(_SYSTEM / "meminfo", "MemAvailable:", default="inf")) * 1024
+    limit, taken = _words(_CONTAINER / "memory.max"), _words(_CONTAINER / "memory.current")
+    if limit and taken and limit != ["max"]:
+        cache = int(_named(_CONTAINER / "memory.stat", "inactive_file", default="0"))  # given back when asked for
+        found = min(found, int(limit[0]) - int(taken[0]) + cache)
+    return found
+
+
+def resident_memory(process: int) -> int:
+    """Bytes that a process has now; 0 where the system does not say."""
+    return 1024 * int(_named(_SYSTEM / str(process) / "status", "VmRSS:", default="0"))
+
+
+def _named(path: Path, name: str, default: str) -> str:
+    words = _words(path)
+    return words[words.index(name) + 1] if name in words else default
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return []

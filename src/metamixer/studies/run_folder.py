@@ -1,0 +1,95 @@
+"""What the folder of a run says: whether it has ended and was measured, and its line for ``results.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from metamixer.studies.columns import read_figures
+from metamixer.studies.estimate import cost_of
+from metamixer.studies.results import Line
+from metamixer.studies.study_file import Cell, Measure
+
+
+def trained(folder: Path) -> bool:
+    """Whether the training has ended."""
+    return bool(_read(folder / "report.json"))
+
+
+def finished(folder: Path, measure: Measure) -> bool:
+    """Whether the run has ended and was measured as asked."""
+    if not trained(folder) or not (evaluation := _evaluation(folder)):
+        return False
+    robustness = evaluation.get("robustness") or {}
+    parts = {"localization"} if evaluation.get("localization") else set()
+    found = parts | ({"corruptions"} & set(robustness)) | set(robustness.get("attacks") or {})
+    return {*measure.robustness, *(["localization"] if measure.localization else [])} <= found
+
+
+def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, memory: int | None = None) -> Line:
+    """The line of a run that has ended.
+
+    Args:
+        cell: the run.
+        folder: its folder.
+        measure: what the study measures.
+        took: seconds of its last process; 0: not known.
+        memory: of that process, in bytes.
+    """
+    epochs = _epochs(folder / "metrics.jsonl")
+    found = {
+        "report": _read(folder / "report.json"),
+        "evaluation": _evaluation(folder),
+        "epoch": epochs[-1] if epochs else {},
+    }
+    environment = _read(folder / "environment.json")
+    versions = environment.get("versions") or {}
+    seconds = sum(epoch.get("seconds", 0.0) for epoch in epochs)
+    return Line(
+        row=dict(cell.row),
+        seed=cell.seed,
+        digest=cell.digest,
+        metrics=read_figures(found),
+        epochs=cell.recipe.train.epochs,
+        seconds=round(seconds, 3),
+        process_seconds=round(max(seconds, took), 3),
+        cost=cost_of(cell.recipe, measure),
+        threads=environment.get("threads"),
+        memory=memory,
+        machine=environment.get("gpu") or environment.get("processor"),
+        versions={
+            "metamixer": versions.get("metamixer"),
+            "torch": versions.get("torch"),
+            "python": environment.get("python"),
+        },
+    )
+
+
+def _evaluation(folder: Path) -> dict[str, Any]:
+    """Of the test images by the last weights; ``metamixer evaluate`` may have put another in its place."""
+    found = _read(folder / "evaluation.json")
+    return found if (found.get("split"), found.get("checkpoint")) == ("test", "last") else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; empty if it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for row in rows:
+        try:
+            found.append(json.loads(row))
+        except ValueError:  # the last line of a killed process
+            continue
+    return found
