@@ -329,7 +329,8 @@ def test_a_study(tmp_path):
     (folder / "study.yaml").write_text("title: <b>\n")
     table = {"caption": "Means & <i>", "columns": ["method", "accuracy"], "notes": ["3 seeds each"],
              "rows": [["dml <x>", "77.1 ± 0.3"], ["none", None], ["kdcl", 76.25]]}  # fmt: skip
-    (folder / "results.json").write_text(json.dumps({"table": table}))
+    pooled = {"caption": "Pooled <b>", "columns": ["row", "against"], "rows": [["a <x>", "b"]]}
+    (folder / "results.json").write_text(json.dumps({"table": table, "pooled": {"table": pooled}}))
     page = Page(report([folder], tmp_path / "a.html"))
     check_closed(page)
     rows = page.table("Means & <i>").rows
@@ -340,6 +341,7 @@ def test_a_study(tmp_path):
     ]
     assert [values(row) for row in rows[1:]] == [[77.1], [None], [76.25]]
     assert "3 seeds each" in page.text
+    assert [[cell[0] for cell in row] for row in page.table("Pooled <b>").rows[1:]] == [["a <x>", "b"]]
     for content, told in (
         ("{}", "has no table"), ("{", "cannot be read"), ('{"table": 3}', "no object with columns and rows"),
         ('{"table": {"columns": ["a"], "rows": [[1, 2]]}}', "1 columns, and a row of 2 cells"),

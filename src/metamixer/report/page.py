@@ -16,7 +16,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.text import clean
 from metamixer.data import DataError
 from metamixer.evaluation.localization.map_gallery import Shown
-from metamixer.models.factory import UnknownModel
+from metamixer.models import UnknownModel
 from metamixer.report.forest_plot import forests
 from metamixer.report.map_gallery import data_uri
 from metamixer.report.read_runs import RunFiles, StudyFiles, read_all
@@ -105,7 +105,14 @@ def _of_study(study: StudyFiles) -> dict[str, Any]:
         plots = forests(study.results)
     except ValueError as error:
         plots, notes = [], [*notes, f"results.json: {error}"]
-    return {"name": study.name, "yaml": study.yaml, "table": study.table, "forests": plots, "notes": notes}
+    return {
+        "name": study.name,
+        "yaml": study.yaml,
+        "table": study.table,
+        "pooled": study.pooled,
+        "forests": plots,
+        "notes": notes,
+    }
 
 
 def _hash(text: str) -> str:

@@ -67,12 +67,13 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """What a study's folder holds: its table, all of its results, and the text of ``study.yaml``."""
+    """What a study's folder holds: its tables, all of its results, and the text of ``study.yaml``."""
 
     folder: Path
     name: str
     yaml: str
     table: Table | None
+    pooled: Table | None
     results: Any
     notes: tuple[str, ...]
 
@@ -139,19 +140,20 @@ def read_run(folder: Path, name: str, *, is_baseline: bool = False) -> RunFiles:
 def read_study(folder: Path, name: str) -> StudyFiles:
     """Read a study's folder; what is broken becomes a note."""
     notes: list[str] = []
-    table, results = None, None
+    table, pooled, results = None, None, None
     path = folder / "results.json"
     if path.is_file():
         try:
             results = _json(path)
             table = study_table(results)
+            pooled = study_table(results.get("pooled")) if isinstance(results, dict) else None
             if table is None:
                 notes.append("results.json has no table.")
         except (OSError, ValueError) as error:
             notes.append(f"results.json cannot be read: {_short(error)}")
     else:
         notes.append("The study has no results yet: results.json is missing.")
-    return StudyFiles(folder, name, _text(folder / "study.yaml"), table, results, tuple(notes))
+    return StudyFiles(folder, name, _text(folder / "study.yaml"), table, pooled, results, tuple(notes))
 
 
 def study_table(results: Any) -> Table | None:

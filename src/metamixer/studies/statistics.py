@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -39,6 +39,26 @@ class Difference:
     seeds: int
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """The mean over strata, such as data sets, of the mean difference in each.
+
+    Args:
+        mean: each stratum counts the same, whatever its number of pairs.
+        low, high: the ends of its confidence interval; None where a stratum has a single pair.
+        freedom: the degrees of freedom of that interval; None without one, or where no difference varies.
+        strata: how many there are with pairs.
+        pairs: in all of them.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    freedom: float | None
+    strata: int
+    pairs: int
+
+
 def spread(values: Mapping[int, float]) -> Spread | None:
     """Figures by seed -> mean and deviation; None without any.
 
@@ -60,14 +80,52 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float], confidenc
     >>> paired({0: 2.0, 1: 4.0}, {0: 1.0, 1: 1.0, 2: 5.0}).mean
     2.0
     """
-    from scipy.stats import t
-
-    both = sorted(values.keys() & baseline.keys())
-    apart = [values[seed] - baseline[seed] for seed in both]
+    apart = differences(values, baseline)
     if not apart:
         return None
     mean = fmean(apart)
     if len(apart) == 1:
         return Difference(mean, None, None, 1)
-    half = float(t.ppf((1 + confidence) / 2, len(apart) - 1)) * stdev(apart) / math.sqrt(len(apart))
+    half = _quantile(confidence, len(apart) - 1) * stdev(apart) / math.sqrt(len(apart))
     return Difference(mean, mean - half, mean + half, len(apart))
+
+
+def differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
+    """Seed by seed, of the seeds that both rows have."""
+    return [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
+
+
+def pooled(strata: Sequence[Sequence[float]], confidence: float = 0.95) -> Pooled | None:
+    r"""Paired differences by stratum -> their stratified mean and its interval; strata without any are left out.
+
+    Of S strata with :math:`n_s` differences of mean :math:`d_s` and sample variance :math:`v_s`:
+    :math:`D = \frac1S \sum d_s`, :math:`\mathrm{Var}(D) = \frac1{S^2} \sum v_s / n_s`, and the interval is that of
+    Student's t with the degrees of freedom of Welch and Satterthwaite,
+    :math:`(\sum v_s / n_s)^2 / \sum \frac{(v_s / n_s)^2}{n_s - 1}`. Strata need not vary equally. Seeds and strata are
+    those that were measured: the interval is about these data sets, not about data sets in general.
+
+    Source: B. L. Welch, The generalization of "Student's" problem when several different population variances are
+    involved, Biometrika 34, 1947.
+
+    >>> pooled([[1.0, 2.0, 3.0], [0.0, 0.0, 3.0]]).mean
+    1.5
+    """
+    strata = [each for each in strata if each]
+    if not strata:
+        return None
+    pairs = sum(map(len, strata))
+    mean = fmean(map(fmean, strata))
+    if any(len(each) == 1 for each in strata):
+        return Pooled(mean, None, None, None, len(strata), pairs)
+    parts = [stdev(each) ** 2 / len(each) for each in strata]
+    if not sum(parts):
+        return Pooled(mean, mean, mean, None, len(strata), pairs)
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(each) - 1) for part, each in zip(parts, strata, strict=True))
+    half = _quantile(confidence, freedom) * math.sqrt(sum(parts)) / len(strata)
+    return Pooled(mean, mean - half, mean + half, freedom, len(strata), pairs)
+
+
+def _quantile(confidence: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, freedom))

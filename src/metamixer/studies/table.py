@@ -10,10 +10,10 @@ from typing import Any
 
 from metamixer.core.text import spreadsheet_cell
 from metamixer.studies.columns import FIGURES
+from metamixer.studies.pooling import Comparison, compare
 from metamixer.studies.statistics import Difference, Spread, paired, spread
-from metamixer.studies.study_file import Cell, Study, fits, title_of
-
-Row = tuple[tuple[str, str], ...]
+from metamixer.studies.study_file import Cell, Row, Study, fits, title_of
+from metamixer.studies.table_text import difference_text, latex, markdown, markdown_table, spread_text
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Table:
         study: what was asked.
         entries: its rows.
         notes: what a reader has to know, in sentences.
+        pooled: rows against rows over all data sets, say, where the study file asks for it.
     """
 
     study: Study
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
+    pooled: tuple[Comparison, ...] = ()
 
     @classmethod
     def of(cls, study: Study, figures: Mapping[Cell, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
@@ -56,20 +58,19 @@ class Table:
         for cell, found in figures.items():
             by_row[cell.row][cell.seed] = found
         file = study.content
-        compared = [file.figures[0]] if file.compare is None else file.compare
         entries = []
         for row, seeds in by_row.items():
             columns = {name: {seed: found[name] for seed, found in seeds.items() if name in found} for name in FIGURES}
             means = {name: made for name, values in columns.items() if (made := spread(values)) is not None}
             differences = {}
             if (baseline := study.baseline_of(row)) is not None:
-                for name in compared:
+                for name in file.compared:
                     other = {seed: found[name] for seed, found in by_row[baseline].items() if name in found}
                     if (apart := paired(columns[name], other, file.confidence)) is not None:
                         differences[name] = apart
             published = [f"{each.figure} ({each.source})" for each in file.published if fits(row, each.where)]
             entries.append(Entry(row, len(seeds), means, differences, "; ".join(published) or None))
-        return cls(study, tuple(entries), tuple(notes))
+        return cls(study, tuple(entries), tuple(notes), compare(study, by_row))
 
     @property
     def caption(self) -> str:
@@ -98,39 +99,65 @@ class Table:
         """A row as text, one for each column of ``header``."""
         found = [name for _, name in entry.row] + [f"{entry.seeds}"]
         for name in self.study.content.figures:
-            found.append(_spread_text(name, entry.figures.get(name)))
+            found.append(spread_text(name, entry.figures.get(name)))
             if self._compares(name):
                 baseline = bool(self.study.content.baseline) and self.study.baseline_of(entry.row) is None
-                found.append("baseline" if baseline else _difference_text(name, entry.differences.get(name)))
+                found.append("baseline" if baseline else difference_text(name, entry.differences.get(name)))
         return found + ([entry.published or "–"] if "published (not measured here)" in self.header else [])
 
     def _compares(self, name: str) -> bool:
+        return bool(self.study.content.baseline) and name in self.study.content.compared
+
+    @property
+    def pooled_caption(self) -> str:
+        """What the numbers of the pooled comparisons are."""
         file = self.study.content
-        return bool(file.baseline) and name in (file.compare if file.compare is not None else file.figures[:1])
+        if file.pool is None:
+            return ""
+        return (
+            f"Pooled over {file.pool.over}: the mean of the mean paired differences in each, all of the same weight, "
+            f"with its {100 * file.confidence:g} % confidence interval (stratified; t with Welch-Satterthwaite degrees "
+            "of freedom)."
+        )
+
+    @property
+    def pooled_rows(self) -> list[list[str]]:
+        """The pooled comparisons as text, the header first; empty without any."""
+        if not self.pooled:
+            return []
+        names = self.study.content.compared
+        rows = [["row", "against", "strata", "pairs", *(FIGURES[name].title for name in names)]]
+        for each in self.pooled:
+            found = [each.differences.get(name) for name in names]
+            strata, pairs = (max((getattr(one, key) for one in found if one), default=0) for key in ("strata", "pairs"))
+            counts = [f"{strata} of {each.strata}", f"{pairs}"]
+            labels = [" + ".join(name for _, name in row) for row in (each.row, each.against)]
+            rows.append(labels + counts + [difference_text(name, one) for name, one in zip(names, found, strict=True)])
+        return rows
 
     def as_markdown(self) -> str:
         """A Markdown table with caption and notes."""
         rows = [self.header, *(self.cells(entry) for entry in self.entries)]
-        lines = ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
-        axes = len(self.study.axes)
-        lines.insert(1, "|" + "---|" * axes + "---:|" * (len(self.header) - axes))
-        notes = "".join(f"\n- {_markdown(note)}" for note in self.notes)
-        return f"{_markdown(self.caption)}\n\n" + "\n".join(lines) + "\n" + (notes + "\n" if notes else "")
+        text = f"{markdown(self.caption)}\n\n" + markdown_table(rows, len(self.study.axes))
+        if self.pooled:
+            text += f"\n{markdown(self.pooled_caption)}\n\n" + markdown_table(self.pooled_rows, 2)
+        notes = "".join(f"\n- {markdown(note)}" for note in self.notes)
+        return text + (notes + "\n" if notes else "")
 
     def as_latex(self) -> str:
         """A LaTeX table (booktabs)."""
         axes = len(self.study.axes)
         lines = [
             r"\begin{table}",
-            rf"\caption{{{_latex(self.caption)}}}",
+            rf"\caption{{{latex(self.caption)}}}",
             rf"\begin{{tabular}}{{{'l' * axes}{'r' * (len(self.header) - axes)}}}",
             r"\toprule",
-            " & ".join(map(_latex, self.header)) + r" \\",
+            " & ".join(map(latex, self.header)) + r" \\",
             r"\midrule",
-            *(" & ".join(map(_latex, self.cells(entry))) + r" \\" for entry in self.entries),
+            *(" & ".join(map(latex, self.cells(entry))) + r" \\" for entry in self.entries),
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par\footnotesize {_latex(note)}" for note in self.notes),
+            *(rf"\par\footnotesize {latex(note)}" for note in self.notes),
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
@@ -172,6 +199,12 @@ class Table:
                 "rows": [self.cells(entry) for entry in self.entries],
                 "notes": list(self.notes),
             },
+            "pooled": {
+                "table": {"caption": self.pooled_caption, "columns": self.pooled_rows[0], "rows": self.pooled_rows[1:]},
+                "comparisons": [each.as_dict() for each in self.pooled],
+            }
+            if self.pooled
+            else None,
             "figures": {
                 name: {"title": FIGURES[name].title, "scale": FIGURES[name].scale, "higher": FIGURES[name].higher}
                 for name in self.study.content.figures
@@ -188,44 +221,3 @@ class Table:
                 for entry in self.entries
             ],
         }
-
-
-def _spread_text(name: str, found: Spread | None) -> str:
-    if found is None:
-        return "–"
-    figure = FIGURES[name]
-    mean = f"{found.mean * figure.scale:.{figure.digits}f}"
-    return mean if found.sd is None else f"{mean} ± {found.sd * figure.scale:.{figure.digits}f}"
-
-
-def _difference_text(name: str, found: Difference | None) -> str:
-    if found is None:
-        return "–"
-    figure = FIGURES[name]
-
-    def signed(value: float) -> str:
-        shown = round(value * figure.scale, figure.digits) + 0.0  # no minus before a 0
-        return f"{shown:+.{figure.digits}f}".replace("-", "−")
-
-    if found.low is None or found.high is None:
-        return signed(found.mean)
-    return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]"
-
-
-def _markdown(text: str) -> str:
-    escaped = "".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in text)
-    return " ".join(escaped.split())
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "–": "--",
-} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
-
-
-def _latex(text: str) -> str:
-    return " ".join("".join(_LATEX.get(sign, sign) for sign in text).split())

@@ -1,0 +1,60 @@
+"""Numbers and names of a study's table as text, plain and escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metamixer.studies.columns import FIGURES
+from metamixer.studies.statistics import Difference, Pooled, Spread
+
+
+def spread_text(name: str, found: Spread | None) -> str:
+    """As in ``71.0 ± 1.4``; ``name`` is the metric's."""
+    if found is None:
+        return "–"
+    figure = FIGURES[name]
+    mean = f"{found.mean * figure.scale:.{figure.digits}f}"
+    return mean if found.sd is None else f"{mean} ± {found.sd * figure.scale:.{figure.digits}f}"
+
+
+def difference_text(name: str, found: Difference | Pooled | None) -> str:
+    """As in ``+2.0 [−10.7, +14.7]``; ``name`` is the metric's."""
+    if found is None:
+        return "–"
+    figure = FIGURES[name]
+
+    def signed(value: float) -> str:
+        shown = round(value * figure.scale, figure.digits) + 0.0  # no minus before a 0
+        return f"{shown:+.{figure.digits}f}".replace("-", "−")
+
+    if found.low is None or found.high is None:
+        return signed(found.mean)
+    return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]"
+
+
+def markdown_table(rows: Sequence[Sequence[str]], texts: int) -> str:
+    """A Markdown table of rows, the header first; the columns after the first ``texts`` are numbers."""
+    lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * texts + "---:|" * (len(rows[0]) - texts))
+    return "\n".join(lines) + "\n"
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    escaped = "".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in text)
+    return " ".join(escaped.split())
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX shows as it is, on one line."""
+    return " ".join("".join(_LATEX.get(sign, sign) for sign in text).split())
