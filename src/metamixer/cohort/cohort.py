@@ -17,6 +17,7 @@ from metamixer.cohort.peer_exchange import Elsewhere, PeerExchange
 from metamixer.cohort.shared_trunk import Trunk, counters_left_out, trunk_of
 from metamixer.cohort.stages import check_stages, find_stages
 from metamixer.core.eval_mode import evaluating
+from metamixer.core.layout import Layout, channels_first, stage_layouts
 from metamixer.core.plan import MixPlan
 from metamixer.core.types import Outputs, pooled
 
@@ -82,6 +83,7 @@ class Cohort(nn.Module):
         self.parallel: Parallel = parallel
         self.compiled: Compile = "default" if compile is True else compile
         self._compiled: dict[int, Callable[[Tensor], Any]] = {}
+        self._layouts: dict[int, tuple[Layout, ...]] = {}
         self._drew_nothing = False
         self._alone: int | None = None
         self._exchange: PeerExchange | None = None
@@ -269,7 +271,16 @@ class Cohort(nn.Module):
             shared=self.shared,
             images=tuple(shown),
             run=again,
+            layouts=lambda: [self._layout(index, own) for index, own in enumerate(shown)],
         )
+
+    def _layout(self, index: int, images: Tensor) -> tuple[Layout, ...]:
+        """How the stages of a peer that is here are to be read; found once, by a pass of its own."""
+        if index not in self.here:
+            return ()
+        if index not in self._layouts:
+            self._layouts[index] = stage_layouts(self.peers[index], images.detach(), self.stage_paths[index])
+        return self._layouts[index]
 
     def _led_by(self, index: int) -> int:
         """The peer itself, or the one that a shadow follows: both are mixed in the same way."""
@@ -352,7 +363,8 @@ class Cohort(nn.Module):
             )
         logits = getattr(output, "logits", output)
         if features is None or features.ndim != 2:  # no linear layer, or one that sees every position
-            features = pooled(seen[-1][1])
+            last = seen[-1][1]
+            features = pooled(channels_first(last, self._layout(index, images)[-1]) if last.ndim > 2 else last)
         found = (logits.to(torch.promote_types(logits.dtype, torch.float32)), features, *(each for _, each in seen))
         # A CUDA graph writes into the same memory each time; without gradients the next peer's may already do so.
         return tuple(each.clone() for each in found) if self.records_cuda_graphs and logits.is_cuda else found

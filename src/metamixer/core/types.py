@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from metamixer.core.layout import Layout, channels_first
 
 Terms = Mapping[str, Tensor]
 """The terms of a loss by name, each ``(P,)``: one number for every peer."""
@@ -84,6 +87,7 @@ class Outputs:
         shared: how many of the first stages all peers have in common; 0 for separate networks.
         images: ``images[p]`` are the images ``(B, C, ...)`` that peer ``p`` was shown, after mixing at the input.
         run: runs a peer again, for methods that look at other images.
+        layouts: gives ``layouts()[p][k]``, how ``stages[p][k]`` is to be read; None: channels are on axis 1.
     """
 
     logits: Tensor
@@ -94,6 +98,18 @@ class Outputs:
     shared: int = 0
     images: tuple[Tensor, ...] = ()
     run: Run | None = None
+    layouts: Callable[[], Sequence[Sequence[Layout]]] | None = None
+
+    @cached_property
+    def maps(self) -> tuple[tuple[Tensor, ...], ...]:
+        """The stages as ``(B, C, ...)`` whatever the network: the tokens of a transformer on the grid of the image."""
+        if self.layouts is None:
+            return self.stages
+        sizes = [tuple(each.shape[2:]) for each in self.images] or [()] * len(self.stages)
+        return tuple(
+            tuple(channels_first(stage, layout, size) for stage, layout in zip(stages, layouts, strict=True))
+            for stages, layouts, size in zip(self.stages, self.layouts(), sizes, strict=True)
+        )
 
     @property
     def peers(self) -> int:

@@ -95,7 +95,7 @@ class AFD(nn.Module):
         require(outputs, "AFD", stages=1)
         if outputs.peers < 2:
             raise ValueError("AFD: a single peer has nobody to be taken for; two peers or more would work")
-        maps = [single(stages[-1]) for stages in outputs.stages]
+        maps = [single(stages[-1]) for stages in outputs.maps]
         made = [(each.shape[1], each.ndim) for each in maps], outputs.learners
         if made == self._made:
             return
@@ -123,7 +123,7 @@ class AFD(nn.Module):
             raise ValueError(
                 f"AFD has parts for {len(self.transfers)} peers, there are {outputs.peers}: setup(outputs) makes them"
             )
-        maps = [transfer(single(stages[-1])) for transfer, stages in zip(self.transfers, outputs.stages, strict=True)]
+        maps = [transfer(single(stages[-1])) for transfer, stages in zip(self.transfers, outputs.maps, strict=True)]
         games = [
             # The peer before in the circle is real; the first one's is the last.
             least_squares(self.discriminators[str(peer)], *same_size(maps[peer - 1], maps[peer]))

@@ -93,16 +93,16 @@ class AMLN(nn.Module):
         if outputs.peers < 2:
             raise ValueError("AMLN: a single peer has nobody to align with; two peers or more would work")
         made = (
-            [[(each.shape[1], each.ndim) for each in row] for row in outputs.stages],
+            [[(each.shape[1], each.ndim) for each in row] for row in outputs.maps],
             outputs.learners,
             outputs.shared,
         )
         if made == self._made:
             return
         self.transfers, self.discriminators, self.containers = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        *_, last = stages = range(outputs.shared, len(outputs.stages[0]))
+        *_, last = stages = range(outputs.shared, len(outputs.maps[0]))
         for stage in stages:
-            features = [single(row[stage]) for row in outputs.stages]
+            features = [single(row[stage]) for row in outputs.maps]
             widths = [each.shape[1] for each in features]
             for peer, each in enumerate(features):
                 if len(set(widths)) > 1:
@@ -113,14 +113,14 @@ class AMLN(nn.Module):
                 axes = same_size(features[peer - 1], each)[0].ndim - 2
                 self.discriminators[_key(peer, stage)] = Discriminator(min(widths), axes)
                 if stage != last:
-                    final = outputs.stages[peer - 1][-1]
+                    final = outputs.maps[peer - 1][-1]
                     axes = same_size(each, single(final))[0].ndim - 2
                     self.containers[_key(peer, stage)] = nn.Sequential(
                         layer(widths[peer], final.shape[1], axes, size=3),
                         nn.ReLU(),
                         layer(final.shape[1], final.shape[1], axes),
                     )
-        self.to(outputs.logits.device, single(outputs.stages[0][-1]).dtype)
+        self.to(outputs.logits.device, single(outputs.maps[0][-1]).dtype)
         self._made, self._peers = made, outputs.peers
 
     def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
@@ -150,12 +150,12 @@ class AMLN(nn.Module):
         """One peer with the one before: what its discriminators minimise, how well it fools them, accuracy, gap."""
         games, gaps = [], []
         other = (peer - 1) % outputs.peers
-        final = single(outputs.stages[other][-1]).detach()
-        for stage in range(outputs.shared, len(outputs.stages[peer])):
+        final = single(outputs.maps[other][-1]).detach()
+        for stage in range(outputs.shared, len(outputs.maps[peer])):
             own, real = (self._transferred(outputs, each, stage) for each in (peer, other))
             games.append(least_squares(self.discriminators[_key(peer, stage)], *same_size(real, own)))
             if (key := _key(peer, stage)) in self.containers:
-                features, wanted = same_size(single(outputs.stages[peer][stage]), final)
+                features, wanted = same_size(single(outputs.maps[peer][stage]), final)
                 gaps.append((single(self.containers[key](features)) - wanted).square().mean())
         telling, fooling, accuracy = (torch.stack(column) for column in zip(*games, strict=True))
         # A sum where the weights are each discriminator's own: how fast it learns must not depend on their number.
@@ -163,7 +163,7 @@ class AMLN(nn.Module):
         return telling.sum(), fooling.mean(), accuracy.mean(), gap
 
     def _transferred(self, outputs: Outputs, peer: int, stage: int) -> Tensor:
-        key, features = _key(peer, stage), single(outputs.stages[peer][stage])
+        key, features = _key(peer, stage), single(outputs.maps[peer][stage])
         return self.transfers[key](features) if key in self.transfers else features
 
     def _check(self, outputs: Outputs) -> None:

@@ -78,7 +78,7 @@ class FFL(nn.Module):
             ValueError: the stages do not end in feature maps of 1 to 3 axes, the same number for all peers.
         """
         require(outputs, "FFL", stages=1)
-        maps = [stages[-1] for stages in outputs.stages]
+        maps = [stages[-1] for stages in outputs.maps]
         axes = {each.ndim - 2 for each in maps}
         if len(axes) > 1 or not axes <= {1, 2, 3}:
             shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(maps))
@@ -102,7 +102,7 @@ class FFL(nn.Module):
         if self.fusion is None:
             raise ValueError("FFL has a fusion module: loss.setup(outputs) makes it from one example")
         maps = [
-            stages[-1].detach() if peer in outputs.frozen else stages[-1] for peer, stages in enumerate(outputs.stages)
+            stages[-1].detach() if peer in outputs.frozen else stages[-1] for peer, stages in enumerate(outputs.maps)
         ]
         fused, ensemble = self.fusion(maps)[None], outputs.logits.mean(0, keepdim=True)
         students = learning(outputs.logits, outputs)

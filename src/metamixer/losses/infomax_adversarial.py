@@ -334,7 +334,7 @@ def _agreement(outputs: Outputs) -> Tensor:
 
 def _stages(outputs: Outputs) -> list[Tensor]:
     """What the last stages put out, averaged down to one size; the features, where they differ in their axes."""
-    stages = [peer[-1] for peer in outputs.stages]
+    stages = [peer[-1] for peer in outputs.maps]
     if len({each.ndim for each in stages}) > 1:
         return list(outputs.features)
     least = stages[0]

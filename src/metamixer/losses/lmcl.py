@@ -133,8 +133,8 @@ class LMCL(nn.Module):
         }
 
     def _maps(self, outputs: Outputs) -> list[tuple[Tensor, ...]]:
-        count = min(self.stages, *map(len, outputs.stages))
-        return [stages[-count:] for stages in outputs.stages]
+        count = min(self.stages, *map(len, outputs.maps))
+        return [stages[-count:] for stages in outputs.maps]
 
     def _contrast(self, outputs: Outputs, features: list[list[Tensor]], same: Tensor) -> dict[str, Tensor]:
         flat = [each for own in features for each in own]

@@ -119,4 +119,4 @@ class ONE(nn.Module):
 
     def _of_trunk(self, outputs: Outputs) -> Tensor:
         require(outputs, "ONE", trunk=True)
-        return pooled(outputs.stages[0][outputs.shared - 1])
+        return pooled(outputs.maps[0][outputs.shared - 1])
