@@ -15,7 +15,7 @@ from metamixer.data import load
 from metamixer.models import resnet8
 from metamixer.runs.classifier import Classifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ["--limit", "60", "--size", "14"]  # of the images that come with the package
 
 

@@ -19,7 +19,7 @@ from metamixer.config.registry import LOSSES, MIXERS
 from metamixer.core.plan import Blend, MixPlan, Paste, PerPeer
 from metamixer.core.types import Outputs, total
 from metamixer.training.optimizer import Optim
-from tests import test_contract as contract
+from tests.losses import test_contract as contract
 
 PEERS = 3
 DEPTH = 3  # stages of the networks

@@ -147,7 +147,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.test_checkpoint import written
+from tests.training.test_checkpoint import written
 from metamixer.training import checkpoint
 calls, left = 0, int(sys.argv[2])
 def deadly(function):

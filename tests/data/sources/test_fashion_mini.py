@@ -47,7 +47,7 @@ def test_damage_is_found(tmp_path):
 
 @pytest.mark.shared_data
 def test_the_script_makes_the_same_file(shared_data: Path):
-    script = Path(__file__).parents[2] / "scripts" / "make_fashion_mini.py"
+    script = Path(__file__).parents[3] / "scripts" / "make_fashion_mini.py"
     spec = importlib.util.spec_from_file_location("make_fashion_mini", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
