@@ -10,6 +10,7 @@ from torch import nn
 from metamixer.config.recipe import Recipe
 from metamixer.config.registry import LOSSES, MIXERS, effective
 from metamixer.config.yaml_file import parse_yaml
+from metamixer.core.registry import Entry
 
 # Recipes as they shipped with the first version: the files may change, what these say may not.
 FIRST = {
@@ -114,10 +115,10 @@ class AfterLoss(nn.Module):
 def test_a_setting_that_is_added_changes_the_checksum_only_where_it_says_something(
     monkeypatch, key, table, before, after, neutral, other
 ):
-    monkeypatch.setitem(table, "mine", before)
+    monkeypatch.setitem(table.entries, "mine", Entry(f"tests.test_digest:{before.__name__}", "one setting more"))
     old = Recipe.of({key: "mine"})
     old_digest, old_what = old.digest, old._what
-    monkeypatch.setitem(table, "mine", after)
+    monkeypatch.setitem(table.entries, "mine", Entry(f"tests.test_digest:{after.__name__}", "one setting more"))
     same, changed = (Recipe.of({key: {"name": "mine", **settings}}) for settings in (neutral, other))
     assert same.digest == old_digest
     assert same._what == old_what

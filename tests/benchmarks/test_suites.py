@@ -12,6 +12,7 @@ from metamixer.bench.bars import BARS
 from metamixer.bench.competitors import Competitor, by_hand, mutual
 from metamixer.bench.settings import Settings
 from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.core.registry import Entry
 from metamixer.core.types import Outputs
 from metamixer.losses import DML
 
@@ -63,12 +64,13 @@ def test_all_mixers_and_losses_of_the_tables():
     assert whole(section)[0] | {each.name for each in section.missing} == set(LOSSES)
 
 
-def test_a_loss_that_cannot_be_built_says_why(monkeypatch):
-    class Needy(nn.Module):
-        def __init__(self, teacher: int) -> None:
-            super().__init__()
+class Needy(nn.Module):
+    def __init__(self, teacher: int) -> None:
+        super().__init__()
 
-    monkeypatch.setitem(LOSSES, "needy", Needy)
+
+def test_a_loss_that_cannot_be_built_says_why(monkeypatch):
+    monkeypatch.setitem(LOSSES.entries, "needy", Entry("tests.benchmarks.test_suites:Needy", "needs a teacher"))
     section = step.losses(ONE, TINY, "32")
     assert [each.name for each in section.missing] == ["needy"]
     assert "teacher" in section.missing[0].reason

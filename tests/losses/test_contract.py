@@ -417,10 +417,8 @@ def test_progress_is_taken_as_a_number_and_as_a_tensor(name):
 
 
 @every_loss
-def test_a_loss_says_what_it_is(name):
+def test_a_loss_says_what_it_needs(name):
     cls = LOSSES[name]
-    assert cls.paper
-    assert cls.deploys
     known = {"features", "stages", "trunk", "views", "shadows", "teacher", "held-out", "pixels", "per-class"}
     assert set(cls.needs) <= known
     assert ("shadows" in cls.needs) == bool(getattr(cls, "shadows", ""))

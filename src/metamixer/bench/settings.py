@@ -71,7 +71,7 @@ class Settings:
         """The network, as the trainer lays it out."""
         side = self.shape(name).side
         made = build(name, num_classes=self.classes, image_size=(side, side))
-        return made.to(self.where, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return made.to(self.where, memory_format=torch.channels_last)  # type: ignore[no-any-return]
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """Of one forward pass."""

@@ -85,7 +85,7 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
 def _of_data() -> tuple[type[Exception], ...]:
     from metamixer.data import DataError
     from metamixer.export.errors import ExportError
-    from metamixer.models import UnknownModel
+    from metamixer.models.factory import UnknownModel
     from metamixer.training.checkpoint import CheckpointError
     from metamixer.training.trainer import TrainingError
 

@@ -25,7 +25,7 @@ from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_cha
 from metamixer.core import trusted_imports
 from metamixer.core.plan import Mixer
 from metamixer.core.seeding import derive
-from metamixer.models import build, check_name
+from metamixer.models.factory import build, check_name
 from metamixer.training.nan_checks import not_finite_weight
 from metamixer.training.optimizer import Optim
 from metamixer.training.optimizer_step import OnNonfinite

@@ -13,58 +13,10 @@ from torch import nn
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core import trusted_imports
 from metamixer.core.ranges import model_of
-from metamixer.losses import (
-    AFD,
-    AMLN,
-    CLILR,
-    DKD,
-    DML,
-    FFL,
-    KD,
-    KDCL,
-    LMCL,
-    MCL,
-    ONE,
-    PCL,
-    Codistillation,
-    CutnMixLoss,
-    Independent,
-    InfoMaxAdversarial,
-    OKDDip,
-    SwitOKD,
-)
-from metamixer.mixers import CutMix, CutnMix, ManifoldMixup, MetaMixer, Mixup, NoMix, SameClassCutMix
+from metamixer.losses import LOSSES
+from metamixer.mixers import MIXERS
 
-MIXERS: dict[str, type] = {
-    "none": NoMix,
-    "mixup": Mixup,
-    "cutmix": CutMix,
-    "cutnmix": CutnMix,
-    "manifold-mixup": ManifoldMixup,
-    "same-class-cutmix": SameClassCutMix,
-    "metamixer": MetaMixer,
-}
-
-LOSSES: dict[str, type[nn.Module]] = {
-    "independent": Independent,
-    "dml": DML,
-    "cl-ilr": CLILR,
-    "one": ONE,
-    "okddip": OKDDip,
-    "mcl": MCL,
-    "lmcl": LMCL,
-    "afd": AFD,
-    "amln": AMLN,
-    "infomax-adversarial": InfoMaxAdversarial,
-    "ffl": FFL,
-    "switokd": SwitOKD,
-    "cutnmix": CutnMixLoss,
-    "kd": KD,
-    "dkd": DKD,
-    "kdcl": KDCL,
-    "pcl": PCL,
-    "codistillation": Codistillation,
-}
+__all__ = ["LOSSES", "MIXERS", "all_settings", "effective", "faults", "find", "make"]
 
 
 def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:

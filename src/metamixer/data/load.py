@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from metamixer.core.standard_sets import STANDARD
 from metamixer.data.errors import DataError
 from metamixer.data.files.load_files import Reading
 from metamixer.data.image_set import pair
 from metamixer.data.sources.huggingface import load_hf
 from metamixer.data.sources.image_folder import load_folder
 from metamixer.data.sources.scenes import PREFIX, make_scenes
-from metamixer.data.sources.standard import STANDARD, load_standard
+from metamixer.data.sources.standard import load_standard
 from metamixer.data.splits import Data
 
 DATASETS = {name: standard.summary for name, standard in STANDARD.items()}

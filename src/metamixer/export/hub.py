@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metamixer.data import normalise
 from metamixer.export.model_card import for_classifier
-from metamixer.models import build
+from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
 
 try:

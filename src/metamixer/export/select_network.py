@@ -15,7 +15,8 @@ from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.data import Data, ImageSet, normalise
 from metamixer.export.errors import ExportError
-from metamixer.models import Ensemble, build
+from metamixer.models.ensemble import Ensemble
+from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
 from metamixer.runs.run import load_checkpoint, load_data, read_recipe
 

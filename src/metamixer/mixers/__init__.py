@@ -1,11 +1,23 @@
-"""Mixers: settings that draw a plan for every batch. One file each; what they draw with is in ``functional``."""
+"""Mixers: settings that draw a plan for every batch. One method a file, and one line here."""
 
-from metamixer.mixers.base import BaseMixer, Draw
-from metamixer.mixers.cutmix import CutMix, SameClassCutMix
-from metamixer.mixers.cutnmix import CutnMix
-from metamixer.mixers.manifold_mixup import ManifoldMixup
-from metamixer.mixers.metamixer import MetaMixer
-from metamixer.mixers.mixup import Mixup
-from metamixer.mixers.no_mix import NoMix
+from metamixer.core.registry import Entry, Registry, lazy_names
 
-__all__ = ["BaseMixer", "CutMix", "CutnMix", "Draw", "ManifoldMixup", "MetaMixer", "Mixup", "NoMix", "SameClassCutMix"]
+
+def _mixer(target: str, summary: str, paper: str = "") -> Entry:
+    return Entry(f"{__name__}.{target}", summary, paper)
+
+
+# One line for each method.
+# fmt: off
+MIXERS = Registry({
+    "none": _mixer("no_mix:NoMix", "Plain training: nothing is mixed."),
+    "mixup": _mixer("mixup:Mixup", "Blends each image with a random other one, and their labels by the same share.", "arXiv 1710.09412"),
+    "cutmix": _mixer("cutmix:CutMix", "Pastes a box of a random other image; the labels mix by the pasted area.", "arXiv 1905.04899"),
+    "cutnmix": _mixer("cutnmix:CutnMix", "CutMix with a box of its own for each peer.", "arXiv 2206.12370"),
+    "manifold-mixup": _mixer("manifold_mixup:ManifoldMixup", "Mixup at a random stage of the networks.", "arXiv 1806.05236"),
+    "same-class-cutmix": _mixer("cutmix:SameClassCutMix", "CutMix with another image of the same class, so that the label stays what it is.", "arXiv 2303.07951"),
+    "metamixer": _mixer("metamixer:MetaMixer", "Same-class CutMix at the input, then manifold mixup at a random stage.", "arXiv 2303.07951"),
+})
+# fmt: on
+
+__getattr__, __all__ = lazy_names(__name__, [*MIXERS.targets, f"{__name__}.base:BaseMixer", f"{__name__}.base:Draw"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,40 +18,8 @@ from torch import nn
 
 from metamixer.core import trusted_imports as imports
 from metamixer.core.torchvision_compat import mend
+from metamixer.models import MODELS
 from metamixer.models.ensemble import build_ensemble
-from metamixer.models.resnet import (
-    resnet8,
-    resnet8x4,
-    resnet14,
-    resnet20,
-    resnet32,
-    resnet32x4,
-    resnet44,
-    resnet56,
-    resnet110,
-)
-from metamixer.models.vgg import vgg8, vgg13
-from metamixer.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "resnet8": resnet8,
-    "resnet14": resnet14,
-    "resnet20": resnet20,
-    "resnet32": resnet32,
-    "resnet44": resnet44,
-    "resnet56": resnet56,
-    "resnet110": resnet110,
-    "resnet8x4": resnet8x4,
-    "resnet32x4": resnet32x4,
-    "wrn_16_1": wrn_16_1,
-    "wrn_16_2": wrn_16_2,
-    "wrn_40_1": wrn_40_1,
-    "wrn_40_2": wrn_40_2,
-    "vgg8": vgg8,
-    "vgg13": vgg13,
-}
-"""The bundled networks, each called with ``num_classes`` and ``in_channels``."""
-
 
 # Options that read weights from a file or an address of one's choosing, by way of pickle in some versions.
 _REFUSED = {
@@ -105,7 +73,8 @@ def build(
     if not colon:
         if name not in MODELS:
             raise UnknownModel(f"{name!r} is not a network; {_near(name, MODELS)} or {_OTHERS}")
-        return MODELS[name](num_classes=num_classes, in_channels=in_channels, **options)
+        network: nn.Module = MODELS[name](num_classes=num_classes, in_channels=in_channels, **options)
+        return network
     if source == "timm":
         return _timm(rest, num_classes, in_channels, image_size, options)
     if source == "torchvision":

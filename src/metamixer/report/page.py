@@ -16,7 +16,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.text import clean
 from metamixer.data import DataError
 from metamixer.evaluation.localization.map_gallery import Shown
-from metamixer.models import UnknownModel
+from metamixer.models.factory import UnknownModel
 from metamixer.report.forest_plot import forests
 from metamixer.report.map_gallery import data_uri
 from metamixer.report.read_runs import RunFiles, StudyFiles, read_all

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metamixer.core import trusted_imports
 from metamixer.data import normalise, read_image
-from metamixer.models import build
+from metamixer.models.factory import build
 
 _FORMAT = "metamixer-classifier-1"
 _Count = Annotated[int, Field(ge=1, le=100_000)]

@@ -1,0 +1,81 @@
+"""Names and what they stand for: a table can be read without importing torch, and imports a part when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a registry.
+
+    Args:
+        target: ``package.module:Name``.
+        summary: what it is, in a line.
+        paper: where the method was published.
+        needs: what a recipe has to provide for a loss: the ``needs`` of its class.
+        deploys: which network is deployed in the end.
+    """
+
+    target: str
+    summary: str
+    paper: str = ""
+    needs: tuple[str, ...] = ()
+    deploys: str = ""
+
+
+class Registry(Mapping[str, Any]):
+    """A table of names. ``registry[name]`` imports what the name stands for; ``registry.entries`` imports nothing.
+
+    >>> counts = Registry({"counter": Entry("collections:Counter", "counts things")})
+    >>> counts["counter"].__name__, counts.entries["counter"].summary
+    ('Counter', 'counts things')
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self.entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        return load(self.entries[name].target)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def targets(self) -> list[str]:
+        """The ``package.module:Name`` of every entry."""
+        return [entry.target for entry in self.entries.values()]
+
+
+def load(target: str) -> Any:
+    """What ``package.module:Name`` names. It is imported, so it never comes from a file: see ``trusted_imports``."""
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def lazy_names(package: str, targets: Iterable[str]) -> tuple[Callable[[str], Any], list[str]]:
+    """``__getattr__`` and ``__all__`` of a package whose names are imported when they are first used (PEP 562).
+
+    Args:
+        package: its ``__name__``.
+        targets: ``package.module:Name``; the package gets ``Name``.
+    """
+    homes = {target.partition(":")[2]: target for target in targets}
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = load(homes[name])
+        setattr(import_module(package), name, value)
+        return value
+
+    return get, list(homes)
