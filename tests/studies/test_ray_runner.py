@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from tests.studies.test_conduct import CONTENT, FILES, command, write
+from tests.studies.test_run_study import CONTENT, FILES, command, write
 
 from metamixer.studies import Study, conduct
 
