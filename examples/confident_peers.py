@@ -26,9 +26,7 @@ class ConfidentPeers(nn.Module):
         weight: of the distillation.
     """
 
-    paper: ClassVar[str] = "an example"
     needs: ClassVar[tuple[str, ...]] = ()
-    deploys: ClassVar[str] = "the best peer"
 
     @checked
     def __init__(self, threshold: Share = 0.5, weight: Weight = 1.0) -> None:

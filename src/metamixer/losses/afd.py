@@ -62,9 +62,7 @@ class AFD(nn.Module):
     tensor([0., 0.])
     """
 
-    paper: ClassVar[str] = "arXiv 2002.01775"
     needs: ClassVar[tuple[str, ...]] = ("stages",)
-    deploys: ClassVar[str] = "the best peer"
     symmetric: ClassVar[bool] = False
     plays_a_game: ClassVar[bool] = True
 

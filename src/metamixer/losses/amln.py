@@ -59,9 +59,7 @@ class AMLN(nn.Module):
     (['0-1', '1-1'], 4)
     """
 
-    paper: ClassVar[str] = "ECCV 2020, doi 10.1007/978-3-030-58610-2_10"
     needs: ClassVar[tuple[str, ...]] = ("stages",)
-    deploys: ClassVar[str] = "the best peer"
     symmetric: ClassVar[bool] = False
     plays_a_game: ClassVar[bool] = True
 

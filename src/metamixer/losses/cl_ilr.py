@@ -51,9 +51,7 @@ class CLILR(nn.Module):
     tensor([0., 0., 0.])
     """
 
-    paper: ClassVar[str] = "arXiv 1805.11761"
     needs: ClassVar[tuple[str, ...]] = ("trunk",)
-    deploys: ClassVar[str] = "the best peer"
 
     @checked
     def __init__(self, task_weight: Share = 0.5, temperature: Positive = 2.0, ramp_up: Share = 0.0) -> None:

@@ -60,9 +60,7 @@ class Codistillation(nn.Module):
     tensor([0.1109, 0.3278, 0.0000, 0.0000])
     """
 
-    paper: ClassVar[str] = "arXiv 1804.03235"
     needs: ClassVar[tuple[str, ...]] = ("shadows",)
-    deploys: ClassVar[str] = "the best peer"
     shadows: str = "earlier"
 
     arrived: Tensor | None

@@ -63,9 +63,7 @@ class CutnMixLoss(nn.Module):
     ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], torch.Size([4]))
     """
 
-    paper: ClassVar[str] = "arXiv 2206.12370"
     needs: ClassVar[tuple[str, ...]] = ("features", "shadows")
-    deploys: ClassVar[str] = "the best peer"
     shadows: ClassVar[str] = "average"
     symmetric: ClassVar[bool] = False
 

@@ -46,9 +46,7 @@ class DKD(nn.Module):
     ['distill_others', 'distill_target', 'task']
     """
 
-    paper: ClassVar[str] = "arXiv 2203.08679"
     needs: ClassVar[tuple[str, ...]] = ("teacher",)
-    deploys: ClassVar[str] = "the best peer"
 
     @checked
     def __init__(

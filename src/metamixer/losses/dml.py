@@ -42,9 +42,7 @@ class DML(nn.Module):
     tensor([0., 0.])
     """
 
-    paper: ClassVar[str] = "arXiv 1706.00384"
     needs: ClassVar[tuple[str, ...]] = ()
-    deploys: ClassVar[str] = "the best peer"
 
     @checked
     def __init__(self, temperature: Positive = 1.0, weight: Weight = 1.0, ramp_up: Share = 0.0) -> None:

@@ -56,9 +56,7 @@ class FFL(nn.Module):
     ['distill', 'distill_fused', 'fused', 'task']
     """
 
-    paper: ClassVar[str] = "arXiv 1904.09058"
     needs: ClassVar[tuple[str, ...]] = ("stages",)
-    deploys: ClassVar[str] = "the best peer"
     symmetric: ClassVar[bool] = False
     crosses_peers: ClassVar[bool] = True
     distils_identical_peers: ClassVar[bool] = True

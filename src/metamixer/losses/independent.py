@@ -13,9 +13,7 @@ from metamixer.losses.functional import check_targets, learning, soft_cross_entr
 class Independent(nn.Module):
     """Cross-entropy of each peer with the soft targets, in nats: plain training of P networks side by side."""
 
-    paper: ClassVar[str] = "the baseline"
     needs: ClassVar[tuple[str, ...]] = ()
-    deploys: ClassVar[str] = "the best peer"
 
     def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,)}``."""

@@ -97,9 +97,7 @@ class InfoMaxAdversarial(nn.Module):
     (['task', 'distill', 'information'], [0.0, 0.0], True)
     """
 
-    paper: ClassVar[str] = "ours, of parts from 2104.12565, 1904.05835, 2002.01775, 2108.07969"
     needs: ClassVar[tuple[str, ...]] = ("features", "stages")
-    deploys: ClassVar[str] = "the best peer"
     symmetric: ClassVar[bool] = False  # every peer has a projector and a discriminator of its own
     plays_a_game: ClassVar[bool] = True
 

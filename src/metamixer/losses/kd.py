@@ -38,9 +38,7 @@ class KD(nn.Module):
     {'task': tensor([0.2303, 0.0000]), 'distill': tensor([0., 0.])}
     """
 
-    paper: ClassVar[str] = "arXiv 1503.02531"
     needs: ClassVar[tuple[str, ...]] = ("teacher",)
-    deploys: ClassVar[str] = "the best peer"
 
     @checked
     def __init__(self, temperature: Positive = 4.0, alpha: Share = 0.9) -> None:

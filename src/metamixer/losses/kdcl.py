@@ -58,9 +58,7 @@ class KDCL(nn.Module):
     [0.0, 0.698]
     """
 
-    paper: ClassVar[str] = "CVPR 2020, 11020-11029"
     needs: ClassVar[tuple[str, ...]] = ("views",)
-    deploys: ClassVar[str] = "the best peer"
 
     weights: Tensor | None
 

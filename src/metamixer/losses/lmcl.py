@@ -69,9 +69,7 @@ class LMCL(nn.Module):
     ['task', 'exits', 'distill', 'vcl', 'soft_vcl', 'icl', 'soft_icl', 'weighting']
     """
 
-    paper: ClassVar[str] = "arXiv 2207.11518"
     needs: ClassVar[tuple[str, ...]] = ("features", "stages", "per-class")
-    deploys: ClassVar[str] = "the best peer"
     symmetric: ClassVar[bool] = False  # every peer has parts of its own
     crosses_peers: ClassVar[bool] = True
     distils_identical_peers: ClassVar[bool] = True  # the exits together are the teacher

@@ -64,9 +64,7 @@ class MCL(nn.Module):
     tensor([0., 0.])
     """
 
-    paper: ClassVar[str] = "arXiv 2104.12565"
     needs: ClassVar[tuple[str, ...]] = ("features", "per-class")
-    deploys: ClassVar[str] = "the best peer"
     symmetric: ClassVar[bool] = False  # every peer has a projector of its own
     crosses_peers: ClassVar[bool] = True
 

@@ -54,9 +54,7 @@ class OKDDip(nn.Module):
     ([0.0, 0.0, 0.0, 0.0], [3])
     """
 
-    paper: ClassVar[str] = "arXiv 1912.00350"
     needs: ClassVar[tuple[str, ...]] = ("features",)
-    deploys: ClassVar[str] = "the leader"
     symmetric: ClassVar[bool] = False  # the last one leads
     crosses_peers: ClassVar[bool] = True  # targets are not detached
 

@@ -70,9 +70,7 @@ class ONE(nn.Module):
     (['task', 'ensemble', 'distill'], [0.0, 0.0, 0.0])
     """
 
-    paper: ClassVar[str] = "arXiv 1806.04606"
     needs: ClassVar[tuple[str, ...]] = ("trunk",)
-    deploys: ClassVar[str] = "the best peer"
     symmetric: ClassVar[bool] = False  # each branch has a row of the gate
     crosses_peers: ClassVar[bool] = True  # the ensemble's cross-entropy trains all branches
 

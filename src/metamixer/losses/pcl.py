@@ -58,9 +58,7 @@ class PCL(nn.Module):
     tensor([0., 0., 0., 0.])
     """
 
-    paper: ClassVar[str] = "arXiv 2006.04147"
     needs: ClassVar[tuple[str, ...]] = ("features", "shadows", "views")
-    deploys: ClassVar[str] = "the best averaged peer"
     shadows: ClassVar[str] = "average"
     symmetric: ClassVar[bool] = False
     crosses_peers: ClassVar[bool] = True

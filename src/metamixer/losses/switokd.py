@@ -56,9 +56,7 @@ class SwitOKD(nn.Module):
     ([1.0, 1.0], 0.0)
     """
 
-    paper: ClassVar[str] = "arXiv 2209.04996"
     needs: ClassVar[tuple[str, ...]] = ()
-    deploys: ClassVar[str] = "the best student"
     symmetric: ClassVar[bool] = False
 
     @checked
