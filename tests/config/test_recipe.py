@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metamixer import DML, MetaMixer, NoMix
-from metamixer.config.recipe import Recipe
-from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.config import recipe as recipe_module
+from metamixer.config.recipe import Part, Recipe
+from metamixer.config.registry import LOSSES, MIXERS, make
 from metamixer.config.yaml_file import RecipeError, parse_yaml, read_yaml
 
 
@@ -259,3 +260,17 @@ def test_a_peer_of_another_process_takes_the_place_of_shadows(tmp_path):
     cohort = recipe.build_cohort(10, 1, (28, 28))
     assert (len(cohort.peers), cohort.shadows, cohort.frozen) == (2, 0, frozenset({1}))
     assert Recipe.of({"loss": "codistillation"}).names[2:] == ("0 resnet20 earlier", "1 resnet20 earlier")
+
+
+def test_a_loss_is_asked_what_it_needs_without_being_built_again(monkeypatch):
+    recipe = Recipe.of({"loss": "pcl"})
+    built = []
+    monkeypatch.setattr(recipe_module, "make", lambda *words: built.append(words) or make(*words))
+    assert recipe.loss_constant("needs", ()) == ("features", "shadows", "views")
+    assert len(recipe.names) == 4
+    assert len(recipe.names) == 4
+    assert len(built) == 1
+    other = recipe.model_copy(update={"loss": Part(name="dml")})
+    assert len(other.names) == 2
+    assert recipe == Recipe.of({"loss": "pcl"})
+    assert recipe.build_loss() is not recipe.build_loss()

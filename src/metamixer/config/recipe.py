@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -32,17 +33,18 @@ from metamixer.training.optimizer_step import OnNonfinite
 from metamixer.training.trainer import Update
 
 
-def _flat(content: Any, place: str = "") -> dict[str, Any]:
+def flat(content: Any, place: str = "", *, lists: bool = True) -> dict[str, Any]:
+    """Nested plain values by their places, as in ``{"peers.1.name": "resnet20"}``; lists may stay whole."""
     if isinstance(content, dict) and content:
         items: Iterable[tuple[Any, Any]] = content.items()
-    elif isinstance(content, list) and content:
+    elif lists and isinstance(content, list) and content:
         items = enumerate(content)
     else:
         return {place: content}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in items:
-        flat |= _flat(value, f"{place}.{key}" if place else str(key))
-    return flat
+        found |= flat(value, f"{place}.{key}" if place else str(key), lists=lists)
+    return found
 
 
 class _Section(BaseModel):
@@ -117,7 +119,7 @@ class PeerSection(_Section):
 
     @model_validator(mode="after")
     def _finite(self) -> PeerSection:
-        for name, value in _flat(self.options).items():
+        for name, value in flat(self.options).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name}={value}: a finite number would work")
         return self
@@ -210,6 +212,12 @@ class Part(_Section):
     def settings(self) -> dict[str, Any]:
         """What stands beside the name."""
         return dict(self.model_extra or {})
+
+    @cached_property
+    def as_loss(self) -> nn.Module:
+        """The loss of this name, built once, to be asked what it needs. A run trains with one of its own."""
+        loss: nn.Module = make(self.model_dump(), LOSSES, "loss")
+        return loss
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -330,11 +338,11 @@ class Recipe(_Section):
 
     def differences(self, other: Recipe) -> list[str]:
         """The places where ``other`` computes something else, as in ``optim.lr: 0.1, here 0.05``."""
-        here, there = _flat(self._what), _flat(other._what)
+        here, there = flat(self._what), flat(other._what)
         return [
             f"{key}: {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
             for key in sorted({*here, *there})
-            if repr(here.get(key, _flat)) != repr(there.get(key, _flat))  # 1 is not 1.0 in a file, and .nan is .nan
+            if repr(here.get(key, flat)) != repr(there.get(key, flat))  # 1 is not 1.0 in a file, and .nan is .nan
         ]
 
     @property
@@ -351,7 +359,7 @@ class Recipe(_Section):
 
     def loss_constant(self, name: str, default: Any) -> Any:
         """What the loss says of itself with these settings, such as ``needs``."""
-        return getattr(self.build_loss(), name, default)
+        return getattr(self.loss.as_loss, name, default)
 
     def build_mixer(self) -> Mixer:
         """The mixer with its settings."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from metamixer.config.recipe import Recipe
+from metamixer.config.recipe import flat
 from metamixer.studies.results import Line
 from metamixer.studies.study_file import AXES, Cell, Study
 
@@ -21,9 +21,9 @@ def unequal(study: Study) -> list[str]:
         own |= {"loss", "mixer"}
     settings: dict[str, dict[str, str]] = {}
     for cell in study.cells:
-        for key, value in _flat(cell.recipe).items():
+        for key, value in flat(cell.recipe.as_dict(), lists=False).items():
             if key.partition(".")[0] not in own and key != "train.seed":
-                settings.setdefault(key, {})[cell.label] = value
+                settings.setdefault(key, {})[cell.label] = str(value)
     found = []
     for key, by_row in settings.items():
         values = dict.fromkeys(by_row.values())
@@ -56,20 +56,6 @@ def missing(study: Study, done: Iterable[Cell], faults: Mapping[Cell, str]) -> l
     return found + [
         f"Failed: {cell.label}, seed {cell.seed}: {fault.splitlines()[0]}" for cell, fault in faults.items()
     ]
-
-
-def _flat(recipe: Recipe) -> dict[str, str]:
-    flat: dict[str, str] = {}
-
-    def walk(content: Any, place: str) -> None:
-        if isinstance(content, dict):
-            for key, value in content.items():
-                walk(value, f"{place}.{key}" if place else str(key))
-        else:
-            flat[place] = str(content)
-
-    walk(recipe.as_dict(), "")
-    return flat
 
 
 def _some(rows: list[str]) -> str:
