@@ -1,7 +1,9 @@
 """Every suite on tiny networks: what it hands over, never how fast it is."""
 
 import math
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,6 @@ from metamixer.bench.bars import BARS
 from metamixer.bench.competitors import Competitor, by_hand, mutual
 from metamixer.bench.settings import Settings
 from metamixer.config.registry import LOSSES, MIXERS
-from metamixer.core.registry import Entry
 from metamixer.core.types import Outputs
 from metamixer.losses import DML
 
@@ -40,7 +41,7 @@ class Net(nn.Module):
 def _importable(monkeypatch):
     """The network by its import path, whatever name pytest gave this module."""
     monkeypatch.setenv("METAMIXER_ALLOW_IMPORTS", TINY)
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(tiny=tiny))
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(tiny=tiny))
 
 
 def whole(section):
@@ -64,13 +65,13 @@ def test_all_mixers_and_losses_of_the_tables():
     assert whole(section)[0] | {each.name for each in section.missing} == set(LOSSES)
 
 
-class Needy(nn.Module):
-    def __init__(self, teacher: int) -> None:
-        super().__init__()
-
-
 def test_a_loss_that_cannot_be_built_says_why(monkeypatch):
-    monkeypatch.setitem(LOSSES.entries, "needy", Entry("tests.benchmarks.test_suites:Needy", "needs a teacher"))
+    class Needy(nn.Module):
+        def __init__(self, teacher: int) -> None:
+            super().__init__()
+
+    monkeypatch.setitem(sys.modules, "needy", SimpleNamespace(Needy=Needy))
+    monkeypatch.setitem(LOSSES.entries, "needy", Entry("needy:Needy", "needs a teacher"))
     section = step.losses(ONE, TINY, "32")
     assert [each.name for each in section.missing] == ["needy"]
     assert "teacher" in section.missing[0].reason

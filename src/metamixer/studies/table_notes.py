@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from metamixer.config.recipe import flat
 from metamixer.studies.results import Line
