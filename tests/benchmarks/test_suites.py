@@ -14,6 +14,7 @@ from metamixer.bench.bars import BARS
 from metamixer.bench.competitors import Competitor, by_hand, mutual
 from metamixer.bench.settings import Settings
 from metamixer.config.registry import LOSSES, MIXERS
+from metamixer.core.registry import Entry
 from metamixer.core.types import Outputs
 from metamixer.losses import DML
 

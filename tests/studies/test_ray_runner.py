@@ -4,9 +4,9 @@ import json
 import time
 
 import pytest
-from tests.studies.test_run_study import CONTENT, FILES, command, write
 
 from metamixer.studies import Study, conduct
+from tests.studies.test_run_study import CONTENT, FILES, command, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
