@@ -155,6 +155,9 @@ class TrainSection(_Section):
             ``backoff``: skip it and halve the learning rate.
         per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
         update: ``joint``, or ``alternating``: one peer after the other, as in DML's Algorithm 1.
+        select_small_loss: for wrong labels, with every loss: the share of each batch, of the largest cross-entropies,
+            that is left out (``metamixer.training.small_loss``); 0: none.
+        select_small_loss_ramp: the share of training over which that share rises from 0.
         parallel: peers one after the other (``none``), or side by side on the cores of a CPU (``threads``).
         compile: mode of ``torch.compile`` for the peers: ``false``, ``default``, or ``reduce-overhead`` and
             ``max-autotune``, which record CUDA graphs on a GPU.
@@ -177,6 +180,8 @@ class TrainSection(_Section):
     on_nonfinite: OnNonfinite = "stop"
     per_class: int | None = Field(None, ge=2)
     update: Update = "joint"
+    select_small_loss: float = Field(0.0, ge=0, lt=1, json_schema_extra={"neutral": 0.0})
+    select_small_loss_ramp: float = Field(0.05, ge=0, le=1, json_schema_extra={"neutral": 0.05})
     parallel: Parallel = "none"
     compile: Compile = False
     checkpoint_every: int = Field(1, ge=1)

@@ -29,6 +29,7 @@ from metamixer.training import checkpoint
 from metamixer.training.callbacks import Callback
 from metamixer.training.distributed import Engine, is_first_process
 from metamixer.training.run_logger import Files
+from metamixer.training.small_loss import SmallLoss
 from metamixer.training.trainer import Best, Fitted, Trainer
 
 
@@ -162,6 +163,9 @@ def train(
         mixing_groups=settings.mixing_groups,
         on_nonfinite=settings.on_nonfinite,
         update=settings.update,
+        select=SmallLoss(settings.select_small_loss, settings.select_small_loss_ramp)
+        if settings.select_small_loss
+        else None,
         folder=folder,
         checkpoint_every=settings.checkpoint_every,
         validate_every=settings.validate_every,

@@ -18,6 +18,7 @@ from metamixer.core.types import Batch, total
 from metamixer.training.distributed import Engine
 from metamixer.training.nan_checks import LateLook, not_finite, not_finite_images
 from metamixer.training.out_of_memory import is_of_memory, what_fits
+from metamixer.training.small_loss import SmallLoss
 from metamixer.training.train_step import Step, follow
 
 Computed = tuple[dict[str, Tensor], Tensor, Tensor]
@@ -74,6 +75,7 @@ class Updates:
         micro_batches: parts that a batch is computed in, one after the other; the gradients add up.
         on_nonfinite: what follows a loss or gradient that is not finite. ``stop``: an error. ``skip``: this step
             changes nothing, batch norm's statistics included. ``backoff``: that, and half the learning rate afterwards.
+        select: leaves samples out of the loss, of each part and each process's share by itself.
     """
 
     def __init__(
@@ -88,10 +90,11 @@ class Updates:
         update: Update = "joint",
         micro_batches: int = 1,
         on_nonfinite: OnNonfinite = "stop",
+        select: SmallLoss | None = None,
     ) -> None:
         self.engine, self.line, self.module, self.optimizer = engine, line, module, optimizer
         self.clip, self.names, self.update = clip, names, update
-        self.micro_batches, self.on_nonfinite = micro_batches, on_nonfinite
+        self.micro_batches, self.on_nonfinite, self.select = micro_batches, on_nonfinite, select
         self.factor = 1.0
         """Of the learning rate; ``backoff`` halves it."""
         self.skipped_in_a_row = 0
@@ -203,7 +206,7 @@ class Updates:
         self, batch: Batch, plan: MixPlan, progress: float, peer: int | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
         def work(cohort: Cohort, loss: nn.Module) -> Step:
-            return follow(cohort, loss, batch, plan, progress)
+            return follow(cohort, loss, batch, plan, progress, self.select)
 
         try:
             with self.line.cohort.learning(peer):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metamixer.core.plan import Mixer, MixPlan
 from metamixer.core.types import Batch, Outputs, Terms
+from metamixer.training.small_loss import SmallLoss
 
 
 class Step(NamedTuple):
@@ -29,6 +30,7 @@ def train_step(
     batch: Batch,
     generator: torch.Generator | None = None,
     progress: float | None = None,
+    select: SmallLoss | None = None,
 ) -> Step:
     """One forward pass of every peer over one mixed batch, and the loss; ``total(step.terms).backward()`` follows.
 
@@ -38,20 +40,28 @@ def train_step(
         loss: maps outputs and soft targets to terms.
         batch: images ``(B, C, ...)``, labels ``(B,)``, companions or None.
         progress: the share of training that is done; None: settings that change with it are at full strength.
+        select: leaves the samples with the largest loss out of the terms; None: all count.
     """
     plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
-    return follow(cohort, loss, batch, plan, progress)
+    return follow(cohort, loss, batch, plan, progress, select)
 
 
-def follow(cohort: nn.Module, loss: nn.Module, batch: Batch, plan: MixPlan, progress: float | None = None) -> Step:
+def follow(
+    cohort: nn.Module,
+    loss: nn.Module,
+    batch: Batch,
+    plan: MixPlan,
+    progress: float | None = None,
+    select: SmallLoss | None = None,
+) -> Step:
     """The step of a plan that is drawn already: nothing random is left but what the networks draw themselves.
 
     Args:
         cohort, loss, batch: as in :func:`train_step`.
         plan: what happens to the batch.
-        progress: as in :func:`train_step`.
+        progress, select: as in :func:`train_step`. Outputs and targets of the step are those of the whole batch.
     """
     outputs: Outputs = cohort(batch.seen, plan)
     targets = plan.targets(batch.labels, num_classes=outputs.logits.shape[-1])
-    terms = loss(outputs, targets, progress=progress)
+    terms = loss(*(select(outputs, targets, progress) if select else (outputs, targets)), progress=progress)
     return Step(terms, outputs, targets, getattr(loss, "watched", {}))

@@ -27,6 +27,7 @@ from metamixer.training.optimizer_step import Line, NotFiniteError, OnNonfinite,
 from metamixer.training.resume import Best, Keeper, Run
 from metamixer.training.running_means import Sums
 from metamixer.training.sanity_check import check_parts, dry_run, wrong_label
+from metamixer.training.small_loss import SmallLoss
 
 __all__ = ["Batches", "Best", "Fitted", "Precision", "Trainer", "TrainingError", "Update"]
 
@@ -86,6 +87,7 @@ class Trainer:
             ``backoff``: skip it and halve the learning rate for good. More than ten in a row always stop.
         update: ``joint``: all peers learn from one forward pass. ``alternating``: one after the other, each from what
             the others predict after their own update (Algorithm 1 of arXiv 1706.00384); P forward passes of each.
+        select: leaves the samples of each batch with the largest loss out of every loss; None: all count.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
         checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
         validate_every: epochs between validations; the last epoch always ends with one.
@@ -115,6 +117,7 @@ class Trainer:
         mixing_groups: int | None = None,
         on_nonfinite: OnNonfinite = "stop",
         update: Update = "joint",
+        select: SmallLoss | None = None,
         folder: Path | None = None,
         checkpoint_every: int = 1,
         validate_every: int = 1,
@@ -141,6 +144,7 @@ class Trainer:
         except ValueError as error:
             raise TrainingError(str(error)) from error
         self.update, self.micro_batches, self.on_nonfinite = update, micro_batches, on_nonfinite
+        self.select = select
         self.mixing_groups = mixing_groups or self.engine.shares * micro_batches
         check_parts(cohort, loss, self.engine, update, micro_batches, self.mixing_groups, on_nonfinite)
         self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
@@ -191,6 +195,7 @@ class Trainer:
             update=self.update,
             micro_batches=self.micro_batches,
             on_nonfinite=self.on_nonfinite,
+            select=self.select,
         )
         self._run = Run(line, optimizer, updates, Sums(), known)
         if resume:

@@ -1,0 +1,78 @@
+"""Small-loss selection: of each batch, the samples whose loss is largest are left out, for data with wrong labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from metamixer.core.ranges import Share, check_fields
+from metamixer.core.types import Outputs, Run
+
+
+@dataclass(frozen=True)
+class SmallLoss:
+    """Networks learn clean labels before wrong ones, so samples with a small loss are likely to be labelled right.
+
+    Of n samples the ``max(1, floor((1 - r(t)) n))`` with the smallest loss are kept, and the loss of the method is
+    computed from them alone, whatever it compares. ``r(t) = rate * min(t / ramp, 1)`` at the share t of training:
+    ``R(T) = 1 - min(T / T_k * tau, tau)`` of co-teaching (Han et al., NeurIPS 2018, arXiv 1804.06872).
+
+    A sample's loss is its cross-entropy with its target, as mixed, averaged over the peers that learn: one choice for
+    all peers, as in JoCoR (Wei et al., CVPR 2020, arXiv 2003.02752), because methods that compare peers need the same
+    samples from each. In co-teaching each of two networks chooses for the other, which has no counterpart for P peers.
+
+    Args:
+        rate: the share that is left out at the end: tau, the assumed share of wrong labels.
+        ramp: the share of training over which it rises from 0; 10 of 200 epochs in co-teaching.
+
+    >>> outputs = Outputs(torch.tensor([[[4.0, 0.0], [0.0, 4.0]]]))
+    >>> SmallLoss(0.5)(outputs, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), None)[0].logits
+    tensor([[[4., 0.]]])
+    """
+
+    rate: Share
+    ramp: Share = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def count(self, samples: int, progress: float | None) -> int:
+        """How many of a batch are kept at the share ``progress`` of training; None: at its end."""
+        risen = 1.0 if progress is None or self.ramp == 0 else min(progress / self.ramp, 1.0)
+        return max(1, int((1 - self.rate * risen) * samples + 1e-4))  # 1 - 0.2 is a little less than 0.8
+
+    def __call__(self, outputs: Outputs, targets: Tensor, progress: float | None) -> tuple[Outputs, Tensor]:
+        """Outputs and targets ``(B, C)`` of the samples that are kept, in the order of the batch."""
+        kept = self.count(len(targets), progress)
+        if kept == len(targets):
+            return outputs, targets
+        with torch.no_grad():
+            each = -(targets * outputs.logits.log_softmax(-1)).sum(-1)  # (P, B)
+            mean = torch.stack([each[peer] for peer in outputs.learners]).mean(0)
+            # What is not a number stays in, to be found where losses are looked at.
+            chosen = mean.nan_to_num(nan=-torch.inf).argsort(stable=True)[:kept].sort().values
+        return rows_of(outputs, chosen), targets[chosen]
+
+
+def rows_of(outputs: Outputs, chosen: Tensor) -> Outputs:
+    """The outputs of the samples ``chosen`` ``(N,)`` alone."""
+    return replace(
+        outputs,
+        logits=outputs.logits[:, chosen],
+        stages=tuple(tuple(stage[chosen] for stage in stages) for stages in outputs.stages),
+        features=tuple(each[chosen] for each in outputs.features),
+        images=tuple(each[chosen] for each in outputs.images),
+        run=None if outputs.run is None else _run_of(outputs, outputs.run, chosen),
+    )
+
+
+def _run_of(outputs: Outputs, run: Run, chosen: Tensor) -> Run:
+    """Runs a peer on other images in the places of those chosen: their partners inside of the network are the same."""
+
+    def again(peer: int, images: Tensor, training: bool = True) -> Tensor:
+        everyone = outputs.images[peer].detach().index_copy(0, chosen, images)
+        return run(peer, everyone, training=training)[chosen]
+
+    return again
