@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from metamixer.cli.app import app
 from metamixer.config.yaml_file import RecipeError
 from metamixer.evaluation.robustness.corruptions import CORRUPTIONS
+from metamixer.evaluation.localization.localize import Localization
 from metamixer.runs.evaluate_run import assess_run
 from metamixer.runs.localize_run import localize_run
 from tests.command import metamixer
@@ -108,12 +109,12 @@ def test_a_run_that_has_not_ended_has_no_deployed_network(run, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / "model.safetensors").unlink()
     told = []
-    found = assess_run(tmp_path / "copy", progress=lambda *words: told.append(words), localize=lambda: {"images": 3})
+    found = assess_run(tmp_path / "copy", progress=lambda *words: told.append(words), localize=lambda run: Localization(images=len(run.recipe.names)))
     assert [each.kind for each in found.networks] == ["peer", "peer", "ensemble"]
-    assert found.localization == {"images": 3}
+    assert found.localization.images == 2
     assert told[-1] == ("validation images", 600, 600)
     assert ("images", 1000, 1000) in told
-    assert json.loads((tmp_path / "copy" / "evaluation.json").read_text())["localization"] == {"images": 3}
+    assert json.loads((tmp_path / "copy" / "evaluation.json").read_text())["localization"]["images"] == 2
     (tmp_path / "copy" / "model.safetensors").write_bytes(b"nothing")
     assert "cannot be read" in metamixer("evaluate", tmp_path / "copy", "--device", "cpu", code=65).stderr
 
@@ -121,11 +122,11 @@ def test_a_run_that_has_not_ended_has_no_deployed_network(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--robustness", "rain"], 2, "--robustness rain: corruptions, fgsm, pgd-10, pgd-20 or all would work"),
-        (["--limit", "0"], 2, "limit 0: at least 1 image would work"),
-        (["--quick", "--robustness", "all"], 2, "--quick looks at nothing more"),
+        (["--robustness", "rain"], 2, "--robustness rain: expected all, or some of corruptions, fgsm, pgd-10, pgd-20"),
+        (["--limit", "0"], 2, "limit 0: expected at least 1 image"),
+        (["--quick", "--robustness", "all"], 2, "--quick computes accuracy and likelihood alone"),
         (["--cifar-c", "nowhere"], 65, "nowhere: no such folder"),
-        (["--cifar-c", ".", "--split", "val"], 2, "split test would work"),
+        (["--cifar-c", ".", "--split", "val"], 2, "expected split test"),
         (["--cifar-c", "."], 65, "has no gaussian_noise.npy"),
     ],
 )
@@ -139,7 +140,7 @@ def test_a_fault_is_one_line(run, words, code, message, monkeypatch, tmp_path):
 def test_images_that_are_too_small_are_refused_before_the_work(run, tmp_path):
     metamixer("train", *TINY, "--image-size", 12, "--epochs", 1, "--out", tmp_path / "run")
     result = metamixer("evaluate", tmp_path / "run", "--robustness", "corruptions", "--device", "cpu", code=65)
-    assert "images of 12x12 are too small for corruptions; from 16 pixels on they work" in result.stderr
+    assert "images of 12x12 are too small for corruptions; expected at least 16 pixels" in result.stderr
     with pytest.raises(RecipeError, match="'rain'"):
         assess_run(run, robustness=["rain"])
 
@@ -177,7 +178,7 @@ def test_boxes_are_found_and_written(scenes):
     [
         (["--held-out-boxes", "x.csv"], "--boxes FILE.csv"),
         (["--boxes", "auto", "--split", "val"], "--split test"),
-        (["--boxes", "auto", "--quick"], "--quick looks at nothing more"),
+        (["--boxes", "auto", "--quick"], "--quick computes accuracy and likelihood alone"),
         (["--boxes", "nowhere.csv"], "nowhere.csv"),
     ],
     ids=str,

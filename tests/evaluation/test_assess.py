@@ -10,6 +10,8 @@ from torch import nn
 from metamixer import Assessment, Cohort, assess, evaluate
 from metamixer.core.types import Batch
 from metamixer.evaluation.assess import predict_all
+from metamixer.evaluation.localization.localize import Localization
+from metamixer.evaluation.robustness.robustness import Robustness
 from metamixer.metrics.calibration import fit_temperature
 
 
@@ -49,9 +51,9 @@ def test_the_figures_are_those_of_the_quick_report():
     assert [(each.name, each.kind) for each in found.networks] == [
         ("a", "peer"), ("b", "peer"), ("c", "peer"), ("ensemble", "ensemble"),
     ]  # fmt: skip
-    assert found.peers["agreement"] == quick.agreement
+    assert found.agreement == quick.agreement
     gain = quick.ensemble.accuracy - sum(score.accuracy for score in quick.peers) / 3
-    assert found.peers["ensemble_gain"] == pytest.approx(gain)
+    assert found.diversity.ensemble_gain == pytest.approx(gain)
     assert found.images == 67
 
 
@@ -96,7 +98,7 @@ def test_temperatures_are_of_the_validation_images():
 def test_as_json():
     found = assess(
         cohort(), batches([40]), validation=batches([40], seed=2), classes=list("uvwxyz"), split="val",
-        checkpoint="best", robustness={"attacks": {}}, localization={"method": "grad-cam"},
+        checkpoint="best", robustness=Robustness(), localization=Localization(),
     )  # fmt: skip
     assert isinstance(found, Assessment)
     read = json.loads(json.dumps(found.as_dict(), allow_nan=False))

@@ -112,7 +112,7 @@ def test_names_and_plain_numbers():
     assert [score.name for score in report.rows] == ["left", "right", "ensemble"]
     plain = json.loads(json.dumps(report.as_dict()))
     assert plain["images"] == 8
-    assert plain["peers"][1] == vars(report.peers[1])
+    assert plain["peers"][1] == report.peers[1].as_dict()
     assert plain["ensemble"]["accuracy"] == report.ensemble.accuracy
     assert plain["agreement"] == report.agreement
 

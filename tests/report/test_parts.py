@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from metamixer.report.schema import Network
+from metamixer.evaluation.report import read_report
 from metamixer.report.svg_charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, drawn, reliability, ticks
 from metamixer.report.tables import gain, level, of_values, share
 
@@ -46,14 +46,18 @@ def test_a_line_is_where_its_values_are():
     assert found["data"]["lines"][0]["values"] == [0, None, 1]
 
 
+def _score(values):
+    return read_report({"peers": [values]}).peers[0]
+
+
 def test_bars_of_reliability():
     bins = {"edges": [0, 0.5, 1], "count": [0, 4], "confidence": [None, 0.8], "accuracy": [None, 0.5]}
-    found = reliability(Network.model_validate({"name": "a", "ece": 0.3, "reliability": bins}))
+    found = reliability(_score({"name": "a", "ece": 0.3, "reliability": bins}))
     (bar,) = found["bars"]
     assert (bar["height"], bar["gap_height"], bar["over"]) == (100, 60, True)
     assert bar["gap_y"] + bar["gap_height"] == bar["y"] == found["top"] + 100
     assert "expected calibration error 30.0 %" in found["label"]
-    assert reliability(Network.model_validate({"name": "a", "reliability": {"count": [1]}})) is None
+    assert reliability(_score({"name": "a", "reliability": {"count": [1]}})) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``metamixer evaluate``: all that is to be known of a run, in tables and in ``evaluation.json``."""
+"""``metamixer evaluate``: every metric of a run, in tables and in ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -15,10 +15,11 @@ from metamixer.cli.console import console, report_table, say, titled
 from metamixer.cli.evaluation_tables import show
 from metamixer.cli.exit_codes import told
 from metamixer.config.yaml_file import RecipeError
+from metamixer.evaluation.localization.localize import Localization
 from metamixer.evaluation.robustness.robustness import Progress
 from metamixer.runs.evaluate_run import FILE, ROBUSTNESS, assess_run
 from metamixer.runs.localize_run import localize_run
-from metamixer.runs.run import evaluate_run
+from metamixer.runs.run import OpenRun, evaluate_run
 
 
 @told
@@ -35,13 +36,14 @@ def evaluate(
     as_json: bool,
     quick: bool,
 ) -> int:
-    """Examine a run; show what was found and write it into its folder."""
+    """Evaluate a run; show the metrics and write them into its folder."""
     wanted = _wanted(robustness)
     pointer: Literal["LATEST", "BEST"] = "LATEST" if checkpoint == "last" else "BEST"
     if quick:
         if wanted or cifar_c is not None or limit is not None or boxes is not None:
             raise RecipeError(
-                "--quick looks at nothing more; leave it out for --robustness, --cifar-c, --limit and --boxes"
+                "--quick computes accuracy and likelihood alone; "
+                "leave it out for --robustness, --cifar-c, --limit and --boxes"
             )
         return _quick(folder, split, pointer, as_json)
     if device == "auto":
@@ -52,16 +54,14 @@ def evaluate(
         raise RecipeError("--boxes measures on test images and chooses thresholds on validation images; --split test")
     with _bar() as progress:
 
-        def localize() -> dict[str, Any]:
+        def localize(run: OpenRun) -> Localization:
             return localize_run(
-                folder,
+                run,
                 None if boxes == "auto" else Path(str(boxes)),
                 held_out_boxes,
-                pointer=pointer,
                 limit=limit,
-                device=device,
                 progress=None if progress is None else partial(progress, "activation maps"),
-            ).as_dict()
+            )
 
         found = assess_run(
             folder,
@@ -77,7 +77,7 @@ def evaluate(
     if as_json:
         console().out(json.dumps(found.as_dict(), indent=1), highlight=False)
         return 0
-    show(found.as_dict(), f"{_WHAT[split]} images, {_WHEN[pointer]} of {folder}")
+    show(found, f"{_WHAT[split]} images, {_WHEN[pointer]} of {folder}")
     say(f"written: {folder / FILE}")
     return 0
 
@@ -89,7 +89,7 @@ _WHEN = {"LATEST": "latest checkpoint", "BEST": "checkpoint of the best validati
 def _wanted(robustness: str | None) -> tuple[str, ...]:
     words = [word.strip() for word in (robustness or "").split(",") if word.strip()]
     if unknown := [word for word in words if word not in (*ROBUSTNESS, "all")]:
-        raise RecipeError(f"--robustness {','.join(unknown)}: {', '.join(ROBUSTNESS)} or all would work")
+        raise RecipeError(f"--robustness {','.join(unknown)}: expected all, or some of {', '.join(ROBUSTNESS)}")
     return ROBUSTNESS if "all" in words else tuple(word for word in ROBUSTNESS if word in words)
 
 

@@ -2,104 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 from rich.text import Text
 
 from metamixer.cli.console import console, say, table, titled
 from metamixer.core.text import clean, percent
+from metamixer.evaluation.localization.localize import Localization
+from metamixer.evaluation.report import Report
+from metamixer.evaluation.robustness.robustness import Robustness
+from metamixer.metrics.network_scores import Score
 
 
-def show(found: Mapping[str, Any], title: str) -> None:
-    """Print what ``Assessment.as_dict`` gives: a row for each network, how the peers differ, what robustness found."""
-    images = found["images"]
-    _networks(found["networks"], images, f"{images:,} {title}")
-    if found["split"] == "val" and any(each["temperature"] for each in found["networks"]):
-        say("The temperatures were fitted on these very images, so the figures after T flatter the networks.")
-    _peers(found["peers"], [each["name"] for each in found["networks"] if each["kind"] not in ("ensemble", "deployed")])
-    if found["robustness"]:
-        _robustness(found["robustness"])
-    if found["localization"]:
-        _localization(found["localization"])
+def show(found: Report, title: str) -> None:
+    """Print a full report: a row for each network, how the peers differ, and what else was measured."""
+    _networks(found.networks, found.images, f"{found.images:,} {title}")
+    if found.split == "val" and any(each.temperature for each in found.networks):
+        say("The temperatures were fitted on these very images: the metrics after T are optimistically biased.")
+    _peers(found)
+    if found.robustness:
+        _robustness(found.robustness)
+    if found.localization:
+        _localization(found.localization)
 
 
-def _networks(networks: Sequence[Mapping[str, Any]], images: int, title: str) -> None:
-    top5 = any(each["top5"] is not None for each in networks)
-    mended = any(each["calibrated"] for each in networks)
+def _networks(networks: Sequence[Score], images: int, title: str) -> None:
+    top5 = any(each.top5 is not None for each in networks)
+    scaled = any(each.calibrated for each in networks)
     columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL", "Brier", "ECE", "gap"]
-    made = table([*columns, *(["T", "NLL after T", "ECE after T"] if mended else [])])
+    made = table([*columns, *(["T", "NLL after T", "ECE after T"] if scaled else [])])
     for each in networks:
-        cells = [Text(clean(each["name"])), _share(each["accuracy"], images)]
+        cells = [Text(clean(each.name)), _share(each.accuracy, images)]
         if top5:
-            cells.append(_share(each["top5"], images))
-        cells += [_number(each["nll"]), _number(each["brier"]), _points(each["ece"]), _points(each["gap"], "+")]
-        if mended:
-            after = each["calibrated"] or {}
-            cells += [_number(each["temperature"]), _number(after.get("nll")), _points(after.get("ece"))]
-        made.add_row(*cells, style="bold" if each["kind"] == "ensemble" else "")
+            cells.append(_share(each.top5, images))
+        cells += [_number(each.nll), _number(each.brier), _points(each.ece), _points(each.gap, "+")]
+        if scaled:
+            after = each.calibrated
+            cells += [_number(each.temperature), _number(after.nll if after else None)]
+            cells.append(_points(after.ece if after else None))
+        made.add_row(*cells, style="bold" if each.kind == "ensemble" else "")
     console().print(titled(title, made))
     say("ECE and gap (mean confidence - accuracy) are in percentage points; a gap above 0 is overconfident.")
 
 
-def _peers(peers: Mapping[str, Any], names: Sequence[str]) -> None:
+def _peers(found: Report) -> None:
+    alike, names = found.diversity, [each.name for each in found.peers]
+    if alike is None or alike.ensemble_gain is None:
+        return
     say(
-        f"All peers name the same class for {100 * peers['agreement']:.1f} % of the images; the ensemble is "
-        f"{100 * peers['ensemble_gain']:+.1f} points from the mean of the peers."
+        f"All peers name the same class for {100 * found.agreement:.1f} % of the images; the ensemble is "
+        f"{100 * alike.ensemble_gain:+.1f} points from the mean of the peers."
     )
     if len(names) < 2:
         return
     made = table(["same class, KL in nats", *(clean(name) for name in names)])
-    for name, same, far in zip(names, peers["pairwise_agreement"], peers["pairwise_kl"], strict=True):
+    for name, same, far in zip(names, alike.pairwise_agreement, alike.pairwise_kl, strict=True):
         pairs = zip(names, same, far, strict=True)
-        cells = ["" if other == name else f"{100 * share:.1f} %  {_text(nats)}" for other, share, nats in pairs]
+        cells = ["" if other == name else f"{_points(share)} %  {_text(nats)}" for other, share, nats in pairs]
         made.add_row(Text(clean(name)), *cells)
     console().print(titled("how the peers differ: KL(row || column)", made))
 
 
-def _localization(found: Mapping[str, Any]) -> None:
-    networks = found["networks"]
-    overlaps = list(found["centre_box"]["max_box_acc"])
+def _localization(found: Localization) -> None:
+    networks = found.networks
+    overlaps = list(found.centre_box.max_box_acc)
     parts = [f"IoU {each}" for each in overlaps]
     made = table(["network", "MaxBoxAccV2", *parts, "pointing game", "energy in box"])
-    for each in (*networks, {**found["centre_box"], "name": "centre box (baseline)"}):
-        shares = [
-            each["max_box_acc_v2"],
-            *(each["max_box_acc"][key] for key in overlaps),
-            each["pointing"],
-            each["energy"],
-        ]
-        made.add_row(Text(clean(each["name"])), *(_share(share, found["images"]) for share in shares))
+    for each in (*networks, replace(found.centre_box, name="centre box (baseline)")):
+        shares = [each.max_box_acc_v2, *(each.max_box_acc[key] for key in overlaps), each.pointing, each.energy]
+        made.add_row(Text(clean(each.name)), *(_share(share, found.images) for share in shares))
     console().print(
-        titled(f"whether the activation maps ({found['method']}) find the objects of {found['images']:,} images", made)
+        titled(f"whether the activation maps ({found.method}) find the objects of {found.images:,} images", made)
     )
-    agreement = found["map_agreement"]
-    pairs = [agreement[i][j] for i in range(len(networks)) for j in range(i) if agreement[i][j] is not None]
+    pairs = [value for row, values in enumerate(found.map_agreement) for value in values[:row] if value is not None]
     if pairs:
         say(f"Maps of two peers correlate by {sum(pairs) / len(pairs):.2f} on average.")
-    for note in found.get("notes", ()):
+    for note in found.notes:
         say(f"note: {clean(note)}")
 
 
-def _robustness(found: Mapping[str, Any]) -> None:
-    images, names = found["images"], list(found["clean"])
-    if "corruptions" in found:
-        kinds, mean = found["corruptions"]["kinds"], found["corruptions"]["mean"]
+def _robustness(found: Robustness) -> None:
+    images, names = found.images or 0, list(found.clean)
+    if found.corruptions:
+        mean = found.corruptions.mean
         made = table(["mean of 5 severities", *(clean(name) for name in names)])
-        for kind, shares in kinds.items():
-            made.add_row(kind.replace("_", " "), *(_share(sum(shares[name]) / 5, images) for name in names))
+        for kind, shares in found.corruptions.kinds.items():
+            means = [fmean(value or 0 for value in shares[name]) for name in names]
+            made.add_row(kind.replace("_", " "), *(_share(value, images) for value in means))
         made.add_section()
         made.add_row("all corruptions", *(_share(mean[name], images) for name in names), style="bold")
-        made.add_row("clean", *(_share(found["clean"][name], images) for name in names))
-        files = found["corruptions"]["source"] == "files"
+        made.add_row("clean", *(_share(found.clean[name], images) for name in names))
+        files = found.corruptions.source == "files"
         source = "from files" if files else "made here, not CIFAR-10-C itself"
         console().print(titled(f"accuracy on {images:,} corrupted images ({source})", made))
-    if "attacks" in found:
+    if found.attacks:
         made = table(["attack", *(clean(name) for name in names)])
-        made.add_row("none", *(_share(found["clean"][name], images) for name in names))
-        for attack, result in found["attacks"].items():
-            title = f"{attack}, {255 * result['eps']:.0f}/255"
-            made.add_row(title, *(_share(result["accuracy"][name], images) for name in names))
+        made.add_row("none", *(_share(found.clean[name], images) for name in names))
+        for attack, result in found.attacks.items():
+            title = f"{attack}, {255 * result.eps:.0f}/255"
+            made.add_row(title, *(_share(result.accuracy[name], images) for name in names))
         console().print(titled(f"accuracy on {images:,} images, each network attacked through itself", made))
 
 
@@ -112,7 +115,7 @@ def _number(value: float | None) -> Text:
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None or value != value else f"{value:.3f}"
 
 
 def _points(share: float | None, sign: str = "") -> Text:

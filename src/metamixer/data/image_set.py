@@ -121,6 +121,18 @@ def check_labels(labels: Tensor, count: int, classes: Sequence[str]) -> None:
         )
 
 
+def evenly_spaced(count: int, most: int | None = None) -> Tensor:
+    """``(min(count, most),)`` int64 row numbers of ``count``, the first and the last among them.
+
+    Folders come class by class: the first rows would be of few classes.
+
+    >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2).tolist()
+    ([0, 4, 8], [0, 1])
+    """
+    wanted = count if most is None else min(count, most)
+    return torch.linspace(0, count - 1, wanted, dtype=torch.float64).round().long()
+
+
 def statistics(images: Tensor, limit: int = 10_000) -> tuple[Numbers, Numbers]:
     """Mean and standard deviation of every channel, for normalisation. Call it with training images only.
 
@@ -138,7 +150,7 @@ def statistics(images: Tensor, limit: int = 10_000) -> tuple[Numbers, Numbers]:
     >>> statistics(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
     ((0.5,), (0.5,))
     """
-    chosen = torch.linspace(0, len(images) - 1, min(limit, len(images)), dtype=torch.float64).round().long()
+    chosen = evenly_spaced(len(images), limit)
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
     for part in torch.split(chosen, 512):
         pixels = images.index_select(0, part.to(images.device))

@@ -1,10 +1,9 @@
-"""What peers and their ensemble are worth on data that nobody learned from."""
+"""Accuracy and NLL of peers and ensemble on held-out data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,55 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.core.probabilities import log_mean
 from metamixer.core.types import Batch
-
-
-@dataclass(frozen=True)
-class Score:
-    """One network's figures: shares in [0, 1] and nats.
-
-    Args:
-        name: the peer's or ``ensemble``.
-        accuracy: top-1.
-        top5: the share of images whose class is among the five likeliest; None with fewer than six classes.
-        nll: mean negative log-likelihood in nats.
-    """
-
-    name: str
-    accuracy: float
-    top5: float | None
-    nll: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """Figures of every peer and of the ensemble (the mean of their probabilities) on the same images.
-
-    Args:
-        peers: in the cohort's order.
-        ensemble: all peers, frozen ones included.
-        agreement: the share of images on which all peers name the same class.
-        images: how many.
-    """
-
-    peers: tuple[Score, ...]
-    ensemble: Score
-    agreement: float
-    images: int
-
-    @property
-    def rows(self) -> tuple[Score, ...]:
-        """The peers, then the ensemble."""
-        return (*self.peers, self.ensemble)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, ready for JSON."""
-        return {
-            "peers": [asdict(score) for score in self.peers],
-            "ensemble": asdict(self.ensemble),
-            "agreement": self.agreement,
-            "images": self.images,
-        }
+from metamixer.evaluation.networks import ENSEMBLE, Panel
+from metamixer.evaluation.report import Report as Report
+from metamixer.metrics.network_scores import Score as Score
 
 
 @torch.no_grad()
@@ -94,7 +49,8 @@ def evaluate(
         for batch in batches:
             with precision or nullcontext():
                 logits = cohort(batch.images).logits
-            scores = _with_ensemble(logits.float().log_softmax(-1))
+            logs = logits.float().log_softmax(-1)
+            scores = torch.cat([logs, log_mean(logs)[None]])
             labels = batch.labels.expand(len(scores), -1)
             top = scores.topk(min(5, scores.shape[-1]), -1).indices == labels[..., None]
             images += len(batch)
@@ -116,16 +72,10 @@ def evaluate(
     agreement, images, with_more_than_five = rest[0], int(rest[1]), int(rest[2])
     if not images:
         raise ValueError("there are no images to evaluate on")
-    titles = [*(names or [str(index) for index in range(len(cohort.peers))]), "ensemble"]
+    titles = [*(names or map(str, range(len(cohort.peers)))), ENSEMBLE]
+    columns = zip(titles, Panel.of(cohort).kinds, right.tolist(), right5.tolist(), nll.tolist(), strict=True)
     scores_of = [
-        Score(name, r / images, r5 / images if with_more_than_five else None, n / images)
-        for name, r, r5, n in zip(titles, right.tolist(), right5.tolist(), nll.tolist(), strict=True)
+        Score(name, r / images, r5 / images if with_more_than_five else None, n / images, kind)
+        for name, kind, r, r5, n in columns
     ]
     return Report(tuple(scores_of[:-1]), scores_of[-1], float(agreement) / images, images)
-
-
-def _with_ensemble(log_probabilities: Tensor) -> Tensor:
-    """``(P, B, C) -> (P + 1, B, C)``: the log of the mean probability as one more."""
-    peers = len(log_probabilities)
-    mean = log_probabilities.logsumexp(0) - torch.tensor(float(peers)).log()
-    return torch.cat([log_probabilities, mean[None]])

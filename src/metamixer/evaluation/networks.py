@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.evaluation.robustness.attacks import Network
 from metamixer.metrics.diversity import ensemble
-from metamixer.metrics.network_scores import Kind
 
 ENSEMBLE, DEPLOYED = "ensemble", "deployed"
 
@@ -35,7 +34,7 @@ class Panel:
 
     def __post_init__(self) -> None:
         if len(self.peers) != len(self.cohort.peers):
-            raise ValueError(f"{len(self.peers)} names for {len(self.cohort.peers)} peers; one for each would work")
+            raise ValueError(f"{len(self.peers)} names for {len(self.cohort.peers)} peers; expected one for each")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"the names {', '.join(self.names)} have to differ")
 
@@ -50,10 +49,10 @@ class Panel:
         return (*self.peers, ENSEMBLE, *((DEPLOYED,) if self.deployed is not None else ()))
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[str, ...]:
         """Of all R."""
         shadows = len(self.peers) - self.cohort.shadows
-        own: tuple[Kind, ...] = tuple(
+        own: tuple[str, ...] = tuple(
             "shadow" if index >= shadows else "frozen" if index in self.cohort.frozen else "peer"
             for index in range(len(self.peers))
         )

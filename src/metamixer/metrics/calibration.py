@@ -1,4 +1,4 @@
-"""Whether networks know how often they are right: reliability bins, ECE, and the temperature that mends it.
+"""Calibration: reliability bins, ECE, and temperature scaling.
 
 Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599.
 """
@@ -6,12 +6,14 @@ Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from metamixer.core.json_values import Count, Maybe
 from metamixer.metrics.classification import checked
 
 BINS = 15
@@ -30,29 +32,36 @@ class Reliability:
         accuracy: the share of them that were named rightly; None for an empty bin.
     """
 
-    edges: tuple[float, ...]
-    count: tuple[int, ...]
-    confidence: tuple[float | None, ...]
-    accuracy: tuple[float | None, ...]
+    edges: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    count: tuple[Count, ...] = ()
+    confidence: tuple[Maybe, ...] = ()
+    accuracy: tuple[Maybe, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are bins, and as many of each as there should be; a file may lack some."""
+        bins = len(self.count)
+        return bool(bins) and len(self.edges) == bins + 1 and bins == len(self.confidence) == len(self.accuracy)
+
+    @property
+    def bars(self) -> list[tuple[float, float, int, float, float]]:
+        """Of every bin with images: its two edges, the number of images, their accuracy and mean confidence."""
+        columns = (self.edges, self.edges[1:], self.count, self.accuracy, self.confidence)
+        return [
+            (low, high, count, right, sure)
+            for low, high, count, right, sure in zip(*columns, strict=False)
+            if count and right is not None and sure is not None
+        ]
 
     @property
     def ece(self) -> float:
         """The expected calibration error: the mean over all images of a bin's |accuracy - confidence|."""
-        pairs = zip(self.count, self.confidence, self.accuracy, strict=True)
-        wrong = sum(n * abs(sure - right) for n, sure, right in pairs if sure is not None and right is not None)
-        return wrong / sum(self.count)
+        return sum(n * abs(sure - right) for _, _, n, right, sure in self.bars) / sum(self.count)
 
     @property
     def gap(self) -> float:
         """Mean confidence - accuracy over all images: above 0 is overconfident."""
-        pairs = zip(self.count, self.confidence, self.accuracy, strict=True)
-        return sum(n * (sure - right) for n, sure, right in pairs if sure is not None and right is not None) / sum(
-            self.count
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Lists, ready for JSON."""
-        return {name: list(values) for name, values in asdict(self).items()}
+        return sum(n * (sure - right) for _, _, n, right, sure in self.bars) / sum(self.count)
 
 
 def reliability(log_probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Reliability:

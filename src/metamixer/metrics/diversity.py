@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from metamixer.core.probabilities import log_mean
+
 
 def ensemble(log_probabilities: Tensor) -> Tensor:
     """``(P, N, C) -> (N, C)``: the log of the mean probability, in float64.
@@ -17,7 +19,7 @@ def ensemble(log_probabilities: Tensor) -> Tensor:
     >>> ensemble(torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]]).log()).exp()
     tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
-    return log_probabilities.double().logsumexp(0) - math.log(len(log_probabilities))
+    return log_mean(log_probabilities.double())
 
 
 def agreement(log_probabilities: Tensor) -> float:

@@ -1,75 +1,72 @@
-"""All figures of one network on one set of labelled images."""
+"""All metrics of one network on one set of labelled images, as they are counted and as they stand in files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import Tensor
 
+from metamixer.core.json_values import Count, Maybe, Number, plain
 from metamixer.metrics.calibration import Reliability, cooled, fit_temperature, reliability
 from metamixer.metrics.classification import accuracy, brier, confusion, nll, per_class, top_k
-
-Kind = Literal["peer", "shadow", "frozen", "ensemble", "deployed"]
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What the temperature makes of the probabilities; it changes no answer. Units as in :class:`Figures`."""
+    """Metrics of the probabilities after temperature scaling, which changes no answer. Units as in :class:`Score`."""
 
-    nll: float
-    brier: float
-    ece: float
-    gap: float
+    nll: Number = math.nan
+    brier: Number = math.nan
+    ece: Number = math.nan
+    gap: Number = math.nan
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One network's figures.
+class Score:
+    """One network's metrics: shares in [0, 1] and nats. Those from ``brier`` on are costly: empty if not asked for.
 
     Args:
-        name: as in tables.
-        kind: what it is.
-        accuracy: the share of right answers.
+        name: the peer's, or ``ensemble``.
+        accuracy: top-1.
         top5: the share of images whose class is among the five likeliest; None with fewer than six classes.
         nll: mean negative log-likelihood in nats.
+        kind: ``peer``, ``shadow``, ``frozen``, ``ensemble`` or ``deployed``.
         brier: Brier score, summed over the classes, in [0, 2].
         ece: expected calibration error with 15 bins, a share.
         gap: mean confidence - accuracy: above 0 is overconfident.
         temperature: fitted on validation images; None where there were none.
-        calibrated: the figures at that temperature.
-        per_class: accuracy on the images of each class; None for a class without images.
+        calibrated: the metrics at that temperature.
+        per_class: accuracy on the images of each class, its recall; None for a class without images.
         confusion: counts, a row for each true class.
         reliability: the bins of the ECE.
     """
 
     name: str
-    kind: Kind
-    accuracy: float
-    top5: float | None
-    nll: float
-    brier: float
-    ece: float
-    gap: float
-    temperature: float | None
-    calibrated: Calibrated | None
-    per_class: tuple[float | None, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    reliability: Reliability
+    accuracy: Number = math.nan
+    top5: Maybe = None
+    nll: Number = math.nan
+    kind: str = "peer"
+    brier: Maybe = None
+    ece: Maybe = None
+    gap: Maybe = None
+    temperature: Maybe = None
+    calibrated: Calibrated | None = None
+    per_class: tuple[Maybe, ...] = ()
+    confusion: tuple[tuple[Count, ...], ...] = ()
+    reliability: Reliability = field(default_factory=Reliability)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        found = dict(vars(self))
-        found["calibrated"] = None if self.calibrated is None else dict(vars(self.calibrated))
-        found["per_class"] = list(self.per_class)
-        found["confusion"] = [list(row) for row in self.confusion]
-        found["reliability"] = self.reliability.as_dict()
-        return found
+        """Plain values: the four metrics of every score, or everything, with None for what is not finite."""
+        if not self.confusion:
+            return {"name": self.name, "accuracy": self.accuracy, "top5": self.top5, "nll": self.nll}
+        return {"name": self.name, "kind": self.kind, **plain(asdict(self))}
 
 
-def figures(
-    name: str, kind: Kind, logits: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
-) -> Figures:
+def score(
+    name: str, kind: str, logits: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+) -> Score:
     """Count: ``(N, C)`` logits and ``(N,)`` labels.
 
     Args:
@@ -83,10 +80,10 @@ def figures(
     temperature, calibrated = None, None
     if validation is not None and validation[0].isfinite().all():  # a network that diverged has no temperature
         temperature = fit_temperature(*validation)
-        mended = cooled(logits, temperature)
-        again = reliability(mended, labels)
-        calibrated = Calibrated(nll(mended, labels), brier(mended, labels), again.ece, again.gap)
-    return Figures(
+        scaled = cooled(logits, temperature)
+        after = reliability(scaled, labels)
+        calibrated = Calibrated(nll(scaled, labels), brier(scaled, labels), after.ece, after.gap)
+    return Score(
         name=name,
         kind=kind,
         accuracy=accuracy(logs, labels),

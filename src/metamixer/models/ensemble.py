@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from metamixer.core.probabilities import log_mean
 
 
 class Ensemble(nn.Module):
@@ -43,7 +44,7 @@ class Ensemble(nn.Module):
         logits = torch.stack([getattr(each, "logits", each) for each in found])
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        return logits.log_softmax(-1).logsumexp(0) - math.log(len(found))
+        return log_mean(logits.log_softmax(-1))
 
 
 def build_ensemble(build: Callable[..., nn.Module], members: Sequence[Mapping[str, Any]], **sizes: Any) -> Ensemble:

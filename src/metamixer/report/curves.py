@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from metamixer.metrics.network_scores import Score
 from metamixer.report.read_runs import RunFiles
-from metamixer.report.schema import Epoch, Score
+from metamixer.report.schema import Epoch
 from metamixer.report.svg_charts import INK, Chart, Line
+from metamixer.report.tables import known, measured
 
 _TERMS = {"task": "Task loss (cross-entropy)", "distill": "Distillation loss"}
 
@@ -30,13 +32,13 @@ def curves(run: RunFiles) -> list[Chart]:
     return [chart for chart in made if any(line.last is not None for line in chart.lines)]
 
 
-def _scores(run: RunFiles, what: Callable[[Score], float | None]) -> tuple[Line, ...]:
+def _scores(run: RunFiles, what: Callable[[Score], float]) -> tuple[Line, ...]:
     """A line for each peer and for the ensemble, of the epochs that were validated."""
     rows = [one.val.rows if one.val is not None else () for one in run.epochs]
     names = max(([score.name for score in row] for row in rows), key=len, default=[])
     lines = []
     for index, name in enumerate(names):
-        values = tuple(what(row[index]) if index < len(row) else None for row in rows)
+        values = tuple(measured(what(row[index])) if index < len(row) else None for row in rows)
         lines.append(Line(name, values, INK if name == "ensemble" else index))
     return tuple(lines)
 
@@ -75,11 +77,11 @@ def overlaid(runs: Sequence[RunFiles]) -> list[Chart]:
 
 
 def _ensemble(one: Epoch) -> float | None:
-    return one.val.ensemble.accuracy if one.val is not None and one.val.ensemble is not None else None
+    return None if one.val is None else measured(one.val.ensemble.accuracy)
 
 
 def _mean(one: Epoch) -> float | None:
-    found = [] if one.val is None else [score.accuracy for score in one.val.peers if score.accuracy is not None]
+    found = [] if one.val is None else [score.accuracy for score in one.val.peers if known(score.accuracy)]
     return fmean(found) if found else None
 
 
@@ -92,7 +94,7 @@ def robustness(run: RunFiles) -> list[Chart]:
         return []
     names = list(dict.fromkeys(name for by_name in corruptions.kinds.values() for name in by_name))
     # Of the same images, which may be few; older files do not say.
-    clean = {one.name: one.accuracy for one in run.evaluation.networks} | run.evaluation.robustness.clean
+    clean = {one.name: one.accuracy for one in run.evaluation.networks} | dict(run.evaluation.robustness.clean)
     kinds = list(corruptions.kinds.values())
     most = max((len(values) for by_name in kinds for values in by_name.values()), default=0)
     if not most:
@@ -108,5 +110,5 @@ def robustness(run: RunFiles) -> list[Chart]:
 
 def _at(rows: Sequence[Sequence[float | None]], severity: int) -> float | None:
     found = [row[severity] for row in rows if severity < len(row)]
-    known = [value for value in found if value is not None]
-    return fmean(known) if known and len(known) == len(rows) else None
+    values = [value for value in found if known(value)]
+    return fmean(values) if values and len(values) == len(rows) else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
+from metamixer.evaluation.report import Report
+from metamixer.metrics.network_scores import Score
 from metamixer.report.read_runs import RunFiles
-from metamixer.report.schema import Evaluation, Network, Score
-from metamixer.report.tables import Cell, Table, gain, matrix, number, points, share
+from metamixer.report.tables import Cell, Table, gain, known, matrix, number, points, share
 
 
 def networks(run: RunFiles) -> Table | None:
     """Every peer and the ensemble after the last epoch, and the deployed network, beside the baseline's."""
     ended = run.ended
-    if ended is None or not ended.last_epoch.rows:
+    if ended is None or not ended.last_epoch.peers:
         return None
     images = ended.last_epoch.images
     base = run.baseline.ended if run.baseline else None
@@ -21,8 +22,7 @@ def networks(run: RunFiles) -> Table | None:
     others = base.last_epoch.peers if base else ()
     for index, score in enumerate(ended.last_epoch.peers):
         pairs.append((score.name, score, others[index] if index < len(others) else None))
-    if ended.last_epoch.ensemble is not None:
-        pairs.append(("ensemble", ended.last_epoch.ensemble, base.last_epoch.ensemble if base else None))
+    pairs.append(("ensemble", ended.last_epoch.ensemble, base.last_epoch.ensemble if base else None))
     if ended.deployed is not None:
         when = f", epoch {ended.best['epoch']}" if isinstance(ended.best.get("epoch"), int) else ""
         pairs.append((f"deployed: {ended.deployed.name}{when}", ended.deployed, base.deployed if base else None))
@@ -34,8 +34,8 @@ def networks(run: RunFiles) -> Table | None:
         cells += [share(score.top5, images)] if top5 else []
         cells.append(number(score.nll))
         if base:
-            known = other.accuracy if other else None
-            cells += [share(known, images), gain(score.accuracy, known, images)]
+            before = other.accuracy if other else None
+            cells += [share(before, images), gain(score.accuracy, before, images)]
         rows.append(tuple(cells))
     strong = frozenset({len(rows) - 1}) if ended.deployed is not None else frozenset()
     split = "test" if ended.split == "test" else "validation"
@@ -48,11 +48,11 @@ def _chance(run: RunFiles) -> str:
     ended, base = run.ended, run.baseline.ended if run.baseline else None
     if ended is None or base is None:
         return note
-    mine, other = ended.last_epoch.ensemble, base.last_epoch.ensemble
+    mine, other = ended.last_epoch.ensemble.accuracy, base.last_epoch.ensemble.accuracy
     images = ended.last_epoch.images
-    if mine is None or other is None or mine.accuracy is None or other.accuracy is None or not images:
+    if not known(mine) or not known(other) or not images:
         return note
-    middle = min(1.0, max(0.0, (mine.accuracy + other.accuracy) / 2))
+    middle = min(1.0, max(0.0, (mine + other) / 2))
     noise = 196 * math.sqrt(2 * middle * (1 - middle) / images)
     return (
         f"{note} Baseline: the same peers and data with cross-entropy alone and no mixing. The gain is in percentage "
@@ -60,19 +60,19 @@ def _chance(run: RunFiles) -> str:
     )
 
 
-def where(evaluation: Evaluation) -> str:
-    """What the figures of an evaluation are from."""
+def where(evaluation: Report) -> str:
+    """What the metrics of an evaluation are from."""
     split = {"test": "test", "val": "validation"}.get(evaluation.split, evaluation.split)
     when = {"last": "the last checkpoint", "best": "the checkpoint of the best validation accuracy"}
     return f"{evaluation.images:,} {split} images, {when.get(evaluation.checkpoint, evaluation.checkpoint)}"
 
 
-def titled(one: Network) -> str:
+def titled(one: Score) -> str:
     """The network's name, with what kind it is where the name does not say so."""
     return one.name if one.kind in ("peer", "ensemble") or one.kind in one.name else f"{one.kind}: {one.name}"
 
 
-def calibration(found: Evaluation) -> Table:
+def calibration(found: Report) -> Table:
     """Accuracy and the quality of the probabilities, before and after temperature scaling."""
     scaled = any(one.calibrated is not None for one in found.networks)
     columns = ["network", "accuracy", "NLL", "Brier", "ECE", "gap"]
@@ -96,18 +96,18 @@ def calibration(found: Evaluation) -> Table:
     return Table(f"Calibration on {where(found)}", tuple(columns), tuple(rows), strong=strong, note=note)
 
 
-def alike(found: Evaluation) -> list[Table]:
+def alike(found: Report) -> list[Table]:
     """How often two peers name the same class, and how far their probabilities are apart."""
-    if found.peers is None:
+    if found.diversity is None:
         return []
-    names = [one.name for one in found.networks if one.kind in ("peer", "frozen", "shadow")]
+    names = [one.name for one in found.peers]
     made = []
-    if found.peers.pairwise_agreement:
+    if found.diversity.pairwise_agreement:
         caption = "Share of images on which two peers name the same class"
-        made.append(matrix(caption, names, found.peers.pairwise_agreement, shares=True, corner="peer"))
-    if found.peers.pairwise_kl:
+        made.append(matrix(caption, names, found.diversity.pairwise_agreement, shares=True, corner="peer"))
+    if found.diversity.pairwise_kl:
         caption = "KL(row ‖ column) between the peers' probabilities, nats"
-        made.append(matrix(caption, names, found.peers.pairwise_kl, shares=False, corner="peer"))
+        made.append(matrix(caption, names, found.diversity.pairwise_kl, shares=False, corner="peer"))
     return made
 
 
@@ -119,8 +119,7 @@ def comparison(runs: list[RunFiles]) -> Table:
         ended = run.ended
         images = ended.last_epoch.images if ended else 0
         deployed = ended.deployed if ended else None
-        known = [score.accuracy for score in ended.last_epoch.peers if score.accuracy is not None] if ended else []
-        ensemble = ended.last_epoch.ensemble if ended else None
+        peers = [score.accuracy for score in ended.last_epoch.peers if known(score.accuracy)] if ended else []
         main = run.evaluation.main if run.evaluation else None
         epochs, seed = run.setting("train", "epochs"), run.setting("train", "seed")
         rows.append(
@@ -133,8 +132,8 @@ def comparison(runs: list[RunFiles]) -> Table:
                     for value in (epochs, seed)
                 ),
                 share(deployed.accuracy if deployed else None, images, bar=True),
-                share(fmean(known) if known else None, images),
-                share(ensemble.accuracy if ensemble else None, images),
+                share(fmean(peers) if peers else None, images),
+                share(ended.last_epoch.ensemble.accuracy if ended else None, images),
                 number(deployed.nll if deployed else None),
                 points(main.ece if main else None),
             )

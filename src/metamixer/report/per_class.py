@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 
+from metamixer.evaluation.report import Report
+from metamixer.metrics.network_scores import Score
 from metamixer.report.network_tables import titled, where
 from metamixer.report.read_runs import RunFiles
-from metamixer.report.schema import Evaluation, Network
 from metamixer.report.tables import Cell, Table, gain, level, share
 
 MOST_CLASSES = 30  # of a confusion matrix that can be read
 _MOST_CONFUSIONS = 25
 
 
-def of_classes(run: RunFiles) -> tuple[Evaluation, Network, Network | None] | None:
+def of_classes(run: RunFiles) -> tuple[Report, Score, Score | None] | None:
     """The evaluation, the network whose classes are shown, and the baseline's if it has the same classes."""
     found = run.evaluation
     main = found.main if found else None
@@ -24,7 +25,7 @@ def of_classes(run: RunFiles) -> tuple[Evaluation, Network, Network | None] | No
     return found, main, other if other and len(other.per_class) == len(found.classes) else None
 
 
-def square(found: Evaluation, one: Network) -> bool:
+def square(found: Report, one: Score) -> bool:
     """Whether a network has a confusion matrix of all classes."""
     return bool(found.classes) and [len(row) for row in one.confusion] == [len(found.classes)] * len(found.classes)
 
@@ -49,7 +50,7 @@ def classes(run: RunFiles) -> Table | None:
     return Table(caption, (*columns, *map(titled, rest)), tuple(rows))
 
 
-def confusion(found: Evaluation, one: Network) -> Table | None:
+def confusion(found: Report, one: Score) -> Table | None:
     """The confusion matrix of a network; of many classes only what it confuses most."""
     if not square(found, one):
         return None
@@ -71,7 +72,7 @@ def confusion(found: Evaluation, one: Network) -> Table | None:
     return Table(caption, ("true class", *found.classes), tuple(rows), kind="heat")
 
 
-def _confusions(found: Evaluation, one: Network) -> Table:
+def _confusions(found: Report, one: Score) -> Table:
     """The largest counts off the diagonal."""
     pairs = [
         (count, true, named)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from metamixer.config.yaml_file import RecipeError, read_yaml
-from metamixer.report.schema import Ended, Environment, Epoch, Evaluation
+from metamixer.evaluation.report import Report, read_report
+from metamixer.report.schema import Ended, Environment, Epoch
 from metamixer.report.tables import Table, of_values
 
 _LARGEST = 200_000_000  # bytes of a JSON file
-_Model = TypeVar("_Model", bound=BaseModel)
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class RunFiles:
     epochs: tuple[Epoch, ...]
     ended: Ended | None
     environment: Environment | None
-    evaluation: Evaluation | None
+    evaluation: Report | None
     baseline: RunFiles | None
     notes: tuple[str, ...]
 
@@ -112,10 +113,10 @@ def read_run(folder: Path, name: str, *, is_baseline: bool = False) -> RunFiles:
     recipe = read_yaml(folder / "recipe.yaml")
     notes: list[str] = []
     command = shlex.quote(str(folder))
-    ended = _read(folder / "report.json", Ended, notes)
+    ended = _read(folder / "report.json", Ended.model_validate, notes)
     if ended is None and not is_baseline and not (folder / "report.json").exists():
         notes.append(f"The training has not ended. It goes on with: metamixer train --resume {command}")
-    evaluation = _read(folder / "evaluation.json", Evaluation, notes)
+    evaluation = _read(folder / "evaluation.json", read_report, notes)
     baseline = None
     if (folder / "baseline" / "recipe.yaml").is_file():
         try:
@@ -130,7 +131,7 @@ def read_run(folder: Path, name: str, *, is_baseline: bool = False) -> RunFiles:
         yaml=_text(folder / "recipe.yaml"),
         epochs=tuple(_epochs(folder / "metrics.jsonl", notes)),
         ended=ended,
-        environment=_read(folder / "environment.json", Environment, notes),
+        environment=_read(folder / "environment.json", Environment.model_validate, notes),
         evaluation=evaluation,
         baseline=baseline,
         notes=tuple(notes),
@@ -193,11 +194,11 @@ def _epochs(path: Path, notes: list[str]) -> list[Epoch]:
     return sorted(found, key=lambda one: one.epoch)
 
 
-def _read(path: Path, model: type[_Model], notes: list[str]) -> _Model | None:
+def _read(path: Path, read: Callable[[Any], _Read], notes: list[str]) -> _Read | None:
     if not path.exists():
         return None
     try:
-        return model.model_validate(_json(path))
+        return read(_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

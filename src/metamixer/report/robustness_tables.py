@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from metamixer.evaluation.localization.localize import Located
 from metamixer.report.network_tables import titled
 from metamixer.report.read_runs import RunFiles
-from metamixer.report.schema import Located
 from metamixer.report.tables import Cell, Table, gain, level, matrix, share
 
 
@@ -75,8 +75,7 @@ def localization(run: RunFiles) -> list[Table]:
     overlaps = list(dict.fromkeys(key for one in found.networks for key in one.max_box_acc))
     rows = [_located(one.name, one, overlaps) for one in found.networks]
     rows += [_located(f"baseline {one.name}", one, overlaps) for one in (base.networks if base else ())]
-    if found.centre_box is not None:
-        rows.append(_located("a box in the middle", found.centre_box, overlaps))
+    rows.append(_located("a box in the middle", found.centre_box, overlaps))
     columns = ("network", "MaxBoxAccV2", *(f"IoU ≥ {key}" for key in overlaps), "pointing", "energy")
     caption = f"Localization by {found.method or 'activation maps'} on {found.images:,} images with boxes"
     note = (

@@ -10,11 +10,12 @@ from typing import Any
 
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.text import clean, percent
+from metamixer.metrics.network_scores import Score
 from metamixer.report.curves import curves, overlaid, robustness
 from metamixer.report.per_class import MOST_CLASSES, of_classes, square
 from metamixer.report.read_runs import RunFiles, read_all
-from metamixer.report.schema import Network
 from metamixer.report.svg_charts import INK, Chart
+from metamixer.report.tables import share
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a00")  # Okabe and Ito's, less black
 _DASHES = ("-", "--", ":", "-.")
@@ -57,7 +58,7 @@ def _of_run(run: RunFiles) -> Iterator[tuple[str, Callable[[], Any]]]:
     found = run.evaluation
     if found is not None and (binned := [one for one in found.networks if one.reliability.whole]):
         yield "reliability", lambda: _reliability(binned)
-    if found is not None and (main := found.main) and square(found, main) and len(found.classes) <= MOST_CLASSES:
+    if found is not None and square(found, main := found.main) and len(found.classes) <= MOST_CLASSES:
         yield "confusion", lambda: _confusion(found.classes, main)
     if (known := of_classes(run)) and len(known[0].classes) <= _MOST_BARS:
         yield "classes", lambda: _classes(known[0].classes, *known[1:])
@@ -143,7 +144,7 @@ def _charts(charts: Sequence[Chart]) -> Any:
     return figure
 
 
-def _reliability(networks: Sequence[Network]) -> Any:
+def _reliability(networks: Sequence[Score]) -> Any:
     figure, axes = _figure(len(networks), 2.7, 2.9)
     for axis, one in zip(axes, networks, strict=True):
         bars = one.reliability.bars
@@ -160,7 +161,7 @@ def _reliability(networks: Sequence[Network]) -> Any:
     return figure
 
 
-def _confusion(classes: Sequence[str], one: Network) -> Any:
+def _confusion(classes: Sequence[str], one: Score) -> Any:
     count = len(classes)
     side = max(3.2, 0.36 * count + 1.4)
     figure, axes = _figure(1, side, side)
@@ -182,7 +183,7 @@ def _confusion(classes: Sequence[str], one: Network) -> Any:
     return figure
 
 
-def _classes(classes: Sequence[str], one: Network, base: Network | None) -> Any:
+def _classes(classes: Sequence[str], one: Score, base: Score | None) -> Any:
     figure, axes = _figure(1, 5.2, max(1.6, 0.24 * len(classes) + 0.9))
     axis = axes[0]
     places = list(range(len(classes)))
@@ -195,7 +196,7 @@ def _classes(classes: Sequence[str], one: Network, base: Network | None) -> Any:
     axis.set_yticks(places, [_label(name) for name in classes])
     axis.set_ylim(len(classes) - 0.5, -0.5)
     axis.set_xlim(0, 100)
-    axis.set_xlabel(f"accuracy of the class, %; all: {percent(one.accuracy) if one.accuracy is not None else '–'}")
+    axis.set_xlabel(f"accuracy of the class, %; all: {share(one.accuracy).text}")
     return figure
 
 

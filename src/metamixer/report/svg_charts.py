@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from metamixer.core.text import percent
+from metamixer.metrics.calibration import Reliability
+from metamixer.metrics.network_scores import Score
 from metamixer.report.network_tables import titled
-from metamixer.report.schema import Network, Reliability
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 34  # around the plot; the title and the legend stand outside of the SVG
@@ -136,7 +137,7 @@ def drawn(chart: Chart) -> dict[str, Any]:
     }
 
 
-def reliability(network: Network) -> dict[str, Any] | None:
+def reliability(network: Score) -> dict[str, Any] | None:
     """A reliability diagram with the place of everything; None where there are no bins."""
     bins = network.reliability
     name = titled(network)
@@ -173,6 +174,6 @@ def reliability(network: Network) -> dict[str, Any] | None:
     }
 
 
-def _told(name: str, network: Network, bins: Reliability) -> str:
+def _told(name: str, network: Score, bins: Reliability) -> str:
     error = "" if network.ece is None else f", expected calibration error {percent(network.ece)}"
     return f"Reliability of {name} on {sum(bins.count)} images{error}"

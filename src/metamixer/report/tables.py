@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from metamixer.core.text import percent
 
 NOTHING = "–"
+
+
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether a number was measured: neither None nor NaN."""
+    return value is not None and value == value
 
 
 @dataclass(frozen=True)
@@ -53,21 +58,26 @@ class Table:
     note: str = ""
 
 
+def measured(value: float | None) -> float | None:
+    """None for NaN, which files have as null."""
+    return value if known(value) else None
+
+
 def share(value: float | None, images: int = 0, tone: str = "", bar: bool = False) -> Cell:
     """A share in per cent."""
-    if value is None:
+    if not known(value):
         return Cell(NOTHING)
     return Cell(percent(value, images), value, tone, min(1.0, max(0.0, value)) if bar else None)
 
 
 def number(value: float | None, digits: int = 3) -> Cell:
     """A number with so many digits after the point."""
-    return Cell(NOTHING) if value is None else Cell(f"{value:.{digits}f}", value)
+    return Cell(f"{value:.{digits}f}", value) if known(value) else Cell(NOTHING)
 
 
 def gain(value: float | None, other: float | None, images: int = 0) -> Cell:
     """The difference of two shares in percentage points."""
-    if value is None or other is None:
+    if not known(value) or not known(other):
         return Cell(NOTHING)
     points = 100 * (value - other)
     digits = 2 if images >= 10_000 else 1
@@ -76,7 +86,7 @@ def gain(value: float | None, other: float | None, images: int = 0) -> Cell:
 
 def points(value: float | None, *, signed: bool = False) -> Cell:
     """A share in percentage points, as errors of calibration are told."""
-    return Cell(NOTHING) if value is None else Cell(f"{100 * value:{'+' if signed else ''}.1f}", value)
+    return Cell(f"{100 * value:{'+' if signed else ''}.1f}", value) if known(value) else Cell(NOTHING)
 
 
 def matrix(
@@ -87,7 +97,7 @@ def matrix(
     >>> matrix("Agreement", ["a"], [[0.5]], shares=True).rows[0][1].text
     '50.0 %'
     """
-    most = max((value for row in values for value in row if value is not None), default=0.0) or 1.0
+    most = max((value for row in values for value in row if known(value)), default=0.0) or 1.0
     rows = []
     for name, row in zip(names, values, strict=False):
         cells = [share(value) if shares else number(value) for value in row]

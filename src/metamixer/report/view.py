@@ -10,13 +10,12 @@ from metamixer.report import network_tables, per_class, robustness_tables
 from metamixer.report.curves import curves, overlaid, robustness
 from metamixer.report.read_runs import RunFiles
 from metamixer.report.svg_charts import drawn, reliability
-from metamixer.report.tables import Cell, gain, points, share
+from metamixer.report.tables import Cell, gain, known, points, share
 
 
 def of_run(run: RunFiles) -> dict[str, Any]:
     """The sections of one run; those that have nothing to show are empty."""
     found = run.evaluation
-    main = found.main if found else None
     confusions = [per_class.confusion(found, one) for one in _main_first(run)] if found else []
     return {
         "name": run.name,
@@ -39,7 +38,7 @@ def of_run(run: RunFiles) -> dict[str, Any]:
         "robustness": robustness_tables.robustness(run),
         "robustness_curves": [drawn(chart) for chart in robustness(run)],
         "localization": robustness_tables.localization(run),
-        "main": main.name if main else "",
+        "main": found.main.name if found else "",
         "preview": None,
         "gallery": [],
         "yaml": run.yaml.splitlines(),
@@ -53,7 +52,7 @@ def of_runs(runs: list[RunFiles]) -> dict[str, Any]:
 
 
 def _main_first(run: RunFiles) -> list[Any]:
-    if run.evaluation is None or run.evaluation.main is None:
+    if run.evaluation is None:
         return []
     main = run.evaluation.main
     return [main, *(one for one in run.evaluation.networks if one is not main)]
@@ -102,7 +101,7 @@ def tiles(run: RunFiles) -> list[dict[str, Any]]:
         return []
     last, images = ended.last_epoch, ended.last_epoch.images
     base = run.baseline.ended if run.baseline else None
-    known = [score.accuracy for score in last.peers if score.accuracy is not None]
+    peers = [score.accuracy for score in last.peers if known(score.accuracy)]
     made: list[dict[str, Any]] = []
 
     def add(label: str, cell: Cell, text: str) -> None:
@@ -111,25 +110,23 @@ def tiles(run: RunFiles) -> list[dict[str, Any]]:
 
     if ended.deployed is not None:
         add("Deployed network", share(ended.deployed.accuracy, images), ended.deployed.name)
-    if last.ensemble is not None:
-        add("Ensemble", share(last.ensemble.accuracy, images), f"of {len(last.peers)} peers")
-    add("Mean of the peers", share(fmean(known) if known else None, images), "after the last epoch")
+    add("Ensemble", share(last.ensemble.accuracy, images), f"of {len(last.peers)} peers")
+    add("Mean of the peers", share(fmean(peers) if peers else None, images), "after the last epoch")
     if base is not None and base.deployed is not None and ended.deployed is not None:
         change = gain(ended.deployed.accuracy, base.deployed.accuracy, images)
         add("Over the baseline", change, "percentage points, deployed network")
-    main = run.evaluation.main if run.evaluation else None
-    if main is not None:
+    if run.evaluation is not None:
+        main = run.evaluation.main
         add("Calibration error", points(main.ece), f"ECE in percentage points, {main.name}")
     return made
 
 
 def _alike(run: RunFiles) -> str:
-    found = run.evaluation.peers if run.evaluation else None
+    reports = [run.evaluation, run.ended.last_epoch if run.ended else None]
     parts = []
-    if found is not None and found.agreement is not None:
-        parts.append(f"All peers name the same class for {share(found.agreement).text} of the images.")
-    elif run.ended is not None and run.ended.last_epoch.agreement is not None:
-        parts.append(f"All peers name the same class for {share(run.ended.last_epoch.agreement).text} of the images.")
+    if agreements := [report.agreement for report in reports if report is not None and known(report.agreement)]:
+        parts.append(f"All peers name the same class for {share(agreements[0]).text} of the images.")
+    found = run.evaluation.diversity if run.evaluation else None
     if found is not None and found.ensemble_gain is not None:
         parts.append(f"The ensemble gains {gain(found.ensemble_gain, 0).text} points over the mean of its peers.")
     return " ".join(parts)

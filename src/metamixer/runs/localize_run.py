@@ -1,4 +1,4 @@
-"""Where the networks of a run look: their maps against known boxes, for data that have them."""
+"""Localization of a run: activation maps against known boxes, for data that have them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.seeding import generator
 from metamixer.data import Data, ImageSet
+from metamixer.data.image_set import evenly_spaced
 from metamixer.evaluation.localization.activation_maps import NoMap
 from metamixer.evaluation.localization.boxes import read_boxes
 from metamixer.evaluation.localization.localize import Localization, localize
 from metamixer.evaluation.localization.map_gallery import Shown, gallery
-from metamixer.runs.run import open_run, split_of
+from metamixer.runs.run import OpenRun, open_run, split_of
 
 EVERY = 5
 """Without held-out boxes every fifth image that has boxes chooses the thresholds instead of being measured."""
@@ -45,7 +46,7 @@ class Marked:
 
 
 def localize_run(
-    folder: Path,
+    run: Path | OpenRun,
     boxes: Path | None = None,
     held_out_boxes: Path | None = None,
     *,
@@ -58,7 +59,7 @@ def localize_run(
     """How well the networks of a run find the objects of its test images.
 
     Args:
-        folder: of the run.
+        run: its folder; or the opened run, for which ``pointer`` and ``device`` are not used.
         boxes: a CSV file of the test images' boxes; None: the data know them, as ``scenes:`` do.
         held_out_boxes: the same for the validation images, on which thresholds are chosen. Without it, and without
             validation images that know their boxes, every fifth test image is kept for that and not measured.
@@ -66,33 +67,33 @@ def localize_run(
         limit: of more images than this, as many are measured, evenly spaced; and so many held-out images.
         tolerance: of the pointing game, in pixels.
         device: where the networks compute.
-        progress: is told how many images are done, and of how many.
+        progress: progress(done, total), in images.
 
     Raises:
         RecipeError: it is no run, its data have no boxes, or a network has no feature maps.
         DataError, CheckpointError: its data are gone or a file of boxes is wrong; it has no checkpoint.
     """
     if limit is not None and limit < 2:
-        raise RecipeError(f"limit {limit}: at least 2 images would work")
-    recipe, data, cohort = open_run(folder, pointer)
-    cohort.to(device)
+        raise RecipeError(f"limit {limit}: expected at least 2 images")
+    run = open_run(run, pointer, device) if isinstance(run, Path) else run
+    data = run.data
     measured, held_out = _marked(data, boxes, held_out_boxes)
     measured, held_out = (_few(part, limit) for part in (measured, held_out))
     try:
         found = localize(
-            cohort,
+            run.cohort,
             measured.images,
             measured.boxes,
             held_out=(held_out.images, held_out.boxes),
             mean=data.mean,
             std=data.std,
-            names=recipe.names,
+            names=run.recipe.names,
             tolerance=tolerance,
-            workers=recipe.data.workers,
+            workers=run.recipe.data.workers,
             progress=progress,
         )
     except NoMap as error:
-        raise RecipeError(f"{folder}: {error}") from error
+        raise RecipeError(f"{run.folder}: {error}") from error
     return replace(found, notes=(*measured.notes, *held_out.notes))
 
 
@@ -121,8 +122,8 @@ def show_run(
     Raises:
         RecipeError, DataError, CheckpointError: as :func:`localize_run`; but boxes may be missing.
     """
-    recipe, data, cohort = open_run(folder, pointer)
-    cohort.to(device)
+    run = open_run(folder, pointer, device)
+    data = run.data
     known = boxes is not None or "test" in (data.boxes or {})
     part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])
     rows = torch.randperm(len(part.images), generator=generator(seed, "gallery"))[:count].sort().values
@@ -131,14 +132,14 @@ def show_run(
     )
     try:
         return gallery(
-            cohort,
+            run.cohort,
             part.images.fetch(rows),
             part.images.labels[rows],
             data.classes,
             mean=data.mean,
             std=data.std,
             boxes=[part.boxes[row] for row in rows.tolist()] if known else None,
-            names=recipe.names,
+            names=run.recipe.names,
             thresholds=levels,
         )
     except NoMap as error:
@@ -179,6 +180,5 @@ def _of_split(data: Data, split: Literal["test", "val"], path: Path | None) -> M
 def _few(part: Marked, limit: int | None) -> Marked:
     if limit is None or len(part.images) <= limit:
         return part
-    rows = torch.linspace(0, len(part.images) - 1, limit, dtype=torch.float64).round().long()
-    chosen = part.subset(rows)
+    chosen = part.subset(evenly_spaced(len(part.images), limit))
     return replace(chosen, notes=(*part.notes, f"{limit} of {len(part.images)} images, evenly spaced"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -237,7 +237,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             "split": split,
             "last_epoch": last.as_dict(),
             "learners": list(cohort.learners),
-            "deployed": asdict(deployed),
+            "deployed": deployed.as_dict(),
             "best": facts,
             "notes": [*data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
         }
@@ -261,8 +261,19 @@ def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BE
     return found
 
 
-def open_run(folder: Path, pointer: Literal["LATEST", "BEST"] = "LATEST") -> tuple[Recipe, Data, Cohort]:
-    """A run's recipe, its data, and its cohort with the weights of a checkpoint.
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run's recipe, its data, and its cohort with the weights of a checkpoint, both on ``device``."""
+
+    folder: Path
+    recipe: Recipe
+    data: Data
+    cohort: Cohort
+    device: torch.device
+
+
+def open_run(folder: Path, pointer: Literal["LATEST", "BEST"] = "LATEST", device: str = "cpu") -> OpenRun:
+    """Load what evaluation works with.
 
     Raises:
         RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
@@ -271,7 +282,8 @@ def open_run(folder: Path, pointer: Literal["LATEST", "BEST"] = "LATEST") -> tup
     data = load_data(recipe)
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     load_checkpoint(cohort, folder, pointer)
-    return recipe, data, cohort
+    where = torch.device(device)
+    return OpenRun(folder, recipe, data.to(where), cohort.to(where).eval(), where)
 
 
 def split_of(data: Data, split: Literal["test", "val"]) -> ImageSet:
@@ -287,17 +299,19 @@ def evaluate_run(
     split: Literal["test", "val"] = "test",
     pointer: Literal["LATEST", "BEST"] = "LATEST",
 ) -> Report:
-    """The figures of a run's peers and ensemble on one split of its data.
+    """Accuracy and NLL of a run's peers and ensemble on one split of its data.
 
     Raises:
         RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
     """
-    recipe, data, cohort = open_run(folder, pointer)
-    images = split_of(data, split)
-    # In the precision of the training, so that the figures are those of its table.
-    precision = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
-    batches = eval_loader(recipe, data, images, torch.device("cpu"))
-    return evaluate(cohort, batches, names=recipe.names, precision=precision)
+    run = open_run(folder, pointer)
+    batches = eval_loader(run.recipe, run.data, split_of(run.data, split), run.device)
+    return evaluate(run.cohort, batches, names=run.recipe.names, precision=precision(run))
+
+
+def precision(run: OpenRun) -> torch.autocast:
+    """That of the training, so that the metrics are those of its table."""
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.recipe.train.precision == "bf16")
 
 
 def recipe_path(folder: Path) -> Path:

@@ -46,8 +46,5 @@ def _measure(folder: Path, measure: Measure) -> None:
     from metamixer.runs.evaluate_run import assess_run
     from metamixer.runs.localize_run import localize_run
 
-    def localize() -> dict[str, Any]:
-        return localize_run(folder).as_dict()
-
-    wanted = localize if measure.localization else None
+    wanted = localize_run if measure.localization else None
     assess_run(folder, robustness=measure.robustness, limit=measure.limit, localize=wanted)

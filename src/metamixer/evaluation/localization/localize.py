@@ -1,9 +1,10 @@
-"""How well the networks of a cohort find objects that they were never told the place of."""
+"""Weakly supervised localization: how well the networks of a cohort find objects without having learned from boxes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.core.json_values import Count, Maybe, Number, plain
 from metamixer.data import EvalLoader, ImageSet, normalise
 from metamixer.evaluation.localization.activation_maps import activation_maps, map_stages
 from metamixer.evaluation.localization.box_accuracy import (
@@ -39,26 +41,19 @@ class Located:
     """
 
     name: str
-    max_box_acc: Mapping[str, float]
-    thresholds: Mapping[str, float]
-    pointing: float
-    energy: float
+    max_box_acc: Mapping[str, Number] = field(default_factory=dict)
+    thresholds: Mapping[str, Number] = field(default_factory=dict)
+    pointing: Number = math.nan
+    energy: Number = math.nan
 
     @property
     def max_box_acc_v2(self) -> float:
         """The mean over the three overlaps."""
-        return sum(self.max_box_acc.values()) / len(self.max_box_acc)
+        return sum(self.max_box_acc.values()) / len(self.max_box_acc) if self.max_box_acc else math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "name": self.name,
-            "max_box_acc_v2": self.max_box_acc_v2,
-            "max_box_acc": dict(self.max_box_acc),
-            "thresholds": dict(self.thresholds),
-            "pointing": self.pointing,
-            "energy": self.energy,
-        }
+        return {"max_box_acc_v2": self.max_box_acc_v2, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,6 @@ class Localization:
     """What :func:`localize` finds.
 
     Args:
-        method: of the maps.
         images: how many were measured.
         held_out: how many chose the thresholds.
         networks: one for each network of the cohort.
@@ -74,28 +68,23 @@ class Localization:
         map_agreement: the mean correlation of every two networks' maps; None where no map of one of them varies.
         stages: of each network the module whose output was looked at.
         notes: what was left out, in sentences.
+        method: of the maps.
     """
 
-    images: int
-    held_out: int
-    networks: tuple[Located, ...]
-    centre_box: Located
-    map_agreement: tuple[tuple[float | None, ...], ...]
-    stages: tuple[str, ...]
+    images: Count = 0
+    held_out: Count = 0
+    networks: tuple[Located, ...] = ()
+    centre_box: Located = Located("centre box")
+    map_agreement: tuple[tuple[Maybe, ...], ...] = ()
+    stages: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    method: str = "grad-cam"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in ``evaluation.json``."""
-        return {
-            "method": "grad-cam",
-            "images": self.images,
-            "held_out": self.held_out,
-            "networks": [one.as_dict() for one in self.networks],
-            "centre_box": self.centre_box.as_dict(),
-            "map_agreement": [list(row) for row in self.map_agreement],
-            "stages": list(self.stages),
-            "notes": list(self.notes),
-        }
+        networks = [one.as_dict() for one in self.networks]
+        found: dict[str, Any] = plain(asdict(self) | {"networks": networks, "centre_box": self.centre_box.as_dict()})
+        return found
 
 
 def localize(
@@ -127,7 +116,7 @@ def localize(
         tolerance: of the pointing game, in pixels.
         batch_size: images at a time.
         workers: processes that decode images on disk.
-        progress: is told how many images are done, and of how many.
+        progress: progress(done, total), in images.
 
     Raises:
         ValueError: boxes and images do not match.
@@ -136,7 +125,7 @@ def localize(
     networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
     for part, own in ((images, boxes), held_out):
         if len(part) != len(own) or not len(part) or not all(len(box) for box in each_box(own)):
-            raise ValueError(f"boxes for {len(own)} of {len(part)} images: at least one box for each would work")
+            raise ValueError(f"boxes for {len(own)} of {len(part)} images: expected at least one box for each")
     device = next(networks[0].parameters()).device
     first = normalise(images.fetch(torch.arange(1)).to(device), mean, std)
     stages = map_stages(cohort, first)

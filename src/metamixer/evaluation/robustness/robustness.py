@@ -1,16 +1,18 @@
-"""What networks are worth on images that are not as clean as those they learned from."""
+"""Robustness: accuracy under common corruptions and adversarial attacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metamixer.core.eval_mode import evaluating
+from metamixer.core.json_values import Maybe, Number, plain
 from metamixer.data.augment import normalise
 from metamixer.data.image_set import Device, ImageSet, conform
 from metamixer.evaluation.networks import Panel
@@ -20,9 +22,53 @@ from metamixer.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES,
 from metamixer.losses.components.adversarial_examples import Pixels
 
 Progress = Callable[[str, int, int], None]
-"""Is told what is being done, how many images are done, and of how many."""
+"""progress(stage, done, total), in images."""
 
 _BATCH = 250  # fixed: what a corruption draws depends on where a batch begins
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Accuracies of each network under each kind of corruption, in severities 1 to 5.
+
+    Args:
+        source: ``metamixer`` where the images were corrupted here, ``files`` for the official ones.
+        kinds: by kind and network.
+        mean: of all kinds and severities, by network.
+    """
+
+    source: str = "metamixer"
+    kinds: Mapping[str, Mapping[str, tuple[Maybe, ...]]] = field(default_factory=dict)
+    mean: Mapping[str, Maybe] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UnderAttack:
+    """Accuracies by network under images moved by at most ``eps``, 1 = the range of a pixel."""
+
+    eps: Number = math.nan
+    accuracy: Mapping[str, Maybe] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What :func:`probe_all` finds.
+
+    Args:
+        images: how many were used; None in files that do not say.
+        clean: the accuracies on the same images as they are, by network.
+        corruptions: None where they were not asked for.
+        attacks: by name, those that were asked for.
+    """
+
+    images: int | None = None
+    clean: Mapping[str, Maybe] = field(default_factory=dict)
+    corruptions: Corrupted | None = None
+    attacks: Mapping[str, UnderAttack] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in ``evaluation.json``: without the parts that were not asked for."""
+        return {key: value for key, value in plain(asdict(self)).items() if value or key in ("images", "clean")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +82,7 @@ class Probe:
         mean, std: of every channel of the training images, 255 = 1.
         device: where the networks are.
         precision: an autocast context for the corruptions. Attacks compute in float32, so that no gradient is lost.
-        progress: is told.
+        progress: progress(stage, done, total).
     """
 
     panel: Panel
@@ -84,7 +130,7 @@ def clean(probe: Probe) -> dict[str, float]:
     return probe.shares(right)
 
 
-def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> dict[str, Any]:
+def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> Corrupted:
     """The accuracies under fifteen corruptions in five severities each, and their mean.
 
     Args:
@@ -104,17 +150,17 @@ def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> dic
                     counts[place] += probe.right(changed, labels)
     kinds = {
         kind: {
-            name: [count / len(probe.rows) for count in column]
+            name: tuple(count / len(probe.rows) for count in column)
             for name, column in zip(probe.panel.names, counts.T.tolist(), strict=True)
         }
         for kind, counts in right.items()
     }
     cells = len(CORRUPTIONS) * len(SEVERITIES)
     mean = {name: sum(sum(kind[name]) for kind in kinds.values()) / cells for name in probe.panel.names}
-    return {"source": "metamixer" if files is None else "files", "kinds": kinds, "mean": mean}
+    return Corrupted("metamixer" if files is None else "files", kinds, mean)
 
 
-def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> dict[str, Any]:
+def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> dict[str, UnderAttack]:
     """The accuracies when each network is attacked through its own gradient, the ensemble through that of its mean."""
     chosen = ATTACKS if attacks is None else attacks
     pixels_range = Pixels.of(probe.mean, probe.std)
@@ -128,4 +174,25 @@ def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> d
                     changed = attacked(network, images, labels, pixels_range, attack)
                     with torch.no_grad():
                         right[name][row] += int((network(changed).argmax(1) == labels).sum())
-    return {name: {"eps": chosen[name].eps, "accuracy": probe.shares(counts)} for name, counts in right.items()}
+    return {name: UnderAttack(chosen[name].eps, probe.shares(counts)) for name, counts in right.items()}
+
+
+def probe_all(probe: Probe, wanted: Collection[str], files: CifarC | None = None, seed: int = 0) -> Robustness | None:
+    """The accuracies that are asked for by ``corruptions`` and the names of attacks; None without any.
+
+    Args:
+        probe: the networks and images.
+        wanted: names.
+        files: the official corrupted images, which are then asked for.
+        seed: of the corruptions.
+    """
+    attacks = {name: attack for name, attack in ATTACKS.items() if name in wanted}
+    corrupted = "corruptions" in wanted or files is not None
+    if not attacks and not corrupted:
+        return None
+    return Robustness(
+        images=len(probe.rows),
+        clean=clean(probe),
+        corruptions=corruptions(probe, files, seed) if corrupted else None,
+        attacks=under_attack(probe, attacks) if attacks else {},
+    )
