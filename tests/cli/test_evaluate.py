@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from metamixer.cli.app import app
 from metamixer.config.yaml_file import RecipeError
-from metamixer.evaluation.robustness.corruptions import CORRUPTIONS
 from metamixer.evaluation.localization.localize import Localization
+from metamixer.evaluation.robustness.corruptions import CORRUPTIONS
 from metamixer.runs.evaluate_run import assess_run
 from metamixer.runs.localize_run import localize_run
 from tests.command import metamixer
@@ -109,7 +109,11 @@ def test_a_run_that_has_not_ended_has_no_deployed_network(run, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / "model.safetensors").unlink()
     told = []
-    found = assess_run(tmp_path / "copy", progress=lambda *words: told.append(words), localize=lambda run: Localization(images=len(run.recipe.names)))
+    found = assess_run(
+        tmp_path / "copy",
+        progress=lambda *words: told.append(words),
+        localize=lambda run: Localization(images=len(run.recipe.names)),
+    )
     assert [each.kind for each in found.networks] == ["peer", "peer", "ensemble"]
     assert found.localization.images == 2
     assert told[-1] == ("validation images", 600, 600)
