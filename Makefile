@@ -37,7 +37,7 @@ test-faults: $(VENV)/.ok
 
 # How fast it is here, an hour or two. An environment of its own, because other libraries are measured beside it.
 bench: $(VENV)-bench/.ok
-	$(VENV)-bench/bin/metamixer bench --out runs/bench $(BENCH)
+	$(VENV)-bench/bin/python -m benchmarks --out runs/bench $(BENCH)
 
 $(VENV)-bench/.ok: pyproject.toml constraints.txt | $(VENV)/.ok
 	$(PYTHON) -m venv $(VENV)-bench

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.bench import competitors, data, floor, memory, memory_child, overhead, peers, scaling, startup, step
-from metamixer.bench.bars import BARS
-from metamixer.bench.competitors import Competitor, by_hand, mutual
-from metamixer.bench.settings import Settings
+from benchmarks import competitors, data, floor, memory, memory_child, overhead, peers, scaling, startup, step
+from benchmarks.bars import BARS
+from benchmarks.competitors import Competitor, by_hand, mutual
+from benchmarks.settings import Settings
 from metamixer.config.registry import LOSSES, MIXERS
 from metamixer.core.registry import Entry
 from metamixer.core.types import Outputs

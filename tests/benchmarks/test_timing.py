@@ -2,7 +2,7 @@
 
 import torch
 
-from metamixer.bench.timing import Case, fixed, interleave
+from benchmarks.timing import Case, fixed, interleave
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_preparation_is_fresh_for_each_timing():
 
 def test_samples_are_per_unit(monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr("metamixer.bench.timing.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: float(next(clock)))
     measured, _ = interleave([Case("a", fixed(lambda: None), units=4)], 1, CPU)
     assert measured[0].samples == (0.25,)
 

@@ -378,36 +378,6 @@ def check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folde
 
 
 @app.command()
-def bench(
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            "--suite", metavar="A,B", help="Of step, data, peers, memory, scaling, startup, floor. [default: all]"
-        ),
-    ] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", help="How often all is measured. [default: 7]")] = None,
-    networks: Annotated[
-        str | None,
-        typer.Option("--networks", metavar="A,B", help="[default: resnet20,resnet32,wrn_16_2,timm:resnet18]"),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images in a step of a small network. [default: 128]")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", metavar="32,bf16", help="One or both. [default: both]")
-    ] = None,
-    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
-    threads: Annotated[int | None, typer.Option("--threads", help="Of torch, on the CPU.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: whether all runs, in a minute.")] = False,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Of the results.")] = Path("runs/bench"),
-) -> None:
-    """Measure how fast it is on this machine, beside plain training and other libraries."""
-    from metamixer.cli.benching import bench as work
-
-    raise typer.Exit(work(suite, rounds, networks, batch_size, precision, device.value, threads, quick, out))
-
-
-@app.command()
 def report(
     paths: Annotated[list[Path], typer.Argument(metavar="RUN|STUDY...", help="Folders; several runs are compared.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from metamixer.bench.results import Section, ratios
-from metamixer.bench.settings import Settings, spelled
-from metamixer.bench.timing import Case, Work, interleave
-from metamixer.bench.work import OPTIM, batch_of
+from benchmarks.results import Section, ratios
+from benchmarks.settings import Settings, spelled
+from benchmarks.timing import Case, Work, interleave
+from benchmarks.work import OPTIM, batch_of
 from metamixer.cli.console import Progress
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.seeding import generator

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from metamixer.bench.bars import Judged, judge
-from metamixer.bench.results import Figure, Measured, Section, Suite
-from metamixer.bench.settings import Settings
+from benchmarks.bars import Judged, judge
+from benchmarks.results import Figure, Measured, Section, Suite
+from benchmarks.settings import Settings
 from metamixer.core.text import clean
 
 

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
-from metamixer.bench.memory_child import CASES
-from metamixer.bench.results import Figure, Measured, Missing, Section, ratios
-from metamixer.bench.settings import Settings, spelled
+from benchmarks.memory_child import CASES
+from benchmarks.results import Figure, Measured, Missing, Section, ratios
+from benchmarks.settings import Settings, spelled
 
 _NOTES = (
     "The peak of resident memory over three steps, less what was resident when torch was imported, the batch made and "
@@ -71,7 +72,8 @@ def _child(settings: Settings, name: str, precision: str, case: str) -> float:
         "threads": torch.get_num_threads(),
     }
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-P", "-m", "metamixer.bench.memory_child", json.dumps(job)],
+        [sys.executable, "-m", "benchmarks.memory_child", json.dumps(job)],
+        cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
         check=True,

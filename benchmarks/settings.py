@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,9 +56,11 @@ class Settings:
         return 10 if self.quick else 100
 
     @property
-    def side_by_side(self) -> Literal["threads", "streams"]:
-        """How a cohort runs its peers at the same time there."""
-        return "threads" if self.where.type == "cpu" else "streams"
+    def fastest(self) -> tuple[str, dict[str, Any]]:
+        """The way to run a cohort's peers that is meant to be fastest there: its name, and what ``Cohort`` gets."""
+        if self.where.type == "cpu":
+            return "threads", {"parallel": "threads"}
+        return "reduce-overhead", {"compile": "reduce-overhead"}
 
     def shape(self, network: str) -> Shape:
         """The batches of that network."""

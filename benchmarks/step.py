@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from metamixer.bench.results import Measured, Missing, Section, ratios
-from metamixer.bench.settings import Settings, spelled
-from metamixer.bench.timing import Case, Work, fixed, interleave
-from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated, set_up
+from benchmarks.results import Measured, Missing, Section, ratios
+from benchmarks.settings import Settings, spelled
+from benchmarks.timing import Case, Work, fixed, interleave
+from benchmarks.work import batch_of, joint_step, plain_steps, repeated, set_up
 from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.cohort.stages import find_stages
@@ -45,7 +45,7 @@ def _steps(settings: Settings) -> int:
 
 
 def peers(settings: Settings, name: str, precision: str) -> Section:
-    """1, 2 and 4 plain steps, the joint steps of 2 and 4 peers, and 2 peers side by side."""
+    """1, 2 and 4 plain steps, the joint steps of 2 and 4 peers, and 2 peers in the fastest way."""
     shape, times = settings.shape(name), _steps(settings)
     batch = batch_of(settings, shape, companions=False)
     plain = [settings.network(name) for _ in range(4)]
@@ -55,8 +55,8 @@ def peers(settings: Settings, name: str, precision: str) -> Section:
         for count in (1, 2, 4)
     ]  # fmt: skip
     missing = []
-    beside = settings.side_by_side
-    options: dict[str, dict[str, Any]] = {JOINT: {}, "DML, 4 peers": {}, f"{JOINT}, {beside}": {"parallel": beside}}
+    beside, faster = settings.fastest
+    options: dict[str, dict[str, Any]] = {JOINT: {}, "DML, 4 peers": {}, f"{JOINT}, {beside}": faster}
     for title, more in options.items():
         networks = [settings.network(name) for _ in range(4 if "4" in title else 2)]
         try:

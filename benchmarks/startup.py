@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from metamixer.bench.results import Section, difference, plainly
-from metamixer.bench.settings import Settings
-from metamixer.bench.timing import Case, Work, interleave
+from benchmarks.results import Section, difference, plainly
+from benchmarks.settings import Settings
+from benchmarks.timing import Case, Work, interleave
 
 HELP, LIST = "metamixer --help", "metamixer list"
 TORCH, BARE = "import torch", "import metamixer"

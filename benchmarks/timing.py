@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metamixer.bench.results import Measured, Missing
+from benchmarks.results import Measured, Missing
 
 Work = Callable[[], object]
 

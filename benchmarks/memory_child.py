@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from metamixer.bench.settings import Settings, Shape
-from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated
+from benchmarks.settings import Settings, Shape
+from benchmarks.work import batch_of, joint_step, plain_steps, repeated
 from metamixer.cohort.cohort import Cohort
 from metamixer.losses import DML
 from metamixer.mixers import MetaMixer, NoMix

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from metamixer.bench.results import Figure, Measured, Section
-from metamixer.bench.settings import Settings, spelled
-from metamixer.bench.timing import Case, fixed, interleave
-from metamixer.bench.work import batch_of, joint_step, repeated
+from benchmarks.results import Figure, Measured, Section
+from benchmarks.settings import Settings, spelled
+from benchmarks.timing import Case, fixed, interleave
+from benchmarks.work import batch_of, joint_step, repeated
 from metamixer.cohort.cohort import Cohort
 from metamixer.losses import DML
 from metamixer.mixers import NoMix

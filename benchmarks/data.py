@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from metamixer.bench.results import Missing, Section, ratios
-from metamixer.bench.settings import Settings
-from metamixer.bench.timing import Case, fixed, interleave
+from benchmarks.results import Missing, Section, ratios
+from benchmarks.settings import Settings
+from benchmarks.timing import Case, fixed, interleave
 from metamixer.core.torchvision_compat import mend
 from metamixer.data import Augment, TensorImages, TrainLoader
 from metamixer.data.files.image_file import read_image

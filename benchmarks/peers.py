@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from metamixer.bench.competitors import COMPETITORS, DECAY, LR, MOMENTUM, Competitor, Task
-from metamixer.bench.data import MEAN, STD
-from metamixer.bench.results import Missing, Section, ratios
-from metamixer.bench.settings import Settings
-from metamixer.bench.timing import Case, Work, interleave
+from benchmarks.competitors import COMPETITORS, DECAY, LR, MOMENTUM, Competitor, Task
+from benchmarks.data import MEAN, STD
+from benchmarks.results import Missing, Section, ratios
+from benchmarks.settings import Settings
+from benchmarks.timing import Case, Work, interleave
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.torchvision_compat import mend
 from metamixer.core.types import Batch
@@ -75,13 +75,13 @@ def measure(settings: Settings) -> list[Section]:
     own = TrainLoader(
         held.to(settings.where), Augment(4), MEAN, STD, shape.batch, seed=0, companions=True, device=settings.where
     )
-    ours, beside = partial(_ours, pair, settings), f"ours bf16, {settings.side_by_side}"
+    way, options = settings.fastest
+    ours, beside = partial(_ours, pair, settings), f"ours bf16, {way}"
     train = Loaded(loader, settings.where)
     for precision in settings.precisions:
         cases.append(_case(OURS[precision], partial(ours, train, precision), len(dataset), "Trainer.fit"))
     if "bf16" in settings.precisions:
-        options = {"parallel": settings.side_by_side}
-        cases.append(_case(beside, partial(ours, train, "bf16", options), len(dataset), "peers side by side"))
+        cases.append(_case(beside, partial(ours, train, "bf16", options), len(dataset), f"peers with {way}"))
     if "32" in settings.precisions:
         note = "crop, flip, normalisation and companions, which no other row does"
         cases.append(_case(AUGMENTED, partial(ours, own, "32"), len(dataset), note))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from metamixer.bench.results import Figure, Suite
+from benchmarks.results import Figure, Suite
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,6 @@ class Bar:
         if self.aim is not None and self._keeps(value, self.aim):
             return "aim"
         return "pass" if self._keeps(value, self.must) else "FAIL"
-
-    def share(self, value: float) -> float:
-        """How much of the limit is used: up to 1 it is kept."""
-        return self.must / value if self.higher else value / self.must
 
     def _keeps(self, value: float, limit: float) -> bool:
         return value >= limit if self.higher else value <= limit

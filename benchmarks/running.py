@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from metamixer.bench.picture import draw
-from metamixer.bench.report import Findings, write
-from metamixer.bench.results import Missing, Section, Suite
-from metamixer.bench.settings import Settings
+from benchmarks.report import Findings, write
+from benchmarks.results import Missing, Section, Suite
+from benchmarks.settings import Settings
 from metamixer.runs.environment import environment
 
 SUITES: Mapping[str, tuple[str, ...]] = {
@@ -28,7 +27,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 def run(
     settings: Settings, suites: Sequence[str], folder: Path, told: Callable[[str], None] = lambda line: None
 ) -> Findings:
-    """Measure, and write ``bench.json``, ``bench.md`` and ``bench.png`` after each suite: hours are not lost to a stop.
+    """Measure, and write ``bench.json`` and ``bench.md`` after each suite: hours are not lost to a stop.
 
     Args:
         settings: what and how large.
@@ -45,12 +44,11 @@ def run(
         sections: list[Section] = []
         for module in SUITES[name]:
             try:
-                sections += import_module(f"metamixer.bench.{module}").measure(settings)
+                sections += import_module(f"benchmarks.{module}").measure(settings)
             except Exception as error:  # one suite that cannot run costs its own numbers alone
                 sections.append(Section(module, missing=(Missing(module, f"{type(error).__name__}: {error}"),)))
         done.append(Suite(name, tuple(sections), time.perf_counter() - began))
         told(f"suite {name}: {done[-1].seconds:.0f} s")
         findings = Findings(settings, environment(), tuple(done))
         write(findings, folder)
-        draw(findings.suites, folder / "bench.png")
     return findings

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from metamixer.bench.results import Figure, Measured, Section
-from metamixer.bench.settings import Settings, spelled
-from metamixer.bench.timing import Case, fixed, interleave
-from metamixer.bench.work import batch_of, joint_step, plain_steps, repeated
+from benchmarks.results import Figure, Measured, Section
+from benchmarks.settings import Settings, spelled
+from benchmarks.timing import Case, fixed, interleave
+from benchmarks.work import batch_of, joint_step, plain_steps, repeated
 from metamixer.cohort.cohort import Cohort
 from metamixer.losses import DML
 from metamixer.mixers import NoMix

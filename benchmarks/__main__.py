@@ -1,17 +1,20 @@
-"""``metamixer bench``: how fast it is here, against plain steps, against others, against what was promised."""
+"""``python -m benchmarks``: measure training on this machine, against plain steps and other libraries."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from rich.text import Text
 
-from metamixer.bench.bars import judge
-from metamixer.bench.report import QUICK, Findings, bar_row, case_row, figure_row
-from metamixer.bench.results import Section
-from metamixer.bench.running import SUITES, run
-from metamixer.bench.settings import NETWORKS, PRECISIONS, Settings, pick, words
+from benchmarks.bars import judge
+from benchmarks.report import QUICK, Findings, bar_row, case_row, figure_row
+from benchmarks.results import Section
+from benchmarks.running import SUITES, run
+from benchmarks.settings import NETWORKS, PRECISIONS, Settings, pick, words
+from metamixer.cli.app import Device
 from metamixer.cli.console import console, say, table, titled
 from metamixer.cli.exit_codes import told
 from metamixer.config.yaml_file import RecipeError
@@ -19,6 +22,25 @@ from metamixer.core import trusted_imports
 from metamixer.core.text import clean
 
 _STYLES = {"aim": "green", "pass": "green", "FAIL": "red"}
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def main(
+    suite: Annotated[str | None, typer.Option(metavar="A,B", help=f"{', '.join(SUITES)}. [default: all]")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Number of repetitions. [default: 7]")] = None,
+    networks: Annotated[str | None, typer.Option(metavar="A,B", help=f"[default: {','.join(NETWORKS)}]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step of a small network. [default: 128]")] = None,
+    precision: Annotated[str | None, typer.Option(metavar="32,bf16", help="One or both. [default: both]")] = None,
+    device: Annotated[Device, typer.Option(help="Device to measure on.")] = Device.auto,
+    threads: Annotated[int | None, typer.Option(help="Number of CPU threads of torch.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Smoke test with tiny sizes.")] = False,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder.")] = Path("runs/bench"),
+) -> None:
+    """Benchmark training on this machine, against plain training and other libraries."""
+    raise typer.Exit(bench(suite, rounds, networks, batch_size, precision, device.value, threads, quick, out))
 
 
 @told
@@ -62,7 +84,7 @@ def bench(
     _show(findings)
     if quick:
         say(QUICK, style="yellow")
-    say(f"written: {out / 'bench.md'}, bench.json and bench.png beside it")
+    say(f"written: {out / 'bench.md'} and bench.json")
     return 0
 
 
@@ -92,3 +114,7 @@ def _show_section(title: str, section: Section) -> None:
         console().print(titled(title, made))
     for missing in section.missing:
         say(f"{title}: not measured: {missing.name}: {missing.reason}", style="yellow")
+
+
+if __name__ == "__main__":
+    app()

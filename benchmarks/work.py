@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metamixer.bench.settings import Settings, Shape
+from benchmarks.settings import Settings, Shape
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.plan import Mixer
 from metamixer.core.seeding import generator

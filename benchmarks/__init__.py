@@ -1,0 +1,1 @@
+"""How fast metamixer is on this machine: ``python -m benchmarks``. One suite a file, listed in ``running.SUITES``."""
