@@ -44,8 +44,12 @@ def test_runs_of_the_same_method_count_first():
 
 def test_epochs_are_scaled_and_what_is_beside_them_is_not():
     study, longer = Study.of(CONTENT), Study.of({**CONTENT, "changes": ["train.epochs=20"]})
-    lines = [line(study.cells[0], study.content.measure, 30, beside=7)]
+    measure = study.content.measure
+    lines = [line(study.cells[0], measure, 30, beside=7)]
     assert remaining(longer, lines) == Left(4, 4 * (300 + 7), 0)
+    # Several processes made it, so nobody knows what starting took.
+    lines.append(line(study.cells[2], measure, 20).model_copy(update={"process_seconds": None}))
+    assert remaining(longer, lines) == Left(4, 2 * (300 + 7) + 2 * (200 + 7), 0)
 
 
 @pytest.mark.parametrize("other", [{"threads": 2}, {"machine": "N"}, {"epochs": None}, {"cost": "another"}], ids=str)

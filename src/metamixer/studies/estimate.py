@@ -60,8 +60,8 @@ def left(
     """How long some runs will take.
 
     A run takes as long as the median of the runs that had the same data, networks and settings of training, on the same
-    machine with the same number of threads; if some of them had its method and mixer too, of those. The time of other
-    numbers of epochs is scaled, that of starting and measuring is not.
+    machine with the same number of threads; if some of them had its method and mixer too, of those. What their epochs
+    took is scaled to its number of epochs; starting and measuring is added as it was.
 
     Args:
         cells: the runs that have not ended.
@@ -88,12 +88,11 @@ def _seconds(cell: Cell, cost: str, lines: Collection[Line]) -> float | None:
     alike = [line for line in lines if line.cost == cost]
     names = [dict(cell.row).get(axis) for axis in ("methods", "mixers")]
     own = [line for line in alike if [line.row.get(axis) for axis in ("methods", "mixers")] == names]
-    found = []
-    for line in own or alike:
-        if line.seconds is not None and line.epochs:
-            beside = max(0.0, (line.process_seconds or 0.0) - line.seconds)  # starting and measuring take no epochs
-            found.append(beside + line.seconds * cell.recipe.train.epochs / line.epochs)
-    return median(found) if found else None
+    epochs = [line.seconds / line.epochs for line in own or alike if line.seconds is not None and line.epochs]
+    beside = [line.process_seconds - (line.seconds or 0.0) for line in alike if line.process_seconds is not None]
+    if not epochs:
+        return None
+    return cell.recipe.train.epochs * median(epochs) + (median(beside) if beside else 0.0)
 
 
 def _duration(seconds: float) -> str:

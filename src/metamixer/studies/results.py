@@ -31,7 +31,7 @@ class Line(BaseModel):
         metrics: all of ``metamixer.studies.columns.FIGURES`` that it has; NaN, in the file null, where not finite.
         epochs: that it trained.
         seconds: of its epochs with their validation, without what was lost when it was stopped.
-        process_seconds: of its last process: with start and measurements. At least ``seconds``.
+        process_seconds: of its process, with start and measurements; None where it took several.
         cost: runs with the same value take the same time for an epoch, up to method and mixer.
         threads: of torch.
         memory: the largest of its process, in bytes; None: not known.

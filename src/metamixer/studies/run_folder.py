@@ -53,7 +53,7 @@ def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, me
         metrics=read_figures(found),
         epochs=cell.recipe.train.epochs,
         seconds=round(seconds, 3),
-        process_seconds=round(max(seconds, took), 3),
+        process_seconds=round(took, 3) if took >= seconds else None,  # less: it did a part of the epochs
         cost=cost_of(cell.recipe, measure),
         threads=environment.get("threads"),
         memory=memory,
