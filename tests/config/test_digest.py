@@ -115,10 +115,10 @@ class AfterLoss(nn.Module):
 def test_a_setting_that_is_added_changes_the_checksum_only_where_it_says_something(
     monkeypatch, key, table, before, after, neutral, other
 ):
-    monkeypatch.setitem(table.entries, "mine", Entry(f"tests.test_digest:{before.__name__}", "one setting more"))
+    monkeypatch.setitem(table.entries, "mine", Entry(f"{__name__}:{before.__name__}", "one setting more"))
     old = Recipe.of({key: "mine"})
     old_digest, old_what = old.digest, old._what
-    monkeypatch.setitem(table.entries, "mine", Entry(f"tests.test_digest:{after.__name__}", "one setting more"))
+    monkeypatch.setitem(table.entries, "mine", Entry(f"{__name__}:{after.__name__}", "one setting more"))
     same, changed = (Recipe.of({key: {"name": "mine", **settings}}) for settings in (neutral, other))
     assert same.digest == old_digest
     assert same._what == old_what
