@@ -4,6 +4,7 @@ import json
 import random
 import string
 import time
+from dataclasses import fields
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ OPTIONS = sorted(
         "name",
         *DataSection.model_fields,
         *PeerSection.model_fields,
-        *TrainSection.model_fields,
+        *(each.name for each in fields(TrainSection)),
         *Optim.__dataclass_fields__,
         *("local_alpha", "stages", "temperature", "weight", "lam"),
     }

@@ -120,13 +120,13 @@ def test_a_sample_that_is_not_a_number_is_found():
 
 
 def test_training_resumes_to_the_same_bits(tmp_path):
-    select = SmallLoss(0.3, 0.5)
-    whole = toys.trainer(tmp_path / "whole", select=select)
+    selecting = {"select_small_loss": 0.3, "select_small_loss_ramp": 0.5}
+    whole = toys.trainer(tmp_path / "whole", **selecting)
     whole.fit(toys.loader(), toys.validation())
-    broken = toys.trainer(tmp_path / "broken", select=select)
+    broken = toys.trainer(tmp_path / "broken", **selecting)
     with pytest.raises(ConnectionError):
         broken.fit(toys.StopAt(toys.loader(), 12), toys.validation())
-    rest = toys.trainer(tmp_path / "broken", select=select)
+    rest = toys.trainer(tmp_path / "broken", **selecting)
     rest.fit(toys.loader(), toys.validation(), resume=True)
     plain = toys.trainer()
     plain.fit(toys.loader(), toys.validation())

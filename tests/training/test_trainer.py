@@ -19,10 +19,12 @@ from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.core.seeding import derive, generator
 from metamixer.data import Augment, TrainLoader
 from metamixer.losses import LMCL, MCL
+from metamixer.training.callbacks import flat_row
 from metamixer.training.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.run_logger import Files
 from metamixer.training.sanity_check import check_parts
+from metamixer.training.settings import TrainSettings
 from metamixer.training.train_step import train_step
 from metamixer.training.trainer import Best, TrainingError
 from tests import toys
@@ -203,8 +205,9 @@ def test_both_sides_of_the_speed_are_told(tmp_path, reading):
     else:
         assert record.data_images_per_second is None
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert row["compute_images_per_second"] == row["flat"]["compute_images_per_second"]
-    assert ("data_images_per_second" in row) == ("data_images_per_second" in row["flat"]) == (reading == "disk")
+    assert "flat" not in row, "each number stands there once"
+    assert ("data_images_per_second" in row) == (reading == "disk")
+    assert flat_row(row) == record.flat(), "metrics.csv is made again from it"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -327,8 +330,8 @@ def test_gradients_do_not_add_up_in_cuda_graphs():
     cohort = Cohort([toys.network(0), toys.network(1)], stages=["0", "1"], compile="reduce-overhead")
     gpu = SimpleNamespace(device=torch.device("cuda"), world=1, shares=1, groups=1)
     with pytest.raises(TrainingError, match=r"micro_batches=2: .* accepted are compile='default' or micro_batches=1"):
-        check_parts(cohort, Independent(), gpu, "joint", 2, 2, "stop")
-    check_parts(cohort, Independent(), gpu, "joint", 1, 1, "stop")
+        check_parts(cohort, Independent(), gpu, TrainSettings(micro_batches=2))
+    check_parts(cohort, Independent(), gpu, TrainSettings())
 
 
 def test_dropout_in_threads_is_an_error_of_the_training():

@@ -59,7 +59,7 @@ def _accelerator(job: Job) -> str:
 
 
 def _check(recipe: Recipe, job: Job) -> None:
-    """What :class:`metamixer.training.distributed.Engine` and the trainer refuse about processes, hours earlier."""
+    """What trainer and process grid refuse about processes, hours earlier."""
     train, world = recipe.train, job.processes
     if world % train.peer_groups:
         raise RecipeError(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,8 +30,7 @@ from metamixer.core.seeding import derive
 from metamixer.models.factory import build, check_name
 from metamixer.training.nan_checks import not_finite_weight
 from metamixer.training.optimizer import Optim
-from metamixer.training.optimizer_step import OnNonfinite
-from metamixer.training.trainer import Update
+from metamixer.training.settings import TrainSettings
 
 
 def flat(content: Any, place: str = "", *, lists: bool = True) -> dict[str, Any]:
@@ -133,59 +133,24 @@ class PeerSection(_Section):
 _INSTEAD = "compile=reduce-overhead lets torch record CUDA graphs"
 
 
-class TrainSection(_Section):
-    """The loop.
+@dataclass(frozen=True)
+class TrainSection(TrainSettings):
+    """The loop: :class:`~metamixer.training.settings.TrainSettings`, and what builds its batches and peers.
 
     Args:
-        epochs: how many times the training images are seen.
         batch_size: images in a step, over all processes.
-        seed: of everything random in training and of the initial weights.
-        precision: ``32``, or ``bf16`` (autocast), about twice as fast where the processor has it.
-        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        devices: processes on this machine.
-        num_nodes: machines. Under torchrun, devices and num_nodes are what it started.
-        peer_groups: groups of processes that the peers are divided among, so that a device holds its own peers alone;
-            1: every process has all peers and a share of the images.
         sync_batchnorm: batch norm over the images of all processes of a group; CUDA only.
-        timeout: minutes after which a process that does not answer is given up.
-        micro_batches: parts that a batch is computed in, one after the other, where it does not fit into memory.
-        mixing_groups: samples find their partners in their own of so many parts of a batch; None: as processes and
-            micro-batches need it.
-        on_nonfinite: what follows a loss or gradient that is infinite or NaN: ``stop``, ``skip`` the step, or
-            ``backoff``: skip it and halve the learning rate.
         per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
-        update: ``joint``, or ``alternating``: one peer after the other, as in DML's Algorithm 1.
-        select_small_loss: for wrong labels, with every loss: the share of each batch, of the largest cross-entropies,
-            that is left out (``metamixer.training.small_loss``); 0: none.
-        select_small_loss_ramp: the share of training over which that share rises from 0.
         parallel: peers one after the other (``none``), or side by side on the cores of a CPU (``threads``).
         compile: mode of ``torch.compile`` for the peers: ``false``, ``default``, or ``reduce-overhead`` and
             ``max-autotune``, which record CUDA graphs on a GPU.
-        checkpoint_every: epochs between checkpoints.
-        validate_every: epochs between validations; the last epoch always ends with one.
     """
 
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(64, ge=2)
-    seed: int = Field(0, ge=0)
-    precision: Literal["32", "bf16"] = "32"
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1)
-    num_nodes: int = Field(1, ge=1)
-    peer_groups: int = Field(1, ge=1)
+    batch_size: Annotated[int, Field(ge=2)] = 64
     sync_batchnorm: bool = False
-    timeout: float = Field(10.0, gt=0)
-    micro_batches: int = Field(1, ge=1)
-    mixing_groups: int | None = Field(None, ge=1)
-    on_nonfinite: OnNonfinite = "stop"
-    per_class: int | None = Field(None, ge=2)
-    update: Update = "joint"
-    select_small_loss: float = Field(0.0, ge=0, lt=1, json_schema_extra={"neutral": 0.0})
-    select_small_loss_ramp: float = Field(0.05, ge=0, le=1, json_schema_extra={"neutral": 0.05})
+    per_class: Annotated[int, Field(ge=2)] | None = None
     parallel: Parallel = "none"
     compile: Compile = False
-    checkpoint_every: int = Field(1, ge=1)
-    validate_every: int = Field(1, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -231,6 +196,13 @@ _DEFAULTS: dict[str, Any] = {
     "loss": {"name": "dml"},
 }
 
+
+_TRAIN = (
+    "epochs", "batch_size", "seed", "precision", "accelerator", "devices", "num_nodes", "peer_groups", "sync_batchnorm",
+    "timeout", "micro_batches", "mixing_groups", "on_nonfinite", "per_class", "update", "parallel", "compile",
+    "checkpoint_every", "validate_every",
+)  # fmt: skip
+"""The order of the first version's ``train`` section in files, and so in checksums; what was added comes after."""
 
 LAYOUT = ("devices", "num_nodes", "peer_groups", "timeout")
 """Settings of ``train`` that say who computes, and not what."""
@@ -304,6 +276,7 @@ class Recipe(_Section):
         content: dict[str, Any] = self.model_dump(mode="json")
         for key, table in (("mixer", MIXERS), ("loss", LOSSES)):
             content[key] = {"name": content[key]["name"], **all_settings(content[key], table)}
+        content["train"] = {key: content["train"][key] for key in dict.fromkeys((*_TRAIN, *content["train"]))}
         # In which order a network's options were written changes no checksum.
         own = PeerSection.model_fields
         content["peers"] = [

@@ -61,7 +61,7 @@ def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[s
     Raises:
         RecipeError, DataError: the recipe does not fit.
     """
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": images, "seed": seed})})
+    recipe = recipe.model_copy(update={"train": replace(recipe.train, batch_size=images, seed=seed)})
     data = load_data(recipe)
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     batch = next(train_loader(recipe, data, torch.device("cpu")).epoch(0))

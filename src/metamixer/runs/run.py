@@ -27,9 +27,8 @@ from metamixer.runs.classifier import Classifier
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
 from metamixer.training.callbacks import Callback
-from metamixer.training.distributed import Engine, is_first_process
+from metamixer.training.distributed import ProcessGrid, is_first_process
 from metamixer.training.run_logger import Files
-from metamixer.training.small_loss import SmallLoss
 from metamixer.training.trainer import Best, Fitted, Trainer
 
 
@@ -126,21 +125,13 @@ def train(
     """
     if is_first_process():
         _prepare_folder(recipe, folder, resume)
-    settings = recipe.train
     try:
-        engine = Engine(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            precision=settings.precision,
-            peer_groups=settings.peer_groups,
-            timeout=settings.timeout,
-        )
+        grid = ProcessGrid(recipe.train)
     except ValueError as error:
         raise RecipeError(f"train.{error}") from error
-    engine.launch()
-    folder, resume = Path(engine.told(str(folder))), engine.told(resume)
-    if len(set(engine.everyone(recipe.digest))) > 1:
+    grid.launch()
+    folder, resume = Path(grid.told(str(folder))), grid.told(resume)
+    if len(set(grid.everyone(recipe.digest))) > 1:
         raise RecipeError("the processes of this run were given different recipes")
     data = load_data(recipe) if data is None else data
     if data.test is None and data.val is None:
@@ -155,27 +146,17 @@ def train(
         cohort,
         mixer,
         loss,
+        recipe.train,
         optim=recipe.optim,
-        epochs=settings.epochs,
-        seed=settings.seed,
-        engine=engine,
-        micro_batches=settings.micro_batches,
-        mixing_groups=settings.mixing_groups,
-        on_nonfinite=settings.on_nonfinite,
-        update=settings.update,
-        select=SmallLoss(settings.select_small_loss, settings.select_small_loss_ramp)
-        if settings.select_small_loss
-        else None,
+        grid=grid,
         folder=folder,
-        checkpoint_every=settings.checkpoint_every,
-        validate_every=settings.validate_every,
         names=recipe.names,
         classes=len(data.classes),
         callbacks=(Files(folder), *callbacks),
         facts={"recipe": recipe.digest},
     )
     data = data.to(trainer.device)
-    if engine.is_first:
+    if grid.is_first:
         write_whole(folder / "recipe.yaml", recipe.as_yaml())
         write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
@@ -206,7 +187,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
     batches = eval_loader(recipe, data, images, trainer.device)
 
     last = trainer.evaluate(batches)
-    best, cohort, engine = fitted.best, trainer.cohort, trainer.engine
+    best, cohort, grid = fitted.best, trainer.cohort, trainer.grid
     load_checkpoint(cohort, folder, "BEST")
     deployed = (last if best.epoch == recipe.train.epochs else trainer.evaluate(batches)).peers[best.peer]
     model = folder / "model.safetensors"
@@ -218,7 +199,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
         "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
         "metamixer": version("metamixer"),
     }
-    if engine.share == 0 and best.peer in cohort.here:
+    if grid.share == 0 and best.peer in cohort.here:
         peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
         Classifier(
             network=cohort.peers[best.peer],
@@ -231,8 +212,8 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             std=data.std,
             facts=facts,
         ).save(model)
-    engine.barrier()  # the file is there before the report that speaks of it
-    if engine.is_first:
+    grid.barrier()  # the file is there before the report that speaks of it
+    if grid.is_first:
         report = {
             "split": split,
             "last_epoch": last.as_dict(),
@@ -243,7 +224,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
         }
         # That the file is there says that the run has ended.
         write_whole(folder / "report.json", json.dumps(report, indent=1))
-    engine.close()
+    grid.close()
     return Result(folder, split, last, deployed, best, model)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from metamixer.core.types import Terms
 from metamixer.evaluation.evaluate import Report
@@ -81,19 +82,13 @@ class EpochRecord:
             return None
         return self.images_per_second / self.waiting
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as a line of ``metrics.jsonl`` holds them."""
+        return asdict(self) | self.speed() | {"val": self.val.as_dict() if self.val else None}
+
     def flat(self) -> dict[str, float]:
         """One level of names, as in ``distill/1`` and ``val/accuracy/ensemble``, for tables and event files."""
-        row: dict[str, float] = {"epoch": self.epoch, "step": self.step, "lr": self.lr}
-        for name, values in {**self.terms, "train_accuracy": self.train_accuracy}.items():
-            row |= {f"{name}/{peer}": value for peer, value in enumerate(values)}
-        if self.val is not None:
-            for index, score in enumerate(self.val.rows):
-                label = "ensemble" if index == len(self.val.peers) else index
-                row |= {f"val/accuracy/{label}": score.accuracy, f"val/nll/{label}": score.nll}
-            row["val/agreement"] = self.val.agreement
-        if self.skipped:
-            row["skipped"] = self.skipped
-        return row | self.speed() | {"seconds": self.seconds}
+        return flat_row(self.as_dict())
 
     def speed(self) -> dict[str, float]:
         """Images per second of the whole and of each side as far as it is known, and the share of waiting."""
@@ -104,6 +99,21 @@ class EpochRecord:
             **({} if data is None else {"data_images_per_second": data}),
             "waiting": self.waiting,
         }
+
+
+def flat_row(line: Mapping[str, Any]) -> dict[str, float]:
+    """:meth:`EpochRecord.flat` of what :meth:`EpochRecord.as_dict` gave."""
+    row: dict[str, float] = {name: line[name] for name in ("epoch", "step", "lr")}
+    for name, values in {**line["terms"], "train_accuracy": line["train_accuracy"]}.items():
+        row |= {f"{name}/{peer}": value for peer, value in enumerate(values)}
+    if (val := line["val"]) is not None:
+        for label, score in (*enumerate(val["peers"]), ("ensemble", val["ensemble"])):
+            row |= {f"val/accuracy/{label}": score["accuracy"], f"val/nll/{label}": score["nll"]}
+        row["val/agreement"] = val["agreement"]
+    if line["skipped"]:
+        row["skipped"] = line["skipped"]
+    speed = ("images_per_second", "compute_images_per_second", "data_images_per_second", "waiting", "seconds")
+    return row | {name: line[name] for name in speed if name in line}
 
 
 class Callback(Protocol):

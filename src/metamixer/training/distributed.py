@@ -1,4 +1,6 @@
-"""Device, precision and processes: what a trainer asks of Lightning Fabric, and how processes share the work.
+"""Device, precision and processes of a trainer, and how processes share the work.
+
+One process needs torch alone. For several, Lightning Fabric starts them and makes them meet; it is imported only then.
 
 There are ``peer_groups`` groups of processes with an equal share of the peers each; inside of a group every process
 has an equal share of every batch. Process ``group * shares + share`` has the peers of ``group`` and the images of
@@ -11,40 +13,22 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-Precision = Literal["32", "bf16"]
-_FABRIC_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
+from metamixer.training.settings import TrainSettings
+
 T = TypeVar("T")
 
 
 class ProcessLost(RuntimeError):
     """Another process of the run ended or does not answer; the run goes on from its last checkpoint."""
-
-
-class _Strategy(DDPStrategy):  # type: ignore[misc]
-    """Gradients are averaged inside of a peer group only."""
-
-    members: Any = None
-    alone = False
-
-    def setup_module(self, module: nn.Module) -> Any:
-        """Fabric's own, for a part of the processes."""
-        if self.alone:
-            return module
-        return DistributedDataParallel(
-            module, device_ids=self._determine_ddp_device_ids(), process_group=self.members, **self._ddp_kwargs
-        )
 
 
 def started_from_outside() -> bool:
@@ -57,51 +41,36 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-class Engine:
+class ProcessGrid:
     """Where a trainer computes, and with how many processes.
 
     Args:
-        accelerator, devices, num_nodes: as in Lightning Fabric. Under torchrun the processes are those that it started.
-        precision: ``32`` or ``bf16`` (autocast).
-        peer_groups: how many groups of processes the peers are spread over.
-        timeout: minutes after which a process that does not answer is given up.
+        settings: accelerator, devices, machines, precision, peer groups and timeout.
 
     Raises:
-        ValueError: the processes cannot be divided among the groups.
+        ValueError: the processes cannot be divided among the groups, or there is no such device.
     """
 
-    def __init__(
-        self,
-        *,
-        accelerator: str = "auto",
-        devices: int = 1,
-        num_nodes: int = 1,
-        precision: Precision = "32",
-        peer_groups: int = 1,
-        timeout: float = 10.0,
-    ) -> None:
+    def __init__(self, settings: TrainSettings) -> None:
+        devices, nodes = settings.devices, settings.num_nodes
         if started_from_outside():
             devices = int(os.environ["LOCAL_WORLD_SIZE"])
-            num_nodes = int(os.environ["WORLD_SIZE"]) // devices
-        world = devices * num_nodes
-        if peer_groups < 1 or world % peer_groups:
+            nodes = int(os.environ["WORLD_SIZE"]) // devices
+        world, groups = devices * nodes, settings.peer_groups
+        if world % groups:
             raise ValueError(
-                f"peer_groups={peer_groups}: {world} process{'es' * (world > 1)} cannot be divided among so many "
-                f"groups; devices={max(1, peer_groups)}, torchrun with a multiple of that, or peer_groups=1 would work"
+                f"peer_groups={groups}: {world} process{'es' * (world > 1)} cannot be divided among so many "
+                f"groups; accepted are devices={groups}, torchrun with a multiple of that, or peer_groups=1"
             )
-        self._timeout = timedelta(minutes=timeout)
-        self._strategy = _Strategy(timeout=self._timeout) if world > 1 else None
-        with _quiet_fabric():
-            self.fabric = Fabric(
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                precision=_FABRIC_PRECISION[precision],
-                strategy=self._strategy or "auto",
-            )
-        self.groups, self.shares = peer_groups, world // peer_groups
+        self._timeout = timedelta(minutes=settings.timeout)
+        self._fabric: Any = _fabric(settings, devices, nodes, self._timeout) if world > 1 else None
+        self.device: torch.device = self._fabric.device if self._fabric else _device(settings.accelerator)
+        """Where this process computes."""
+        self._half = torch.bfloat16 if settings.precision == "bf16" else None
+        self.groups, self.shares = groups, world // groups
         self.across: Any = None
         """The processes with the same images, one of each peer group."""
+        self._members: Any = None
         self._launched = False
         self._main_share: Any = None
         self._hosts: Any = None
@@ -114,7 +83,7 @@ class Engine:
     @property
     def rank(self) -> int:
         """This one's number."""
-        return int(self.fabric.global_rank)
+        return int(self._fabric.global_rank) if self._fabric else 0
 
     @property
     def group(self) -> int:
@@ -129,29 +98,25 @@ class Engine:
     @property
     def is_first(self) -> bool:
         """Whether this process speaks and writes."""
-        return bool(self.fabric.is_global_zero)
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-        device: torch.device = self.fabric.device
-        return device
+        return self.rank == 0
 
     def launch(self) -> None:
         """Start the other processes, or meet them; a second call does nothing."""
         if self._launched:
             return
         self._launched = True
-        with _quiet_fabric():
-            self.fabric.launch()
-        if self._strategy is None:
+        if self._fabric is None:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
             return
+        with _quiet_fabric():
+            self._fabric.launch()
         shares, groups = self.shares, self.groups
         for group in range(groups):  # every process has to take part in the making of every group
             ranks = [group * shares + share for share in range(shares)]
             made = dist.new_group(ranks, timeout=self._timeout)
             if group == self.group:
-                self._strategy.members = made
+                self._members = made
         for share in range(shares):
             ranks = [group * shares + share for group in range(groups)]
             made = dist.new_group(ranks, timeout=self._timeout)
@@ -162,34 +127,38 @@ class Engine:
         self._hosts = dist.new_group(backend="gloo", timeout=self._timeout)
         firsts = [group * shares for group in range(groups)]
         self._main_share = dist.new_group(firsts, backend="gloo", timeout=self._timeout)
-        self._strategy.alone = shares == 1
 
-    def setup(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """Module and optimizer, ready for this device, precision and these processes."""
-        return cast(tuple[Any, Any], self.fabric.setup(module, optimizer))
+    def setup(self, module: nn.Module) -> nn.Module:
+        """The module on its device, with gradients that are averaged over the shares of the images."""
+        module.to(self.device)
+        if self.shares == 1:
+            return module
+        from torch.nn.parallel import DistributedDataParallel
+
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, process_group=self._members)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision, for computing outside of the module that was set up."""
-        return cast(AbstractContextManager[Any], self.fabric.autocast())
+        """The precision, as a context of all that is computed."""
+        return torch.autocast(self.device.type, self._half) if self._half else nullcontext()
 
     def backward(self, objective: Tensor) -> None:
         """Gradients, averaged over the shares unless :meth:`without_averaging`."""
-        self.fabric.backward(objective)
+        objective.backward()  # type: ignore[no-untyped-call]
 
     def without_averaging(self, module: Any) -> AbstractContextManager[Any]:
         """Gradients stay in this process, until one that is averaged adds them up."""
-        if self.shares == 1:
-            return nullcontext()
-        return cast(AbstractContextManager[Any], self.fabric.no_backward_sync(module))
+        found: AbstractContextManager[Any] = nullcontext() if self.shares == 1 else module.no_sync()
+        return found
 
     def align(self, module: nn.Module) -> None:
         """Give all shares the buffers of the first: batch norm's statistics are those of the images that it saw.
 
         While it trains each forward pass begins with this; whoever looks at the module in between has to ask for it.
         """
-        if self.shares > 1 and self._strategy is not None:
+        if self.shares > 1:
             for buffer in module.buffers():
-                dist.broadcast(buffer, self.group * self.shares, group=self._strategy.members)
+                dist.broadcast(buffer, self.group * self.shares, group=self._members)
 
     def align_copies(self, loss: nn.Module) -> None:
         """Give all peer groups the loss of the first: copies are equal but for devices that sum in another order."""
@@ -199,10 +168,10 @@ class Engine:
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over the shares of the images; the peer groups have the same."""
-        if self.shares == 1 or self._strategy is None:
+        if self.shares == 1:
             return values
         values = values.to(self.device, copy=True)
-        dist.all_reduce(values, group=self._strategy.members)
+        dist.all_reduce(values, group=self._members)
         return values
 
     def largest(self, *numbers: float) -> list[float]:
@@ -250,7 +219,7 @@ class Engine:
         They let go of Python objects. A process group that ends at that moment waits for them with the interpreter's
         lock in its hand, and they for the lock.
         """
-        if self._strategy is not None and dist.is_initialized():
+        if self._fabric is not None and dist.is_initialized():
             time.sleep(0.3)
 
     @contextmanager
@@ -275,6 +244,30 @@ def _of_connection(text: str) -> bool:
 def _in_a_line(error: RuntimeError) -> str:
     """Its first sentence, without the place in the source that gloo begins with."""
     return re.sub(r"^\[[^\]]*\] ", "", str(error).splitlines()[0]).partition(". ")[0][:200]
+
+
+def _device(accelerator: str) -> torch.device:
+    """The device of a run of one process; ValueError if there is none of that kind."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(name for name in there if there[name]) if accelerator == "auto" else accelerator
+    if not there[kind]:
+        raise ValueError(f"accelerator={kind}: torch finds no such device; accepted are {_listed(there)}")
+    return torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+
+
+def _listed(there: Mapping[str, bool]) -> str:
+    return ", ".join(["auto", *(name for name, is_there in there.items() if is_there)])
+
+
+def _fabric(settings: TrainSettings, devices: int, nodes: int, timeout: timedelta) -> Any:
+    """Fabric for several processes: it is asked to start them and to make them meet, and for their devices."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    with _quiet_fabric():
+        return Fabric(
+            accelerator=settings.accelerator, devices=devices, num_nodes=nodes, strategy=DDPStrategy(timeout=timeout)
+        )
 
 
 @contextmanager

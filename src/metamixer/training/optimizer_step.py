@@ -7,25 +7,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
-from metamixer.core.plan import MixPlan
-from metamixer.core.types import Batch, total
-from metamixer.training.distributed import Engine
+from metamixer.core.types import Outputs, Terms, total
+from metamixer.training.distributed import ProcessGrid
 from metamixer.training.nan_checks import LateLook, not_finite, not_finite_images
 from metamixer.training.out_of_memory import is_of_memory, what_fits
+from metamixer.training.settings import TrainSettings
 from metamixer.training.small_loss import SmallLoss
-from metamixer.training.train_step import Step, follow
+from metamixer.training.train_step import Step, StepInput, follow
 
-Computed = tuple[dict[str, Tensor], Tensor, Tensor]
-"""What a step computes: terms and watched numbers by name ``(P,)``, logits ``(P, B, C)``, soft targets ``(B, C)``."""
-
-Update = Literal["joint", "alternating"]
-OnNonfinite = Literal["stop", "skip", "backoff"]
 MOST_SKIPPED = 10
 """Steps in a row that may be skipped: more of them are no accident."""
 
@@ -43,98 +38,83 @@ class DoesNotFit(TrainingError):
 
 
 class Line(nn.Module):
-    """Cohort and loss as one module: what Fabric wraps, what a checkpoint holds.
+    """Cohort and loss as one module: what learns together, and what a checkpoint holds."""
 
-    The work comes in as a function: Fabric walks through arguments to convert tensors and refuses frozen dataclasses.
-    """
-
-    def __init__(self, cohort: Cohort, loss: nn.Module) -> None:
+    def __init__(self, cohort: Cohort, loss: nn.Module, select: SmallLoss | None = None) -> None:
         super().__init__()
         self.cohort = cohort
         self.loss = loss
+        self.select = select
 
-    def forward(
-        self, work: Callable[[Cohort, nn.Module], Step]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-        """What the step computed, as Fabric can handle it."""
-        step = work(self.cohort, self.loss)
-        return dict(step.terms), dict(step.watched), step.outputs.logits, step.targets
+    def forward(self, given: Callable[[], StepInput]) -> Step:
+        """The step; its input comes in as a function, because torch's wrapper for several processes copies tensors."""
+        return follow(self.cohort, self.loss, given(), self.select)
 
 
 class Updates:
     """Updates the weights of all peers from one batch.
 
     Args:
-        engine: device, precision, processes.
+        grid: device, precision, processes.
         line: cohort and loss.
-        module: the line as the engine set it up.
-        optimizer: as the engine set it up.
+        module: the line as the grid set it up.
+        optimizer: of its weights.
         clip: the largest gradient norm of a peer, or None.
         names: of the peers, for messages.
-        update: ``joint`` or ``alternating``.
-        micro_batches: parts that a batch is computed in, one after the other; the gradients add up.
-        on_nonfinite: what follows a loss or gradient that is not finite. ``stop``: an error. ``skip``: this step
-            changes nothing, batch norm's statistics included. ``backoff``: that, and half the learning rate afterwards.
-        select: leaves samples out of the loss, of each part and each process's share by itself.
+        settings: how a batch is computed, and what follows a loss or gradient that is not finite.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        grid: ProcessGrid,
         line: Line,
-        module: Any,
-        optimizer: Any,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
         *,
         clip: float | None,
         names: Sequence[str],
-        update: Update = "joint",
-        micro_batches: int = 1,
-        on_nonfinite: OnNonfinite = "stop",
-        select: SmallLoss | None = None,
+        settings: TrainSettings,
     ) -> None:
-        self.engine, self.line, self.module, self.optimizer = engine, line, module, optimizer
-        self.clip, self.names, self.update = clip, names, update
-        self.micro_batches, self.on_nonfinite, self.select = micro_batches, on_nonfinite, select
+        self.grid, self.line, self.module, self.optimizer = grid, line, module, optimizer
+        self.clip, self.names, self.settings = clip, names, settings
         self.factor = 1.0
         """Of the learning rate; ``backoff`` halves it."""
         self.skipped_in_a_row = 0
         # Reading a loss waits for the device. On an accelerator that is done one step late, unless it must decide.
-        self._looks_at_once = engine.device.type == "cpu" or on_nonfinite != "stop"
+        self._looks_at_once = grid.device.type == "cpu" or settings.on_nonfinite != "stop"
         self._late = LateLook(names)
 
-    def __call__(self, batch: Batch, plan: MixPlan, progress: float, when: str) -> Computed | None:
+    def __call__(self, given: StepInput, when: str) -> Step | None:
         """One step; None if it was skipped.
 
         Args:
-            batch: of this process.
-            plan: for that batch.
-            progress: the share of training that is done.
+            given: batch, plan and progress of this process.
             when: the step, for messages.
 
         Raises:
             TrainingError: the parts do not fit together, a loss is not finite, or the memory is too small.
         """
-        kept = None if self.on_nonfinite == "stop" else [buffer.clone() for buffer in self.line.buffers()]
+        kept = None if self.settings.on_nonfinite == "stop" else [buffer.clone() for buffer in self.line.buffers()]
         try:
-            computed = self._compute(batch, plan, progress)
+            step = self._compute(given)
         except _NotFinite as found:
-            self._skip(not_finite_images(batch.images) or str(found), when, kept)
+            self._skip(not_finite_images(given.batch.images) or str(found), when, kept)
             return None
         except (RuntimeError, MemoryError) as error:
             if not is_of_memory(error):
                 raise
         else:
             self.skipped_in_a_row = 0
-            if not self._looks_at_once and (found_late := self._late.look(computed[0], when)):
+            if not self._looks_at_once and (found_late := self._late.look({**step.terms, **step.watched}, when)):
                 raise NotFiniteError(found_late)
-            return computed
+            return step
 
         # Only here, because the error held on to every tensor of the step.
         def fits(parts: int) -> bool:
-            return self._fits(batch, plan.within(parts).part(0, parts), parts, progress)
+            return self._fits(given.within(parts).part(0, parts))
 
-        alone = self.engine.world == 1 and self.update == "joint"
-        raise DoesNotFit(what_fits(batch, self.micro_batches, fits if alone else None))
+        alone = self.grid.world == 1 and self.settings.update == "joint"
+        raise DoesNotFit(what_fits(given.batch, self.settings.micro_batches, fits if alone else None))
 
     def finish(self) -> None:
         """Look at the last step as well, before its weights are saved.
@@ -145,79 +125,60 @@ class Updates:
         if found := self._late.rest():
             raise NotFiniteError(found)
 
-    def _compute(self, batch: Batch, plan: MixPlan, progress: float) -> Computed:
-        if self.update == "joint":
-            return self._learn(batch, plan, progress, None)
+    def _compute(self, given: StepInput) -> Step:
+        if self.settings.update == "joint":
+            return self._learn(given, None)
         terms: dict[str, Tensor] = {}
         for peer in self.line.cohort.learners:
-            now, logits, targets = self._learn(batch, plan, progress, peer)
-            for name, value in now.items():  # each peer's own number, from when it was its turn
+            step = self._learn(given, peer)
+            for name, value in {**step.terms, **step.watched}.items():  # each peer's own, from when it was its turn
                 own = torch.arange(len(value), device=value.device) == peer
-                terms[name] = torch.where(own, value.detach(), terms.get(name, value.detach()))
-        return terms, logits, targets
+                terms[name] = torch.where(own, value, terms.get(name, value))
+        return step._replace(terms=terms, watched={})
 
-    def _learn(self, batch: Batch, plan: MixPlan, progress: float, peer: int | None) -> Computed:
+    def _learn(self, given: StepInput, peer: int | None) -> Step:
         """Forward, backward and an update of all peers, or of one."""
         self.optimizer.zero_grad(set_to_none=True)
-        terms, watched, logits, targets = self._gradients(batch, plan, progress, peer)
+        step = self._gradients(given, peer)
         norms = self._clip()
         if self._looks_at_once:
-            wrong = not_finite(terms, self.names) or _wrong_norms(norms, self.optimizer)
-            if self.engine.largest(float(bool(wrong)))[0]:
-                raise _NotFinite(next(found for found in self.engine.everyone(wrong) if found))
+            wrong = not_finite(step.terms, self.names) or _wrong_norms(norms, self.optimizer)
+            if self.grid.largest(float(bool(wrong)))[0]:
+                raise _NotFinite(next(found for found in self.grid.everyone(wrong) if found))
         self.optimizer.step()
-        return {**terms, **watched}, logits, targets
+        return step
 
-    def _gradients(
-        self, batch: Batch, plan: MixPlan, progress: float, peer: int | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-        """Terms, what is watched, logits and targets of the batch; its gradients are on the weights."""
-        parts = self.micro_batches
+    def _gradients(self, given: StepInput, peer: int | None) -> Step:
+        """The step of the batch; its gradients are on the weights."""
+        parts, batch = self.settings.micro_batches, given.batch
         whole = len(batch if batch.whole is None else batch.whole)
         found = []
         for number in range(parts):
-            part = batch.part(number, parts)
+            part = given.part(number, parts)
             # Parts and shares differ by a sample where they do not divide the batch: each counts by its size.
-            weight = len(part) * self.engine.shares / whole
+            weight = len(part.batch) * self.grid.shares / whole
             last = number == parts - 1
-            with nullcontext() if last else self.engine.without_averaging(self.module):
-                terms, watched, logits, targets = self._forward(part, plan.part(number, parts), progress, peer)
-                objective = total(terms if peer is None else {name: term[peer] for name, term in terms.items()})
-                self.engine.backward(objective if weight == 1 else objective * weight)
-            if parts == 1:
-                return terms, watched, logits, targets
-            share = len(part) / len(batch)
-            found.append(
-                (
-                    {name: term.detach() * share for name, term in terms.items()},
-                    {name: value.detach() * share for name, value in watched.items()},
-                    logits.detach(),
-                    targets,
+            with nullcontext() if last else self.grid.without_averaging(self.module):
+                step = self._forward(part, peer)
+                objective = total(
+                    step.terms if peer is None else {name: term[peer] for name, term in step.terms.items()}
                 )
-            )
-        return (
-            _added([each[0] for each in found]),
-            _added([each[1] for each in found]),
-            torch.cat([each[2] for each in found], 1),
-            torch.cat([each[3] for each in found]),
-        )
+                self.grid.backward(objective if weight == 1 else objective * weight)
+            found.append((_numbers(step), len(part.batch) / len(batch)))
+            del step, objective  # and with them all activations
+        return found[0][0] if parts == 1 else _joined(found)
 
-    def _forward(
-        self, batch: Batch, plan: MixPlan, progress: float, peer: int | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-        def work(cohort: Cohort, loss: nn.Module) -> Step:
-            return follow(cohort, loss, batch, plan, progress, self.select)
-
+    def _forward(self, given: StepInput, peer: int | None) -> Step:
         try:
-            with self.line.cohort.learning(peer):
-                computed: tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor] = self.module(work)
-                return computed
+            with self.line.cohort.learning(peer), self.grid.autocast():
+                step = cast(Step, self.module(lambda: given))
         except ValueError as error:  # how parts say that they do not fit together
             raise TrainingError(str(error)) from error
+        return step._replace(terms=_float32(step.terms), watched=_float32(step.watched))
 
     def _clip(self) -> list[Tensor]:
         """The gradient norm of every group before it was clipped; none where nobody needs them."""
-        if self.clip is None and self.on_nonfinite == "stop":
+        if self.clip is None and self.settings.on_nonfinite == "stop":
             return []
         largest = float("inf") if self.clip is None else self.clip
         return [torch.nn.utils.clip_grad_norm_(group["params"], largest) for group in self.optimizer.param_groups]
@@ -232,20 +193,19 @@ class Updates:
         if self.skipped_in_a_row > MOST_SKIPPED:
             raise NotFiniteError(f"{found} in {when}, and so did the {MOST_SKIPPED} steps before it: {_ADVICE}")
         done = "skipped"
-        if self.on_nonfinite == "backoff":
+        if self.settings.on_nonfinite == "backoff":
             self.factor /= 2
             done = f"skipped, and the learning rate is {self.factor:g} of the schedule's from now on"
-        if self.engine.is_first:
+        if self.grid.is_first:
             warnings.warn(f"{found} in {when}: {done}", RuntimeWarning, stacklevel=4)
 
-    def _fits(self, batch: Batch, plan: MixPlan, parts: int, progress: float) -> bool:
-        """Whether the first of so many parts goes through forward and backward."""
+    def _fits(self, part: StepInput) -> bool:
+        """Whether a part of a batch goes through forward and backward."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self.engine.device.type == "cuda":
+        if self.grid.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            terms = self._forward(batch.part(0, parts), plan, progress, None)[0]
-            self.engine.backward(total(terms))
+            self.grid.backward(total(self._forward(part, None).terms))
         except (RuntimeError, MemoryError) as error:
             if not is_of_memory(error):
                 raise
@@ -269,5 +229,27 @@ def _wrong_norms(norms: Sequence[Tensor], optimizer: Any) -> str:
     return ""
 
 
-def _added(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+def _float32(terms: Terms) -> dict[str, Tensor]:
+    """Terms that were computed in half precision are added up in float32."""
+    half = (torch.bfloat16, torch.float16)
+    return {name: term.float() if term.dtype in half else term for name, term in terms.items()}
+
+
+def _numbers(step: Step) -> Step:
+    """A step without its graph and without the activations inside of the networks."""
+    terms, watched = ({name: value.detach() for name, value in of.items()} for of in (step.terms, step.watched))
+    return Step(terms, Outputs(step.outputs.logits.detach()), step.targets, watched)
+
+
+def _joined(found: Sequence[tuple[Step, float]]) -> Step:
+    """The step of a batch from those of its parts and the share of the batch that each of them had."""
+
+    def added(parts: Sequence[tuple[Terms, float]]) -> dict[str, Tensor]:
+        return {name: torch.stack([part[name] * share for part, share in parts]).sum(0) for name in parts[0][0]}
+
+    return Step(
+        added([(step.terms, share) for step, share in found]),
+        Outputs(torch.cat([step.outputs.logits for step, _ in found], 1)),
+        torch.cat([step.targets for step, _ in found]),
+        added([(step.watched, share) for step, share in found]),
+    )

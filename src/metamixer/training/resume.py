@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from metamixer.training import checkpoint
-from metamixer.training.distributed import Engine
+from metamixer.training.distributed import ProcessGrid
 from metamixer.training.nan_checks import not_finite_weight
 from metamixer.training.optimizer import load_state, saved_state
 from metamixer.training.optimizer_step import Line, NotFiniteError, Updates
@@ -78,13 +78,13 @@ class Keeper:
     """Writes and reads the checkpoints of a training.
 
     Args:
-        engine: processes.
+        grid: processes.
         folder: the run's folder, or None: nothing is kept.
         facts: what manifests say beside the step, and what has to be the same when the run goes on.
     """
 
-    def __init__(self, engine: Engine, folder: Path | None, facts: Mapping[str, Any]) -> None:
-        self.engine = engine
+    def __init__(self, grid: ProcessGrid, folder: Path | None, facts: Mapping[str, Any]) -> None:
+        self.grid = grid
         self.folder = folder / "checkpoints" if folder else None
         self.facts = dict(facts)
 
@@ -108,17 +108,17 @@ class Keeper:
             return None
         run.updates.finish()
         wrong = not_finite_weight(run.line)
-        if self.engine.largest(float(bool(wrong)))[0]:
-            names = ", ".join(name for name in self.engine.everyone(wrong) if name)
+        if self.grid.largest(float(bool(wrong)))[0]:
+            names = ", ".join(name for name in self.grid.everyone(wrong) if name)
             raise NotFiniteError(f"{names} is not finite after step {run.step}: no checkpoint is written of it")
-        sums = run.sums.summed(self.engine.summed)
+        sums = run.sums.summed(self.grid.summed)
         weights, owners = checkpoint.weights_of(run.line), saved_state(run.optimizer)
-        if self.engine.groups > 1:
+        if self.grid.groups > 1:
             weights = {name: value.cpu() for name, value in weights.items()}
         path = None
-        parts = self.engine.gathered((weights, owners))
+        parts = self.grid.gathered((weights, owners))
         failed = ""
-        if self.engine.is_first:
+        if self.grid.is_first:
             for other, owned in reversed(parts):
                 weights, owners = {**other, **weights}, {**owned, **owners}
             state = {
@@ -131,7 +131,7 @@ class Keeper:
                 "rate": run.rate,
                 "skipped": run.skipped,
             }
-            facts = {"torch": str(torch.__version__), "world_size": self.engine.world, **self.facts}
+            facts = {"torch": str(torch.__version__), "world_size": self.grid.world, **self.facts}
             try:
                 path = checkpoint.write(self.folder, run.step, weights, state, facts, whole=whole)
                 for pointer in pointers:
@@ -139,7 +139,7 @@ class Keeper:
                 checkpoint.prune(self.folder)
             except OSError as error:
                 failed = str(error)
-        if failed := self.engine.told(failed):  # all processes end, and none waits for one that ended
+        if failed := self.grid.told(failed):  # all processes end, and none waits for one that ended
             raise OSError(failed)
         return path
 
@@ -157,18 +157,18 @@ class Keeper:
                 raise checkpoint.CheckpointError(
                     f"{found.path} was written with {name} {found.manifest.get(name)}, this run has {value}"
                 )
-        if (before := found.manifest.get("world_size")) != self.engine.world and self.engine.is_first:
+        if (before := found.manifest.get("world_size")) != self.grid.world and self.grid.is_first:
             warnings.warn(
-                f"this run was begun by {before} process{'es' * (before != 1)} and goes on with {self.engine.world}: "
+                f"this run was begun by {before} process{'es' * (before != 1)} and goes on with {self.grid.world}: "
                 "the same images in the same order, but not the same bits",
                 stacklevel=2,
             )
         state = found.state
-        found.load_weights(run.line, partial=self.engine.groups > 1)
+        found.load_weights(run.line, partial=self.grid.groups > 1)
         try:
             load_state(run.optimizer, state["optimizer"])
-            if self.engine.share == 0:  # the sums are those of all shares
-                run.sums.load(state["sums"], self.engine.device)
+            if self.grid.share == 0:  # the sums are those of all shares
+                run.sums.load(state["sums"], self.grid.device)
             run.open_epoch = state["sums"]["images"] > 0
             run.step, run.skipped, run.best_step = state["step"], state["skipped"], state["best_step"]
             run.updates.factor, run.rate = state["factor"], state["rate"]
@@ -185,5 +185,5 @@ class Keeper:
         except checkpoint.CheckpointError as error:
             known = None
             warnings.warn(f"passed over a pointer: {error}", stacklevel=2)
-        if known is None and run.best is not None and found.state["best_step"] == run.step and self.engine.is_first:
+        if known is None and run.best is not None and found.state["best_step"] == run.step and self.grid.is_first:
             checkpoint.point(self.folder, "BEST", found.path)

@@ -8,12 +8,11 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from metamixer.core.files import write_whole
-from metamixer.training.callbacks import EpochRecord, Start, StepRecord
+from metamixer.training.callbacks import EpochRecord, Start, StepRecord, flat_row
 
 
 class Files:
@@ -41,7 +40,7 @@ class Files:
                     continue
                 if record["step"] <= start.step:
                     kept.append(line)
-                    self._rows.append(record["flat"])
+                    self._rows.append(flat_row(record))
         write_whole(path, "".join(line + "\n" for line in kept))
         self._write_csv()
         with self._events_may_fail():
@@ -54,9 +53,8 @@ class Files:
         """Append one row to each file."""
         row = record.flat()
         self._rows.append(row)
-        full = asdict(record) | record.speed() | {"val": record.val.as_dict() if record.val else None, "flat": row}
         with (self._folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(full) + "\n")
+            file.write(json.dumps(record.as_dict()) + "\n")
         self._write_csv()
         if self._events is not None:
             with self._events_may_fail():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import nn
@@ -12,40 +11,27 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.peer_exchange import PeerExchange
 from metamixer.core.seeding import derive
 from metamixer.core.types import Batch, Outputs
-from metamixer.training.distributed import Engine
-from metamixer.training.optimizer_step import OnNonfinite, TrainingError, Update
+from metamixer.training.distributed import ProcessGrid
+from metamixer.training.optimizer_step import TrainingError
+from metamixer.training.settings import TrainSettings
 
 
-def check_parts(
-    cohort: Cohort,
-    loss: nn.Module,
-    engine: Engine,
-    update: Update,
-    micro_batches: int,
-    mixing_groups: int,
-    on_nonfinite: OnNonfinite,
-) -> None:
-    """What the chosen device and processes cannot do, said before anything is loaded; the arguments are the trainer's.
+def check_parts(cohort: Cohort, loss: nn.Module, grid: ProcessGrid, settings: TrainSettings) -> None:
+    """What the chosen device and processes cannot do, said before anything is loaded.
 
     Raises:
-        TrainingError: says what would work.
+        TrainingError: says what is accepted.
     """
-    kind = engine.device.type
-    if update not in get_args(Update):
-        raise TrainingError(f"update={update!r}: {', '.join(get_args(Update))} would work")
-    if on_nonfinite not in get_args(OnNonfinite):
-        raise TrainingError(f"on_nonfinite={on_nonfinite!r}: {', '.join(get_args(OnNonfinite))} would work")
-    if micro_batches < 1:
-        raise TrainingError(f"micro_batches={micro_batches}: at least 1 would work")
-    if update == "alternating" and (cohort.branched or cohort.parallel == "threads" or engine.groups > 1):
+    kind, micro_batches = grid.device.type, settings.micro_batches
+    if settings.update == "alternating" and (cohort.branched or cohort.parallel == "threads" or grid.groups > 1):
         raise TrainingError(
             "update='alternating' trains separate networks one after the other, without threads, peer groups or a "
-            "shared trunk; update='joint' would work"
+            "shared trunk; accepted is update='joint'"
         )
-    if cohort.parallel == "threads" and (kind != "cpu" or engine.world > 1):
+    if cohort.parallel == "threads" and (kind != "cpu" or grid.world > 1):
         raise TrainingError(
-            f"parallel='threads' shares the cores of one process on a CPU; here are {engine.world} on {kind}: "
-            "parallel='none' would work"
+            f"parallel='threads' shares the cores of one process on a CPU; here are {grid.world} on {kind}: "
+            "accepted is parallel='none'"
         )
     if cohort.records_cuda_graphs and kind == "cuda" and micro_batches > 1:
         raise TrainingError(
@@ -54,33 +40,33 @@ def check_parts(
         )
     if kind != "cuda" and any(isinstance(module, nn.SyncBatchNorm) for module in cohort.modules()):
         raise TrainingError(f"batch norm over all processes needs CUDA devices, this is {kind}")
-    parts = engine.shares * micro_batches
-    if mixing_groups < 1 or mixing_groups % parts:
+    parts = grid.shares * micro_batches
+    if settings.mixing_groups is not None and settings.mixing_groups % parts:
         raise TrainingError(
-            f"mixing_groups={mixing_groups}: a multiple of {parts} would work, because {engine.shares} shares of "
-            f"{micro_batches} micro-batches each cannot exchange samples"
+            f"mixing_groups={settings.mixing_groups}: accepted are multiples of {parts}, because {grid.shares} shares "
+            f"of {micro_batches} micro-batches each cannot exchange samples"
         )
-    if engine.groups > 1:
-        _check_groups(cohort, loss, engine)
+    if grid.groups > 1:
+        _check_groups(cohort, loss, grid)
 
 
-def _check_groups(cohort: Cohort, loss: nn.Module, engine: Engine) -> None:
+def _check_groups(cohort: Cohort, loss: nn.Module, grid: ProcessGrid) -> None:
     if unfit := sorted({"stages", "trunk"} & set(getattr(loss, "needs", ()))):
         raise TrainingError(
-            f"peer_groups={engine.groups}: {type(loss).__name__} looks at the {unfit[0]} of all peers, and only logits "
-            "and pooled features travel; peer_groups=1 would work"
+            f"peer_groups={grid.groups}: {type(loss).__name__} looks at the {unfit[0]} of all peers, and only logits "
+            "and pooled features travel; accepted is peer_groups=1"
         )
     try:
-        cohort.owners(engine.groups)
+        cohort.owners(grid.groups)
     except ValueError as error:
-        raise TrainingError(f"peer_groups={engine.groups}: {error}; peer_groups=1 would work") from error
+        raise TrainingError(f"peer_groups={grid.groups}: {error}; accepted is peer_groups=1") from error
 
 
 def dry_run(
     cohort: Cohort,
     loss: nn.Module,
     batch: Batch,
-    engine: Engine,
+    grid: ProcessGrid,
     names: Sequence[str],
     seed: int,
     classes: int | None = None,
@@ -91,7 +77,7 @@ def dry_run(
         cohort: it keeps the peers of this process.
         loss: its ``setup`` is called, seeded.
         batch: the first one.
-        engine: device and processes, launched.
+        grid: device and processes, launched.
         names: of the peers.
         seed: of the loss's weights.
         classes: of the data, or None.
@@ -100,21 +86,20 @@ def dry_run(
         How many classes the peers know.
 
     Raises:
-        TrainingError: a peer cannot take the images, the peers disagree about the classes, a label is out of their
-            range, or an image is not finite.
+        TrainingError: a peer cannot take the images, the peers disagree about the classes, or an image is not finite.
     """
-    if engine.groups > 1:
+    if grid.groups > 1:
         features = "features" in getattr(loss, "needs", ())
-        cohort.spread(PeerExchange(cohort.owners(engine.groups), engine.group, engine.across, features))
+        cohort.spread(PeerExchange(cohort.owners(grid.groups), grid.group, grid.across, features))
     if any(isinstance(module, nn.Conv2d) for module in cohort.modules()):
         cohort.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cohort.to(engine.device)
+    cohort.to(grid.device)
     if not bool(batch.images.isfinite().all()):
         raise TrainingError("there are images with values that are infinite or NaN in the first batch")
     training = cohort.training
     cohort.eval()
     try:
-        outputs = _run(cohort, batch, engine, names)
+        outputs = _run(cohort, batch, grid, names)
     except ValueError as error:
         raise TrainingError(str(error)) from error
     finally:
@@ -129,9 +114,7 @@ def dry_run(
                 setup(outputs)
             except ValueError as error:
                 raise TrainingError(str(error)) from error
-        loss.to(engine.device)
-    if wrong := wrong_label(batch, known):
-        raise TrainingError(wrong)
+        loss.to(grid.device)
     return known
 
 
@@ -143,8 +126,8 @@ def wrong_label(batch: Batch, classes: int) -> str:
 
 
 @torch.no_grad()
-def _run(cohort: Cohort, batch: Batch, engine: Engine, names: Sequence[str]) -> Outputs:
-    images = batch.images[:2].to(engine.device)
+def _run(cohort: Cohort, batch: Batch, grid: ProcessGrid, names: Sequence[str]) -> Outputs:
+    images = batch.images[:2].to(grid.device)
     for index in cohort.here:
         try:
             cohort.peers[index](images.to(next(cohort.peers[index].parameters()).dtype))

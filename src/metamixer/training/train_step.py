@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,29 @@ class Step(NamedTuple):
     outputs: Outputs
     targets: Tensor
     watched: Mapping[str, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What a step computes from, once its plan is drawn: nothing random is left but what the networks draw themselves.
+
+    Args:
+        batch: images ``(B, C, ...)``, labels ``(B,)``.
+        plan: what happens to that batch.
+        progress: the share of training that is done; None: settings that change with it are at full strength.
+    """
+
+    batch: Batch
+    plan: MixPlan
+    progress: float | None = None
+
+    def within(self, parts: int) -> StepInput:
+        """The same, with partners that stay inside of ``parts`` parts of the batch, as :meth:`part` needs it."""
+        return StepInput(self.batch, self.plan.within(parts), self.progress)
+
+    def part(self, number: int, parts: int) -> StepInput:
+        """The samples ``number``, ``number + parts``, ... and what the plan does to them."""
+        return StepInput(self.batch.part(number, parts), self.plan.part(number, parts), self.progress)
 
 
 def train_step(
@@ -43,25 +67,18 @@ def train_step(
         select: leaves the samples with the largest loss out of the terms; None: all count.
     """
     plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
-    return follow(cohort, loss, batch, plan, progress, select)
+    return follow(cohort, loss, StepInput(batch, plan, progress), select)
 
 
-def follow(
-    cohort: nn.Module,
-    loss: nn.Module,
-    batch: Batch,
-    plan: MixPlan,
-    progress: float | None = None,
-    select: SmallLoss | None = None,
-) -> Step:
-    """The step of a plan that is drawn already: nothing random is left but what the networks draw themselves.
+def follow(cohort: nn.Module, loss: nn.Module, given: StepInput, select: SmallLoss | None = None) -> Step:
+    """The step of a plan that is drawn already.
 
     Args:
-        cohort, loss, batch: as in :func:`train_step`.
-        plan: what happens to the batch.
-        progress, select: as in :func:`train_step`. Outputs and targets of the step are those of the whole batch.
+        cohort, loss, select: as in :func:`train_step`. Outputs and targets of the step are those of the whole batch.
+        given: batch, plan and progress.
     """
-    outputs: Outputs = cohort(batch.seen, plan)
-    targets = plan.targets(batch.labels, num_classes=outputs.logits.shape[-1])
-    terms = loss(*(select(outputs, targets, progress) if select else (outputs, targets)), progress=progress)
+    outputs: Outputs = cohort(given.batch.seen, given.plan)
+    targets = given.plan.targets(given.batch.labels, num_classes=outputs.logits.shape[-1])
+    compared = select(outputs, targets, given.progress) if select else (outputs, targets)
+    terms = loss(*compared, progress=given.progress)
     return Step(terms, outputs, targets, getattr(loss, "watched", {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,17 +19,19 @@ from metamixer.core.types import Batch, Terms
 from metamixer.data.files.streaming import worker_fault
 from metamixer.evaluation.evaluate import Report, evaluate
 from metamixer.training.callbacks import Callback, EpochRecord, Start, StepRecord
-from metamixer.training.distributed import Engine, Precision
+from metamixer.training.distributed import ProcessGrid
 from metamixer.training.interrupt import Interrupted, Watch
 from metamixer.training.nan_checks import not_finite
 from metamixer.training.optimizer import Optim
-from metamixer.training.optimizer_step import Line, NotFiniteError, OnNonfinite, TrainingError, Update, Updates
+from metamixer.training.optimizer_step import Line, NotFiniteError, TrainingError, Updates
 from metamixer.training.resume import Best, Keeper, Run
 from metamixer.training.running_means import Sums
 from metamixer.training.sanity_check import check_parts, dry_run, wrong_label
+from metamixer.training.settings import Precision, TrainSettings, Update
 from metamixer.training.small_loss import SmallLoss
+from metamixer.training.train_step import StepInput
 
-__all__ = ["Batches", "Best", "Fitted", "Precision", "Trainer", "TrainingError", "Update"]
+__all__ = ["Batches", "Best", "Fitted", "Precision", "TrainSettings", "Trainer", "TrainingError", "Update"]
 
 
 class Batches(Protocol):
@@ -69,32 +71,19 @@ class Trainer:
         mixer: draws each step's plan.
         loss: maps outputs and soft targets to terms. Called where it has them: ``setup`` once, ``before_epoch`` with
             the cohort and the validation batches, ``after_step``, and ``deployable`` for the peers to choose from.
+        settings: of the loop.
         optim: optimizer and schedule.
-        epochs: how many times the training data is seen.
-        seed: of everything random in training, the networks' dropout included.
-        precision: ``32`` or ``bf16`` (autocast).
-        accelerator, devices, num_nodes: as in Lightning Fabric: ``auto``, ``cpu``, ``cuda``; how many. Under torchrun
-            the processes are those that it started.
-        peer_groups: groups of processes that the peers are divided among; outputs travel and no weights. Inside of a
-            group each process has its share of every batch. 1: every process has all peers.
-        timeout: minutes after which a process that does not answer is given up.
-        engine: one that is made already, instead of precision to timeout.
-        micro_batches: parts that a batch is computed in, one after the other, for batches that do not fit into memory.
-        mixing_groups: samples are mixed with partners of their own of so many interleaved parts of a batch. None: as
-            many as there are shares and micro-batches, whose samples cannot meet. A run of one process with the number
-            of another one's shares times its micro-batches repeats it.
-        on_nonfinite: what follows a loss or gradient that is infinite or NaN: ``stop``, ``skip`` the step, or
-            ``backoff``: skip it and halve the learning rate for good. More than ten in a row always stop.
-        update: ``joint``: all peers learn from one forward pass. ``alternating``: one after the other, each from what
-            the others predict after their own update (Algorithm 1 of arXiv 1706.00384); P forward passes of each.
-        select: leaves the samples of each batch with the largest loss out of every loss; None: all count.
+        grid: processes that were started already; None: as the settings say.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
-        checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
-        validate_every: epochs between validations; the last epoch always ends with one.
         names: of the peers, for messages.
         classes: how many there are, so that networks with other outputs are refused; None: not known.
         callbacks: they look.
         facts: what the checkpoints' manifests say beside the step, such as a hash of the recipe.
+        changes: settings by name, such as ``epochs=30``, instead of those in ``settings``.
+
+    Raises:
+        ValueError: a setting is unknown or out of its range.
+        TrainingError: the parts do not fit together.
     """
 
     def __init__(
@@ -102,60 +91,38 @@ class Trainer:
         cohort: Cohort,
         mixer: Mixer,
         loss: nn.Module,
+        settings: TrainSettings | None = None,
         *,
         optim: Optim | None = None,
-        epochs: int,
-        seed: int = 0,
-        precision: Precision = "32",
-        accelerator: str = "auto",
-        devices: int = 1,
-        num_nodes: int = 1,
-        peer_groups: int = 1,
-        timeout: float = 10.0,
-        engine: Engine | None = None,
-        micro_batches: int = 1,
-        mixing_groups: int | None = None,
-        on_nonfinite: OnNonfinite = "stop",
-        update: Update = "joint",
-        select: SmallLoss | None = None,
+        grid: ProcessGrid | None = None,
         folder: Path | None = None,
-        checkpoint_every: int = 1,
-        validate_every: int = 1,
         names: Sequence[str] | None = None,
         classes: int | None = None,
         callbacks: Sequence[Callback] = (),
         facts: Mapping[str, Any] | None = None,
+        **changes: Any,
     ) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs={epochs}: at least one")
+        known = {each.name for each in fields(settings or TrainSettings)}
+        if unknown := sorted(changes.keys() - known):
+            raise TypeError(f"Trainer has no setting {', '.join(unknown)}; accepted are {', '.join(sorted(known))}")
+        self.settings = replace(settings or TrainSettings(), **changes)
         self.cohort, self.mixer, self.loss = cohort, mixer, loss
         self.optim = optim or Optim()
-        self.epochs, self.seed = epochs, seed
-        self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
         try:
-            self.engine = engine or Engine(
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                precision=precision,
-                peer_groups=peer_groups,
-                timeout=timeout,
-            )
+            self.grid = grid or ProcessGrid(self.settings)
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        self.update, self.micro_batches, self.on_nonfinite = update, micro_batches, on_nonfinite
-        self.select = select
-        self.mixing_groups = mixing_groups or self.engine.shares * micro_batches
-        check_parts(cohort, loss, self.engine, update, micro_batches, self.mixing_groups, on_nonfinite)
+        check_parts(cohort, loss, self.grid, self.settings)
+        self.mixing_groups = self.settings.mixing_groups or self.grid.shares * self.settings.micro_batches
         self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
         self.classes, self.callbacks = classes, tuple(callbacks)
-        self._keeper = Keeper(self.engine, folder, facts or {})
+        self._keeper = Keeper(self.grid, folder, facts or {})
         self._watch = Watch()
 
     @property
     def device(self) -> torch.device:
         """Where the peers train; training batches come on it."""
-        return self.engine.device
+        return self.grid.device
 
     def fit(self, train: Batches, val: Iterable[Batch] | None = None, *, resume: bool = False) -> Fitted:
         """Train for all epochs, or from the latest checkpoint on.
@@ -169,9 +136,9 @@ class Trainer:
         """
         if not len(train):
             raise ValueError("there is no batch to train on")
-        self.engine.launch()
+        self.grid.launch()
         try:
-            with self.engine.naming_lost_processes():
+            with self.grid.naming_lost_processes():
                 return self._fit(train, val, resume)
         except RuntimeError as error:  # a data worker's death is told in a signal handler, whatever runs at the moment
             if fault := worker_fault(error):
@@ -179,29 +146,20 @@ class Trainer:
             raise
 
     def _fit(self, train: Batches, val: Iterable[Batch] | None, resume: bool) -> Fitted:
-        train, reading = _shared(train, self.engine), getattr(train, "reading", "")
-        known = dry_run(
-            self.cohort, self.loss, next(iter(train.epoch(0))), self.engine, self.names, self.seed, self.classes
-        )
-        line = Line(self.cohort, self.loss)
-        module, optimizer = self.engine.setup(line, _optimizer(self.optim, line, self.engine))
+        train, reading = _shared(train, self.grid), getattr(train, "reading", "")
+        first = next(iter(train.epoch(0)))
+        known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.classes)
+        rate, ramp = self.settings.select_small_loss, self.settings.select_small_loss_ramp
+        line = Line(self.cohort, self.loss, SmallLoss(rate, ramp) if rate else None)
+        module, optimizer = self.grid.setup(line), _optimizer(self.optim, line, self.grid)
         updates = Updates(
-            self.engine,
-            line,
-            module,
-            optimizer,
-            clip=self.optim.clip,
-            names=self.names,
-            update=self.update,
-            micro_batches=self.micro_batches,
-            on_nonfinite=self.on_nonfinite,
-            select=self.select,
+            self.grid, line, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
         )
         self._run = Run(line, optimizer, updates, Sums(), known)
         if resume:
             self._keeper.resume(self._run)
-        start = Start(self.epochs, len(train), self._run.step, self.names, reading)
-        looking = self.callbacks if self.engine.is_first else ()
+        start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading)
+        looking = self.callbacks if self.grid.is_first else ()
         try:
             for callback in looking:
                 callback.on_start(start)
@@ -223,13 +181,13 @@ class Trainer:
         first, inside = divmod(run.step, per_epoch)
         if run.open_epoch and not inside:  # stopped after the last step of an epoch, before it was closed
             first, inside = first - 1, per_epoch
-        elif run.step >= self.epochs * per_epoch and val is not None:
+        elif run.step >= self.settings.epochs * per_epoch and val is not None:
             report = self.evaluate(val)
-        for epoch in range(first, self.epochs):
+        for epoch in range(first, self.settings.epochs):
             began = time.perf_counter()
             self.cohort.train()
-            self.engine.align(self.cohort)
-            self.engine.align_copies(self.loss)
+            self.grid.align(self.cohort)
+            self.grid.align_copies(self.loss)
             if not inside and (before_epoch := getattr(self.loss, "before_epoch", None)):
                 before_epoch(self.cohort, val)
             waited, images = 0.0, 0
@@ -254,14 +212,14 @@ class Trainer:
                     callback.on_step(record)
                 self._stop_if_asked()
             inside = 0
-            terms_mean, accuracy = run.sums.summed(self.engine.summed).means()  # waits for the device
+            terms_mean, accuracy = run.sums.summed(self.grid.summed).means()  # waits for the device
             trained = time.perf_counter() - began
             run.updates.finish()
             if wrong := not_finite({name: torch.tensor(value) for name, value in terms_mean.items()}, self.names):
                 raise NotFiniteError(f"{wrong} in epoch {epoch + 1}")
             skipped, run.skipped = run.skipped, 0
             run.sums = Sums()
-            due = epoch + 1 == self.epochs or (epoch + 1) % self.validate_every == 0
+            due = epoch + 1 == self.settings.epochs or (epoch + 1) % self.settings.validate_every == 0
             report = self.evaluate(val) if val is not None and due else None
             record_epoch = EpochRecord(
                 epoch=epoch + 1,
@@ -283,28 +241,29 @@ class Trainer:
         return report
 
     def _step(self, batch: Batch, epoch: int, number: int, per_epoch: int) -> Terms:
-        run, engine = self._run, self.engine
-        progress = run.step / (self.epochs * per_epoch)
-        if engine.device.type == "cpu" and (wrong := wrong_label(batch, run.classes)):  # reading stalls other devices
+        run, grid = self._run, self.grid
+        progress = run.step / (self.settings.epochs * per_epoch)
+        # Reading labels stalls accelerators: there only those of the first step are looked at.
+        if (grid.device.type == "cpu" or run.step == 0) and (wrong := wrong_label(batch, run.classes)):
             raise TrainingError(f"{wrong} (epoch {epoch + 1}, batch {number + 1})")
         self._set_rate(self.optim.rate(progress) * run.updates.factor)
         # Dropout draws from torch's global generator, so it is seeded for the step.
-        torch.manual_seed(derive(self.seed, "network", run.step, engine.rank))
+        torch.manual_seed(derive(self.settings.seed, "network", run.step, grid.rank))
         when = f"step {run.step + 1} (epoch {epoch + 1}, batch {number + 1}, learning rate {run.rate:g})"
-        computed = run.updates(batch, self._plan(batch, progress), progress, when)
+        step = run.updates(StepInput(batch, self._plan(batch, progress), progress), when)
         run.step += 1
-        if computed is None:
+        if step is None:
             run.skipped += 1
             return {}
-        terms, logits, targets = computed
+        terms = {**step.terms, **step.watched}
         if after_step := getattr(self.loss, "after_step", None):
             after_step(self.cohort)
-        run.sums.add(terms, logits.detach(), targets)
+        run.sums.add(terms, step.outputs.logits, step.targets)
         return terms
 
     def _plan(self, batch: Batch, progress: float) -> MixPlan:
         """This process's part of the plan of the whole batch, which all processes draw alike."""
-        draws = generator(self.seed, "mix", self._run.step, 0)
+        draws = generator(self.settings.seed, "mix", self._run.step, 0)
         labels, images, companions = batch.labels, batch.images, batch.companions
         if batch.whole is not None:  # mixers look at the shape of images alone: those of other processes stay away
             labels = batch.whole
@@ -314,7 +273,7 @@ class Trainer:
         plan = plan.within(self.mixing_groups)
         if batch.whole is None:
             return plan
-        return plan.part(self.engine.share, self.engine.shares, batch.companions)
+        return plan.part(self.grid.share, self.grid.shares, batch.companions)
 
     def _set_rate(self, rate: float) -> None:
         run = self._run
@@ -324,18 +283,16 @@ class Trainer:
 
     def evaluate(self, batches: Iterable[Batch]) -> Report:
         """Every peer and the ensemble on held-out batches, which the processes divide among them."""
-        self.engine.align(self.cohort)
-        number, parts = self.engine.share, self.engine.shares
+        self.grid.align(self.cohort)
+        number, parts = self.grid.share, self.grid.shares
         if shared := getattr(batches, "shared", None):
             batches = cast(Iterable[Batch], shared(number, parts))
         elif parts > 1:
             batches = islice(batches, number, None, parts)
-        return evaluate(
-            self.cohort, batches, names=self.names, precision=self.engine.autocast(), add=self.engine.summed
-        )
+        return evaluate(self.cohort, batches, names=self.names, precision=self.grid.autocast(), add=self.grid.summed)
 
     def _keep(self, epoch: int, report: Report | None, chosen_by_validation: bool) -> None:
-        run, last = self._run, epoch == self.epochs
+        run, last = self._run, epoch == self.settings.epochs
         learning = list(self.cohort.learners)
         if deployable := getattr(self.loss, "deployable", None):
             learning = list(deployable(len(self.cohort.peers)))
@@ -352,30 +309,30 @@ class Trainer:
             run.best, run.best_step = found, run.step
             # LATEST moves last: a run that dies in between comes by here again.
             self._keeper.save(run, "BEST", "LATEST", whole=True)
-        elif last or epoch % self.checkpoint_every == 0:
+        elif last or epoch % self.settings.checkpoint_every == 0:
             self._keeper.save(run, "LATEST", whole=True)
 
     def _stop_if_asked(self) -> None:
-        if number := int(self.engine.largest(self._watch.number)[0]):  # all processes stop at the same step
+        if number := int(self.grid.largest(self._watch.number)[0]):  # all processes stop at the same step
             raise Interrupted(number, self._run.step, self._keeper.save(self._run, "LATEST", whole=False))
 
 
-def _optimizer(optim: Optim, line: Line, engine: Engine) -> torch.optim.Optimizer:
+def _optimizer(optim: Optim, line: Line, grid: ProcessGrid) -> torch.optim.Optimizer:
     try:
         return optim.build(line.cohort, line.loss)
     except ValueError as error:
-        if engine.groups == 1:
+        if grid.groups == 1:
             raise
-        raise TrainingError(f"peer group {engine.group} has frozen peers only: each needs one that learns") from error
+        raise TrainingError(f"peer group {grid.group} has frozen peers only: each needs one that learns") from error
 
 
-def _shared(train: Batches, engine: Engine) -> Batches:
+def _shared(train: Batches, grid: ProcessGrid) -> Batches:
     """The batches of this process, with its share of their images."""
-    if engine.shares == 1:
+    if grid.shares == 1:
         return train
     if shared := getattr(train, "shared", None):
-        return cast(Batches, shared(engine.share, engine.shares))
-    return _Parts(train, engine.share, engine.shares)
+        return cast(Batches, shared(grid.share, grid.shares))
+    return _Parts(train, grid.share, grid.shares)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""The settings of the training loop: one frozen value, which the recipe's ``train`` section extends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from metamixer.core.ranges import Count, Positive, check_fields
+
+Precision = Literal["32", "bf16"]
+Update = Literal["joint", "alternating"]
+OnNonfinite = Literal["stop", "skip", "backoff"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The settings of the training loop.
+
+    Args:
+        epochs: how many times the training images are seen.
+        seed: random seed of training, the networks' dropout included, and of the initial weights.
+        precision: ``32``, or ``bf16`` (autocast), about twice as fast where the processor has it.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: processes on this machine.
+        num_nodes: machines. Under torchrun, devices and num_nodes are what it started.
+        peer_groups: groups of processes that the peers are divided among, so that a device holds its own peers alone:
+            outputs travel and no weights. Inside of a group each process has its share of every batch. 1: every process
+            has all peers.
+        timeout: minutes after which a process that does not answer is given up.
+        micro_batches: parts that a batch is computed in, one after the other, where it does not fit into memory.
+        mixing_groups: samples are mixed with partners of their own of so many interleaved parts of a batch. None: as
+            many as there are shares and micro-batches, whose samples cannot meet. A run of one process with the number
+            of another one's shares times its micro-batches repeats it.
+        on_nonfinite: what follows a loss or gradient that is infinite or NaN: ``stop``, ``skip`` the step, or
+            ``backoff``: skip it and halve the learning rate for good. More than ten in a row always stop.
+        update: ``joint``: all peers learn from one forward pass. ``alternating``: one after the other, each from what
+            the others predict after their own update (Algorithm 1 of arXiv 1706.00384); P forward passes of each.
+        select_small_loss: for wrong labels, with every loss: the share of each batch, of the largest cross-entropies,
+            that is left out (``metamixer.training.small_loss``), of each part and each process by itself; 0: none.
+        select_small_loss_ramp: the share of training over which that share rises from 0.
+        checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
+        validate_every: epochs between validations; the last epoch always ends with one.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    epochs: Count = 100
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Precision = "32"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: Count = 1
+    num_nodes: Count = 1
+    peer_groups: Count = 1
+    timeout: Positive = 10.0
+    micro_batches: Count = 1
+    mixing_groups: Count | None = None
+    on_nonfinite: OnNonfinite = "stop"
+    update: Update = "joint"
+    select_small_loss: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.0})] = 0.0
+    select_small_loss_ramp: Annotated[float, Field(ge=0, le=1, json_schema_extra={"neutral": 0.05})] = 0.05
+    checkpoint_every: Count = 1
+    validate_every: Count = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
