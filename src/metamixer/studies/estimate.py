@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from statistics import median
 
@@ -41,7 +41,7 @@ def cost_of(recipe: Recipe, measure: Measure) -> str:
             "mixer": Part(name="none"),
             "loss": Part(name="independent"),
             "optim": Optim(),
-            "train": recipe.train.model_copy(update={"seed": 0, "epochs": 1}),
+            "train": replace(recipe.train, seed=0, epochs=1),
         }
     )
     return sha256(f"{plain.digest} {measure.model_dump_json()}".encode()).hexdigest()[:8]
