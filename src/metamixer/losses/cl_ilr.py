@@ -40,9 +40,9 @@ class CLILR(nn.Module):
     labels alone.
 
     Args:
-        task_weight: b, in [0, 1]; 0.5 is what we remember of the paper, not verified.
-        temperature: T of both softmaxes; 2 is what we remember of the paper, not verified. OKDDip's code of the
-            method has 3, and a weight of 1 for both terms.
+        task_weight: b, in [0, 1]; 0.5 in the public code of MCL-OKD, which has the method for comparison.
+        temperature: T of both softmaxes; 2 there. OKDDip's code of the method has 3, a weight of 1 for both terms, and
+            a mean of the others that is not detached.
         ramp_up: the share of training over which the weight of the second term rises (80 of 300 epochs in OKDDip's
             code); 0: full from the start, as in the paper.
 

@@ -140,31 +140,60 @@ def ensemble_weights(covariance: Tensor) -> Tensor:
     return solved / solved.sum()
 
 
-def best_mixture(logits: Tensor, targets: Tensor, lines: int = 10) -> Tensor:
+def best_mixture(logits: Tensor, targets: Tensor) -> Tensor:
     """``(P, B, C), (B, C) -> (P, B)``: for each sample the a in the simplex that minimises CE(a^T Z, t).
 
-    A convex problem. Each round moves weight from the peer with the steepest rise to the one with the steepest fall,
-    as far as the cross-entropy falls; two peers take one round, P take 6 P. Gradient steps of a fixed length, which
-    are plainer, stall or overshoot: the curvature grows with the square of the logits.
+    A convex problem. Of two peers it is a search along a line, of more an interior-point method: gradient steps, which
+    are plainer, stall or overshoot, because the curvature grows with the square of the logits.
 
     Args:
         logits: of all peers.
         targets: soft.
-        lines: evaluations in each round.
     """
-    peers, batch, _ = logits.shape
-    weights = logits.new_full((peers, batch), 1 / peers)
-    for _ in range(1 if peers <= 2 else 6 * peers):
-        mixed = (weights[..., None] * logits).sum(0)
-        rise = ((mixed.softmax(-1) - targets) * logits).sum(-1)
-        to, away = rise.argmin(0), torch.where(weights > 0, rise, -torch.inf).argmax(0)
-        room = weights.gather(0, away[None])[0]
-        step = _lowest(mixed, _rows(logits, to) - _rows(logits, away), targets, room, lines)[None]
-        weights = weights.scatter_add(0, to[None], step).scatter_add(0, away[None], -step)
-    return weights
+    if len(logits) > 2:
+        return _interior_point(logits, targets)
+    weights = logits.new_full(logits.shape[:2], 1 / len(logits))
+    mixed = (weights[..., None] * logits).sum(0)
+    rise = ((mixed.softmax(-1) - targets) * logits).sum(-1)
+    to, away = rise.argmin(0), rise.argmax(0)
+    room = weights.gather(0, away[None])[0]
+    step = _lowest(mixed, _rows(logits, to) - _rows(logits, away), targets, room)[None]
+    return weights.scatter_add(0, to[None], step).scatter_add(0, away[None], -step)
 
 
-def _lowest(start: Tensor, direction: Tensor, targets: Tensor, room: Tensor, lines: int) -> Tensor:
+def _interior_point(logits: Tensor, targets: Tensor, rounds: int = 40, lengths: int = 12) -> Tensor:
+    """:func:`best_mixture` by Newton steps on ``CE(a^T Z, t) - mu sum_p log a_p``, mu falling from the logits' range.
+
+    Of each direction the best of ``lengths`` steps is taken, each half of the one before. In double precision, where
+    the device has it. The excess is below 1e-6 nats for logits of deviation 8, below 1e-3 for 30.
+    """
+    peers = len(logits)
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    aims = targets.to(exact)
+    z = logits.to(exact).transpose(0, 1)  # (B, P, C)
+    z = z - (z * aims[:, None]).sum(-1, keepdim=True)  # CE(a^T Z, t) is then logsumexp(a^T z)
+    a = z.new_full(z.shape[:2], 1 / peers)
+    mu = ((z.amax((1, 2)) - z.amin((1, 2))) / peers).clamp(min=1e-8)[:, None]
+    halves = 0.5 ** torch.arange(lengths, dtype=exact, device=z.device)[:, None, None]
+    for _ in range(rounds):
+        found = (a[:, :, None] * z).sum(1).softmax(-1)
+        rise = (z * found[:, None]).sum(-1)
+        curve = (z * found[:, None]) @ z.mT - rise[:, :, None] * rise[:, None] + torch.diag_embed(mu / a**2)
+        sides = torch.stack([rise - mu / a, torch.ones_like(a)], -1)
+        down, even = torch.linalg.solve_ex(curve, sides).result.unbind(-1)  # without waiting for the device
+        direction = even * (down.sum(-1, keepdim=True) / even.sum(-1, keepdim=True)) - down  # its sum is 0
+        direction = direction.nan_to_num(0, 0, 0)
+        room = torch.where(direction < 0, -0.99 * a / direction, torch.inf).amin(-1, keepdim=True).clamp(max=1)
+        tried = a + halves * room * direction  # (lengths, B, P)
+        value = torch.einsum("kbp,bpc->kbc", tried, z).logsumexp(-1) - mu[:, 0] * tried.log().sum(-1)
+        best = value.argmin(0)
+        a = tried.gather(0, best[None, :, None].expand(1, -1, peers))[0]
+        a = a / a.sum(-1, keepdim=True)
+        mu = torch.where((best[:, None] == 0) & (room > 0.3), mu / 5, mu).clamp(min=1e-8)
+    return a.mT.to(logits)
+
+
+def _lowest(start: Tensor, direction: Tensor, targets: Tensor, room: Tensor, lines: int = 10) -> Tensor:
     """``(B, C), (B, C), (B, C), (B,) -> (B,)``: how far along ``direction``, in [0, room], the cross-entropy is least.
 
     Newton's method where it stays between the bounds that are known, and halving where it does not.

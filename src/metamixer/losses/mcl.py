@@ -51,7 +51,8 @@ class MCL(nn.Module):
 
     Args:
         temperature: T of the soft terms and of the logits; 3 in the official code.
-        tau: temperature of the similarities. 0.1; the default of MCL's code is 0.07, that of L-MCL's 0.1.
+        tau: temperature of the similarities. 0.1, as in the official script for CIFAR and in L-MCL's code; the script
+            for ImageNet has 0.07.
         vcl, soft_vcl, icl, soft_icl: weights of the four terms, as in the official commands.
         logits: also learn from the mean logits of all peers, by T^2 KL, weight 1. The code does so for two networks; of
             more it teaches only the last, here all learn.
