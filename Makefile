@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 # uv ignores pip's settings, so hand this one on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: demo test test-slow test-faults lint types layers pytest bench audit clean
+.PHONY: demo test test-slow test-faults lint types layers docs pytest bench audit clean
 
 demo: $(VENV)/.ok
 	rm -rf runs/demo
 	$(BIN)/metamixer train recipes/demo.yaml --baseline --out runs/demo
 
-test: lint types layers pytest
+test: lint types layers docs pytest
 
 lint: $(VENV)/.ok
 	$(BIN)/ruff check .
@@ -23,6 +23,10 @@ types: $(VENV)/.ok
 
 layers: $(VENV)/.ok
 	$(BIN)/lint-imports --no-cache
+
+# The documentation site in build/docs/index.html; every warning is an error.
+docs: $(VENV)/.ok
+	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
 
 pytest: $(VENV)/.ok
 	$(BIN)/pytest -n 2 --dist worksteal
@@ -64,4 +68,4 @@ audit: $(VENV)/.ok
 	$(BIN)/python scripts/audit.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench runs
+	rm -rf $(VENV) $(VENV)-bench runs build docs/api

@@ -55,7 +55,7 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error: the mean over all images of a bin's |accuracy - confidence|."""
+        """The expected calibration error: the mean over images of their bin's ``|accuracy - confidence|``."""
         return sum(n * abs(sure - right) for _, _, n, right, sure in self.bars) / sum(self.count)
 
     @property

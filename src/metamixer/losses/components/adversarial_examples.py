@@ -36,7 +36,7 @@ class Pixels(NamedTuple):
 def perturb(
     value: Callable[[Tensor], Tensor], images: Tensor, pixels: Pixels, *, eps: float, step: float, steps: int
 ) -> Tensor:
-    """``(B, C, ...) -> (B, C, ...)``: images x + d with |d| <= eps that raise ``value``, and are images still.
+    """``(B, C, ...) -> (B, C, ...)``: images x + d with ``|d| <= eps`` that raise ``value``, and are images still.
 
     One step is FGSM (arXiv 1412.6572), whose step is ``eps`` whatever ``step`` says; more are PGD (1706.06083) from the
     images themselves. There is no random start: nothing random happens in a loss. One is needed where ``value``

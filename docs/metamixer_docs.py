@@ -1,0 +1,183 @@
+"""What the site adds to the Markdown files: facts on the cards of methods, API pages, and links that leave docs/.
+
+The files stay readable where nothing is built. A comment ``<!-- losses -->`` becomes the table of all losses, a card
+``methods/NAME.md`` gets the facts of the registry below its title, and a page that stands for a file of the root
+becomes that file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pkgutil
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+import metamixer
+
+DOCS = Path(__file__).parent.resolve()
+ROOT = DOCS.parent
+FOLDERS = {"losses": "methods", "mixers": "mixers"}  # kind of method -> folder of its cards
+ROOT_PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
+NOT_API = {"__main__", "bench", "cli", "report"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the registry."""
+
+    name: str
+    target: str  # package.module.Class
+    summary: str
+    paper: str
+    needs: tuple[str, ...]
+    deploys: str
+
+
+def methods(kind: str) -> list[Method]:
+    """The registry: the only place of this file that knows how it is kept."""
+    from metamixer.config import registry
+
+    tables: dict[str, dict[str, type]] = {"losses": registry.LOSSES, "mixers": registry.MIXERS}  # type: ignore[dict-item]
+    return [
+        Method(
+            name=name,
+            target=f"{cls.__module__}.{cls.__qualname__}",
+            summary=(inspect.getdoc(cls) or "").partition("\n")[0].replace("``", "`"),
+            paper=getattr(cls, "paper", ""),
+            needs=tuple(getattr(cls, "needs", ())),
+            deploys=getattr(cls, "deploys", ""),
+        )
+        for name, cls in tables[kind].items()
+    ]
+
+
+def write_api(app: Sphinx) -> None:
+    """One page for each package, with every module in it, so that moved modules need no change here."""
+    modules = [
+        each
+        for each in pkgutil.walk_packages(metamixer.__path__, "metamixer.")
+        if not (set(each.name.split(".")) & NOT_API or each.name.rpartition(".")[2].startswith("_"))
+    ]
+    pages: dict[str, list[str]] = {"metamixer": []}
+    for each in modules:
+        pages.setdefault(each.name if each.ispkg else each.name.rpartition(".")[0], []).append(each.name)
+    folder = DOCS / "api"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.rst"):
+        if old.stem not in {*pages, "index"}:
+            old.unlink()
+    for package, names in pages.items():
+        lines = [package, "=" * len(package), ""]
+        for name in names:
+            if name != package:
+                lines += [name, "-" * len(name), ""]
+            lines += [f".. automodule:: {name}", "   :members:", "   :ignore-module-all:", ""]
+        _write(folder / f"{package}.rst", lines)
+    lines = ["API", "===", "", "What ``import metamixer`` gives; each name is imported when it is first used.", ""]
+    for name in metamixer.__all__:
+        value = getattr(metamixer, name)
+        where = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else ""
+        summary = (inspect.getdoc(value) or "").partition("\n")[0] if where else ""
+        lines += [f":py:obj:`metamixer.{name} <{where}>`" if where else f"``metamixer.{name}``", f"    {summary}", ""]
+    lines += [
+        "All modules",
+        "-----------",
+        "",
+        ".. toctree::",
+        "   :maxdepth: 1",
+        "",
+        *(f"   {page}" for page in pages),
+    ]
+    _write(folder / "index.rst", lines)
+
+
+def _write(file: Path, lines: list[str]) -> None:
+    """Write only what is new: Sphinx reads again what was written."""
+    text = "\n".join(lines) + "\n"
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        file.write_text(text, encoding="utf-8")
+
+
+def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Complete one Markdown page before it is parsed."""
+    if docname in ROOT_PAGES:
+        text = (ROOT / ROOT_PAGES[docname]).read_text(encoding="utf-8")
+        source[0] = re.sub(r"\]\((?!#|\w+:)", "](../", text)
+    for kind, folder in FOLDERS.items():
+        marker = f"<!-- {kind} -->"
+        if marker in source[0]:
+            source[0] = source[0].replace(marker, _table(methods(kind), folder))
+        if docname.startswith(f"{folder}/"):
+            source[0] = _card(docname.removeprefix(f"{folder}/"), methods(kind), source[0])
+    source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    # Sphinx cannot put a link to a copied file into a table of contents.
+    source[0] = re.sub(r"(?m)^#.*", lambda title: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title[0]), source[0])
+    source[0] = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)]*)?\)", lambda link: _outward(docname, *link.groups()), source[0])
+
+
+def _table(rows: list[Method], folder: str) -> str:
+    for row in rows:
+        if not (DOCS / folder / f"{row.name}.md").exists():
+            log.warning("%r has no card: write docs/%s/%s.md", row.name, folder, row.name)
+    full = any(row.deploys for row in rows)
+    lines = ["| name | idea |" + (" needs | deploys |" if full else ""), "|---|---|" + ("---|---|" if full else "")]
+    for row in rows:
+        rest = f" {', '.join(row.needs) or '–'} | {row.deploys} |" if full else ""
+        lines.append(f"| [`{row.name}`]({folder}/{row.name}.md) | {row.summary} |{rest}")
+    toctree = ["", "```{toctree}", ":hidden:", "", *(f"{folder}/{row.name}" for row in rows), "```"]
+    return "\n".join(lines + toctree)
+
+
+def _card(name: str, rows: list[Method], text: str) -> str:
+    row = next((each for each in rows if each.name == name), None)
+    if row is None:
+        log.warning("the card %r has no line in the registry", name)
+        return text
+    facts = {
+        "recipe name": f"`{row.name}`",
+        "paper": re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", row.paper),
+        "needs": ", ".join(row.needs),
+        "deploys": row.deploys,
+        "class": f"{{py:class}}`{row.target}`",
+    }
+    title, _, body = text.partition("\n")
+    table = ["", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items() if value)]
+    reference = ["", "## Settings", "", "```{eval-rst}", f".. autoclass:: {row.target}", "   :no-index:", "```", ""]
+    return "\n".join([title, *table, body, *reference])
+
+
+def _outward(docname: str, path: str, anchor: str | None) -> str:
+    """A link that may leave docs/: to the page that stands for the file, or to the source, or to a copy of the file."""
+    here = DOCS / Path(docname).parent
+    file = Path(os.path.normpath(here / path))
+    known = {ROOT / name: DOCS / f"{page}.md" for page, name in ROOT_PAGES.items()}
+    known[ROOT / "README.md"] = DOCS / "index.md"
+    target = known.get(file, file)
+    if not target.exists():
+        log.warning("%s: %s is not in the repository", docname, path)
+    if not target.is_relative_to(DOCS) and (source := source_url()):
+        return f"]({source}/{target.relative_to(ROOT)}{anchor or ''})"
+    if target.is_dir():
+        return "]"  # nothing to open: the text stays
+    return f"]({os.path.relpath(target, here)}{anchor or ''})"
+
+
+def source_url() -> str:
+    """Where files of the repository can be read, from ``[project.urls]``; empty while there is no public one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project.get("urls", {}).get("Source", "")).rstrip("/")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("builder-inited", write_api)
+    app.connect("source-read", read_source)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
