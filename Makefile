@@ -26,7 +26,7 @@ layers: $(VENV)/.ok
 
 # The documentation site in build/docs/index.html; every warning is an error.
 docs: $(VENV)/.ok
-	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
+	$(BIN)/sphinx-build -E -W --keep-going -q docs build/docs
 
 pytest: $(VENV)/.ok
 	$(BIN)/pytest -n 2 --dist worksteal

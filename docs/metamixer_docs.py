@@ -1,6 +1,6 @@
 """What the site adds to the Markdown files: facts on the cards of methods, API pages, and links that leave docs/.
 
-The files stay readable where nothing is built. A comment ``<!-- losses -->`` becomes the table of all losses, a card
+The files stay readable where nothing is built. A comment ``<!-- table of methods -->`` becomes that table, a card
 ``methods/NAME.md`` gets the facts of the registry below its title, and a page that stands for a file of the root
 becomes that file.
 """
@@ -12,51 +12,24 @@ import os
 import pkgutil
 import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 import metamixer
+from metamixer.core.registry import Registry
+from metamixer.losses import LOSSES
+from metamixer.mixers import MIXERS
 
 DOCS = Path(__file__).parent.resolve()
 ROOT = DOCS.parent
-FOLDERS = {"losses": "methods", "mixers": "mixers"}  # kind of method -> folder of its cards
 ROOT_PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
 NOT_API = {"__main__", "bench", "cli", "report"}
 
+REGISTRIES = {"methods": LOSSES, "mixers": MIXERS}  # folder of the cards -> what they are cards of
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A line of the registry."""
-
-    name: str
-    target: str  # package.module.Class
-    summary: str
-    paper: str
-    needs: tuple[str, ...]
-    deploys: str
-
-
-def methods(kind: str) -> list[Method]:
-    """The registry: the only place of this file that knows how it is kept."""
-    from metamixer.config import registry
-
-    tables: dict[str, dict[str, type]] = {"losses": registry.LOSSES, "mixers": registry.MIXERS}  # type: ignore[dict-item]
-    return [
-        Method(
-            name=name,
-            target=f"{cls.__module__}.{cls.__qualname__}",
-            summary=(inspect.getdoc(cls) or "").partition("\n")[0].replace("``", "`"),
-            paper=getattr(cls, "paper", ""),
-            needs=tuple(getattr(cls, "needs", ())),
-            deploys=getattr(cls, "deploys", ""),
-        )
-        for name, cls in tables[kind].items()
-    ]
 
 
 def write_api(app: Sphinx) -> None:
@@ -111,46 +84,46 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname in ROOT_PAGES:
         text = (ROOT / ROOT_PAGES[docname]).read_text(encoding="utf-8")
         source[0] = re.sub(r"\]\((?!#|\w+:)", "](../", text)
-    for kind, folder in FOLDERS.items():
-        marker = f"<!-- {kind} -->"
+    for folder, registry in REGISTRIES.items():
+        marker = f"<!-- table of {folder} -->"
         if marker in source[0]:
-            source[0] = source[0].replace(marker, _table(methods(kind), folder))
+            source[0] = source[0].replace(marker, _table(registry, folder))
         if docname.startswith(f"{folder}/"):
-            source[0] = _card(docname.removeprefix(f"{folder}/"), methods(kind), source[0])
+            source[0] = _card(docname.removeprefix(f"{folder}/"), registry, source[0])
     source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     # Sphinx cannot put a link to a copied file into a table of contents.
     source[0] = re.sub(r"(?m)^#.*", lambda title: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title[0]), source[0])
     source[0] = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)]*)?\)", lambda link: _outward(docname, *link.groups()), source[0])
 
 
-def _table(rows: list[Method], folder: str) -> str:
-    for row in rows:
-        if not (DOCS / folder / f"{row.name}.md").exists():
-            log.warning("%r has no card: write docs/%s/%s.md", row.name, folder, row.name)
-    full = any(row.deploys for row in rows)
+def _table(registry: Registry, folder: str) -> str:
+    for name in registry:
+        if not (DOCS / folder / f"{name}.md").exists():
+            log.warning("%r has no card: write docs/%s/%s.md", name, folder, name)
+    full = any(entry.deploys for entry in registry.entries.values())
     lines = ["| name | idea |" + (" needs | deploys |" if full else ""), "|---|---|" + ("---|---|" if full else "")]
-    for row in rows:
-        rest = f" {', '.join(row.needs) or '–'} | {row.deploys} |" if full else ""
-        lines.append(f"| [`{row.name}`]({folder}/{row.name}.md) | {row.summary} |{rest}")
-    toctree = ["", "```{toctree}", ":hidden:", "", *(f"{folder}/{row.name}" for row in rows), "```"]
-    return "\n".join(lines + toctree)
+    for name, entry in registry.entries.items():
+        rest = f" {', '.join(entry.needs) or '–'} | {entry.deploys} |" if full else ""
+        lines.append(f"| [`{name}`]({folder}/{name}.md) | {entry.summary} |{rest}")
+    return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *(f"{folder}/{name}" for name in registry), "```"])
 
 
-def _card(name: str, rows: list[Method], text: str) -> str:
-    row = next((each for each in rows if each.name == name), None)
-    if row is None:
+def _card(name: str, registry: Registry, text: str) -> str:
+    if name not in registry:
         log.warning("the card %r has no line in the registry", name)
         return text
+    entry = registry.entries[name]
+    target = entry.target.replace(":", ".")
     facts = {
-        "recipe name": f"`{row.name}`",
-        "paper": re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", row.paper),
-        "needs": ", ".join(row.needs),
-        "deploys": row.deploys,
-        "class": f"{{py:class}}`{row.target}`",
+        "recipe name": f"`{name}`",
+        "paper": re.sub(r"(?:arXiv )?(\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", entry.paper),
+        "needs": ", ".join(entry.needs),
+        "deploys": entry.deploys,
+        "class": f"{{py:class}}`{target}`",
     }
     title, _, body = text.partition("\n")
     table = ["", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items() if value)]
-    reference = ["", "## Settings", "", "```{eval-rst}", f".. autoclass:: {row.target}", "   :no-index:", "```", ""]
+    reference = ["", "## Settings", "", "```{eval-rst}", f".. autoclass:: {target}", "   :no-index:", "```", ""]
     return "\n".join([title, *table, body, *reference])
 
 
