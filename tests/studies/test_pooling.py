@@ -58,7 +58,9 @@ def test_all_formats_have_it():
     _, figures = figures_of(study)
     table = Table.of(study, figures)
     header, first, _ = table.pooled_rows
-    assert header[:4] == ["row", "against", "strata", "pairs"]
+    assert header[:5] == [
+        "row", "against", "strata", "pairs", "difference in accuracy, mean of peers, last epoch (%)",
+    ]  # fmt: skip
     apart = table.pooled[0].differences["accuracy"]
     shown = [f"{100 * value:+.1f}".replace("-", "−") for value in (apart.mean, apart.low, apart.high)]
     assert first[:5] == ["Meta|Mixer", "CutMix", "3 of 3", "9", f"{shown[0]} [{shown[1]}, {shown[2]}]"]

@@ -153,7 +153,10 @@ def read_study(folder: Path, name: str) -> StudyFiles:
         except (OSError, ValueError) as error:
             notes.append(f"results.json cannot be read: {_short(error)}")
     else:
-        notes.append("The study has no results yet: results.json is missing.")
+        notes.append(
+            "The study has no results yet: results.json is missing. It is written by: metamixer study "
+            f"{shlex.quote(str(folder / 'study.yaml'))} --out {shlex.quote(str(folder))} --table-only"
+        )
     return StudyFiles(folder, name, _text(folder / "study.yaml"), table, pooled, results, tuple(notes))
 
 

@@ -126,7 +126,7 @@ class Table:
         if not self.pooled:
             return []
         names = self.study.content.compared
-        rows = [["row", "against", "strata", "pairs", *(FIGURES[name].title for name in names)]]
+        rows = [["row", "against", "strata", "pairs", *(f"difference in {FIGURES[name].title}" for name in names)]]
         for each in self.pooled:
             found = [each.differences.get(name) for name in names]
             strata, pairs = (max((getattr(one, key) for one in found if one), default=0) for key in ("strata", "pairs"))
