@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from metamixer.core.text import clean, percent
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from metamixer.training.callbacks import EpochRecord, Start, StepRecord
 
 _MOST_LINES = 10  # of a whole training where no bar can be drawn
+_SHORTEST = 12  # characters of a peer's name under the bar
 _MUCH = 0.1  # of the time spent waiting for data, and something should be done about it
 _HELP = {  # by TrainLoader.reading
     "memory": "cropping and flipping images in memory takes it: a smaller data.image_size takes less",
@@ -146,20 +148,28 @@ class Progress:
             Text(self._left()),
         )
         peers = Table.grid(padding=(0, 2))
-        room = 20 if self._console.width < 100 else 40  # figures that wrap are worse than a name cut short
-        for index, name in enumerate(self._names):
-            cells = [Text(f"{label} {values[index]:.3f}") for label, values in self._terms.items()]
-            if self._train:
-                cells.append(Text(f"train {percent(self._train[index])}"))
-            if self._val:
-                cells.append(Text(f"val {percent(self._val[index].accuracy)}", style="green"))
+        rows = [self._row(index) for index in range(len(self._names))]
+        taken = sum(max(cell_len(row[place].plain) for row in rows) + 2 for place in range(len(rows[0])))
+        if self._console.width - taken < _SHORTEST:  # numbers that wrap are worse than terms that are left out
+            rows = [row[len(self._terms) :] for row in rows]
+            taken = sum(max(cell_len(row[place].plain) for row in rows) + 2 for place in range(len(rows[0])))
+        for name, row in zip(self._names, rows, strict=True):
             title = Text(f"  {name}")
-            title.truncate(room, overflow="ellipsis")
-            peers.add_row(title, *cells)
+            title.truncate(max(_SHORTEST, min(40, self._console.width - taken)), overflow="ellipsis")
+            peers.add_row(title, *row)
         if self._val and len(self._names) > 1:
-            blank = [Text("")] * (len(self._terms) + bool(self._train))
+            blank = [Text("")] * (len(rows[0]) - 1)
             peers.add_row(Text("  ensemble"), *blank, Text(f"val {percent(self._val[-1].accuracy)}", style="green"))
         return Group(bar, *([self._sides()] if self._rate else []), peers)
+
+    def _row(self, index: int) -> list[Text]:
+        """The numbers of a peer."""
+        cells = [Text(f"{label} {values[index]:.3f}") for label, values in self._terms.items()]
+        if self._train:
+            cells.append(Text(f"train {percent(self._train[index])}"))
+        if self._val:
+            cells.append(Text(f"val {percent(self._val[index].accuracy)}", style="green"))
+        return cells
 
     def _sides(self) -> Text:
         """The pace of the whole, the share of time that goes to each side, and what each would reach alone.
@@ -195,13 +205,61 @@ class Progress:
         say(f"{self._title} {text}".strip(), console_=self._console)
 
 
-def table(columns: Iterable[str], *, numbers: bool = True) -> Table:
-    """An empty table; all but the first column hold numbers, unless told otherwise."""
-    made = Table(box=box.SIMPLE_HEAD)
-    for position, name in enumerate(columns):
-        made.add_column(
-            Text(clean(name)), justify="right" if numbers and position else "left", no_wrap=numbers and not position
+class NumberTable(Table):
+    """A table of numbers under a first column of names, on any terminal: names are shortened, numbers never.
+
+    Where it is too wide, headers wrap, then names are cut short, then columns go below each other in several tables.
+    """
+
+    _NAME = 14  # characters of a name that stay, at least
+    _HEADER = 12  # characters of a word in a header that stay, at least
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it, in as many parts as it takes."""
+        if self.__rich_measure__(console, options.update(width=10_000)).maximum <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        for part in self._parts(options.max_width):
+            yield from part.__rich_console__(console, options)
+
+    def _parts(self, width: int) -> Iterator[Table]:
+        first, *others = self.columns
+        widths = [_narrowest(column, self._HEADER) for column in others]
+        name = max(
+            [cell_len(str(cell)) for cell in first.cells] + [cell_len(word) for word in str(first.header).split()]
         )
+        while others:
+            count, used = 0, 4  # two empty characters on either side, and three between columns
+            while count < len(others) and (not count or used + widths[count] + 3 + self._NAME <= width):
+                used += widths[count] + 3
+                count += 1
+            yield self._part(others[:count], min(name, max(self._NAME, width - used)), widths[:count])
+            others, widths = others[count:], widths[count:]
+
+    def _part(self, columns: Sequence[Column], name: int, widths: Sequence[int]) -> Table:
+        part = Table(box=self.box)
+        part.add_column(self.columns[0].header, width=name)
+        for column, width in zip(columns, widths, strict=True):
+            header = Text(str(column.header), overflow="ellipsis")
+            part.add_column(header, justify="right", width=width, no_wrap=False)
+        cells = [list(column.cells) for column in (self.columns[0], *columns)]
+        for number, row in enumerate(self.rows):
+            title = Text(str(cells[0][number]), no_wrap=True, overflow="ellipsis")
+            part.add_row(title, *(column[number] for column in cells[1:]), style=row.style, end_section=row.end_section)
+        return part
+
+
+def _narrowest(column: Column, most: int) -> int:
+    """Characters that hold every cell of a column whole, and the words of its header up to so many characters."""
+    words = [min(most, cell_len(word)) for word in str(column.header).split()]
+    return max([1, *words, *(cell_len(str(cell)) for cell in column.cells)])
+
+
+def table(columns: Iterable[str], *, numbers: bool = True) -> Table:
+    """An empty table; all but the first column hold numbers, unless ``numbers`` is false."""
+    made = NumberTable(box=box.SIMPLE_HEAD) if numbers else Table(box=box.SIMPLE_HEAD)
+    for position, name in enumerate(columns):
+        made.add_column(Text(clean(name)), justify="right" if numbers and position else "left", no_wrap=numbers)
     return made
 
 

@@ -98,8 +98,8 @@ def _allow_typed(changes: Iterable[str]) -> None:
     """An import path that stands in the command itself is the user's own word; one in a file is not."""
     for change in changes:
         place, _, text = change.partition("=")
-        if place.split(".")[0] in CODE:
-            trusted_imports.allow(*trusted_imports.named_in(parse_yaml(text)))
+        if (section := place.split(".")[0]) in CODE:
+            trusted_imports.allow(*trusted_imports.named_in(parse_yaml(text), networks=section == "peers"))
 
 
 def slug(*parts: str) -> str:

@@ -245,7 +245,8 @@ class Recipe(_Section):
         """From plain values, as they stand in a file; see :meth:`read`."""
         raw = with_changes(content, changes, _DEFAULTS)
         if allow_imports:
-            trusted_imports.allow(*(name for section in CODE for name in trusted_imports.named_in(raw.get(section))))
+            for section in CODE:
+                trusted_imports.allow(*trusted_imports.named_in(raw.get(section), networks=section == "peers"))
         raw |= {key: {"name": raw[key]} for key in ("mixer", "loss") if isinstance(raw.get(key), str)}
         if isinstance(raw.get("peers"), list):
             raw["peers"] = [{"name": peer} if isinstance(peer, str) else peer for peer in raw["peers"]]

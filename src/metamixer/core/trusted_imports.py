@@ -20,6 +20,9 @@ from typing import Any
 VARIABLE = "METAMIXER_ALLOW_IMPORTS"
 """``all``, or import paths with spaces between them."""
 
+LIBRARIES = ("timm:", "torchvision:")
+"""What stands before the name of a network of these libraries."""
+
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -66,16 +69,24 @@ def load(name: str) -> Any:
     return attrgetter(attribute)(import_module(module))
 
 
-def named_in(value: Any) -> list[str]:
+def named_in(value: Any, *, networks: bool = False) -> list[str]:
     """The texts inside of plain values that could name code.
+
+    Args:
+        value: texts, mappings and lists.
+        networks: they name networks: those that timm and torchvision have by name are no code of the user's.
 
     >>> named_in({"name": "ensemble", "members": [{"name": "nets:Net"}, {"name": "resnet20"}], "depth": 3})
     ['nets:Net']
+    >>> named_in(["timm:resnet18", "timm:hf-hub:someone/net"], networks=True)
+    ['timm:hf-hub:someone/net']
     """
     if isinstance(value, str):
+        if networks and value.count(":") == 1 and value.startswith(LIBRARIES):
+            return []
         return [value] if ":" in value and not re.search(r"\s", value) else []
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [name for part in parts for name in named_in(part)]
+    return [name for part in parts for name in named_in(part, networks=networks)]
 
 
 @contextmanager
