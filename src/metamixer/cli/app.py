@@ -223,57 +223,6 @@ def study(
 
 
 @app.command()
-def slurm(
-    words: Words = None,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Of the run; all machines have to see it.")
-    ] = Path("runs/slurm"),
-    nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")] = 1,
-    gpus: Annotated[
-        int, typer.Option("--gpus-per-node", metavar="N", help="GPUs of each, and processes; 0: no GPU.")
-    ] = 1,
-    processes: Annotated[
-        int | None, typer.Option("--processes-per-node", metavar="N", help="[default: one for each GPU]")
-    ] = None,
-    cpus: Annotated[
-        int | None, typer.Option("--cpus-per-process", metavar="N", help="Processor cores of each process.")
-    ] = None,
-    time: Annotated[str | None, typer.Option("--time", metavar="HH:MM:SS", help="Of one stay on the machines.")] = None,
-    name: Annotated[str, typer.Option("--job-name", help="Of the job.")] = "metamixer",
-    options: Annotated[
-        list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="As --sbatch=--partition=gpu; repeatable.")
-    ] = None,
-    setup: Annotated[
-        list[str] | None, typer.Option("--setup", metavar="LINE", help="Shell before the run; repeatable.")
-    ] = None,
-    python: Annotated[str, typer.Option("--python", help="The interpreter on the machines.")] = "python",
-    grace: Annotated[int, typer.Option("--grace", metavar="S", help="Seconds to save before the time is over.")] = 120,
-    restarts: Annotated[int, typer.Option("--max-restarts", metavar="N", help="After the death of a process.")] = 3,
-    allow_imports: AllowImports = False,
-) -> None:
-    """Print a batch script that trains on a SLURM cluster, and goes on when its time was over.
-
-    metamixer slurm recipe.yaml --nodes 2 --gpus-per-node 4 --time 24:00:00 --out runs/big > job.sh
-    """
-    from metamixer.cli.slurm import slurm as work
-
-    settings = {
-        "nodes": nodes,
-        "gpus_per_node": gpus,
-        "processes_per_node": processes,
-        "cpus_per_process": cpus,
-        "time": time,
-        "name": name,
-        "options": options or [],
-        "setup": setup or [],
-        "python": python,
-        "grace": grace,
-        "restarts": restarts,
-    }
-    raise typer.Exit(work(words or [], out, allow_imports, **settings))
-
-
-@app.command()
 def predict(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a .safetensors or .onnx file.")
