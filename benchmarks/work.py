@@ -13,6 +13,7 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.core.plan import Mixer
 from metamixer.core.seeding import generator
 from metamixer.core.types import Batch, total
+from metamixer.losses.base import Loss
 from metamixer.training.optimizer import Optim
 from metamixer.training.train_step import train_step
 
@@ -65,7 +66,6 @@ def joint_step(
 ) -> Callable[[int], object]:
     """One step of a cohort, its draws seeded by the argument: the step of the trainer without the trainer."""
     optimizer = OPTIM.build(cohort, loss)
-    after_step = getattr(loss, "after_step", None)
 
     def step(seed: int) -> None:
         with settings.autocast(precision):
@@ -73,20 +73,18 @@ def joint_step(
         optimizer.zero_grad(set_to_none=True)
         total(found.terms).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if after_step is not None:
-            after_step(cohort)
+        Loss.of(loss).after_step(cohort)
 
     return step
 
 
 def set_up(loss: nn.Module, cohort: Cohort, batch: Batch) -> nn.Module:
     """The loss with its trainable parts built, as the trainer does it before the first step."""
-    if setup := getattr(loss, "setup", None):
-        cohort.eval()
-        with torch.no_grad():
-            outputs = cohort(batch.images[:2])
-        cohort.train()
-        setup(outputs)
+    cohort.eval()
+    with torch.no_grad():
+        outputs = cohort(batch.images[:2])
+    cohort.train()
+    Loss.of(loss).setup(outputs)
     return loss.to(batch.images.device)
 
 

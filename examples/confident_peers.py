@@ -8,17 +8,16 @@ largest probability is above a threshold, as in selective methods for noisy labe
 method.
 """
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metamixer.core.ranges import Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
-from metamixer.losses.functional import check_targets, soft_cross_entropy
+from metamixer.losses import Loss
+from metamixer.losses.functional import soft_cross_entropy
 
 
-class ConfidentPeers(nn.Module):
+class ConfidentPeers(Loss):
     """``CE(z_i, y) + mean over j != i of [max p_j > threshold] KL(p_j || p_i)``, teachers detached.
 
     Args:
@@ -26,16 +25,13 @@ class ConfidentPeers(nn.Module):
         weight: of the distillation.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-
     @checked
     def __init__(self, threshold: Share = 0.5, weight: Weight = 1.0) -> None:
         super().__init__()
         self.threshold, self.weight = threshold, weight
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
-        check_targets(outputs.logits, targets)
         log_p = outputs.logits.log_softmax(-1)
         terms = []
         for own in range(outputs.peers):

@@ -266,7 +266,7 @@ def test_a_loss_is_asked_what_it_needs_without_being_built_again(monkeypatch):
     recipe = Recipe.of({"loss": "pcl"})
     built = []
     monkeypatch.setattr(recipe_module, "make", lambda *words: built.append(words) or make(*words))
-    assert recipe.loss_constant("needs", ()) == ("features", "shadows", "views")
+    assert recipe.loss.as_loss.needs == ("features", "shadows", "views")
     assert len(recipe.names) == 4
     assert len(recipe.names) == 4
     assert len(built) == 1

@@ -20,6 +20,7 @@ from metamixer.core.plan import Blend, MixPlan, Paste, PerPeer
 from metamixer.core.types import Outputs, total
 from metamixer.training.optimizer import Optim
 from tests.losses import test_contract as contract
+from tests.losses.traits import trait
 
 PEERS = 3
 DEPTH = 3  # stages of the networks
@@ -262,7 +263,7 @@ NORMALISING = (LOSSES["ffl"], LOSSES["lmcl"])
 @st.composite
 def outputs_for(draw, cls, least_peers=1, extremes=True):
     """Outputs of any size for one loss, their targets, and the logits' kind."""
-    sizes = getattr(cls, "for_peers", range(least_peers, 6))
+    sizes = range(least_peers, 6)
     learn, batch = draw(st.sampled_from(list(sizes))), draw(st.integers(1 + (cls in NORMALISING), 12))
     classes = draw(st.integers(2, 100))
     everyone, frozen, shadows = contract.kinds(cls, learn)
@@ -304,8 +305,7 @@ def built(cls, outputs):
     torch.manual_seed(0)
     loss = cls()
     with told_to_one_peer(outputs):
-        if hasattr(loss, "setup"):
-            loss.setup(outputs)
+        loss.setup(outputs)
         return loss
 
 
@@ -338,7 +338,7 @@ def test_terms_and_gradients_are_finite_whatever_the_logits(name, data):
         assert leaf.grad is None or leaf.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name, cls in LOSSES.items() if getattr(cls, "symmetric", True)])
+@pytest.mark.parametrize("name", [name for name, cls in LOSSES.items() if trait(cls, "symmetric")])
 @few(12)
 @given(data=st.data())
 def test_permuting_any_number_of_peers_permutes_the_terms(name, data):

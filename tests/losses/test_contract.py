@@ -1,15 +1,7 @@
 """What every mixer and every loss promises. The registry names them, so a new one is covered unasked.
 
-Each is built with its defaults. A loss may have ``setup(outputs)`` and ``after_step(cohort)``; they are called.
-Where the paper of a method means it otherwise, its class says so by an attribute:
-
-- ``symmetric = False``: the peers have different parts, so permuting them does not permute the terms;
-- ``crosses_peers = True``: a gradient flows from the term of one peer into another on purpose;
-- ``distils_identical_peers = True``: the teacher is not one of the peers, so there is something to learn from it even
-  where all peers agree;
-- ``plays_a_game = True``: some of its terms have discriminators to beat, so not all of them fall together;
-- ``task_weight``: the cross-entropy is weighed by a number other than 1;
-- ``for_peers = (2,)``: the numbers of learning peers that it is for.
+Each is built with its defaults. Where the paper of a method means a promise otherwise, ``traits.py`` says so;
+``task_weight`` is an attribute of losses that weigh the cross-entropy by a number other than 1.
 """
 
 import copy
@@ -28,8 +20,10 @@ from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.config.registry import LOSSES, MIXERS
 from metamixer.core.plan import MixPlan
 from metamixer.core.types import Batch, Outputs, total
+from metamixer.losses import Loss
 from metamixer.mixers import MetaMixer, NoMix
 from metamixer.training.train_step import train_step
+from tests.losses.traits import trait
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 0, 4, 2])
 CLASSES = 5
@@ -214,9 +208,9 @@ def test_a_mixer_is_a_value(name):
 
 def kinds(loss, peers):
     """How many peers there are in all, which are frozen, and how many of them are shadows."""
-    if getattr(loss, "shadows", ""):
+    if loss.shadows:
         return 2 * peers, tuple(range(peers, 2 * peers)), peers
-    if "teacher" in getattr(loss, "needs", ()):
+    if "teacher" in loss.needs:
         return peers + 1, (peers,), 0
     return peers, (), 0
 
@@ -232,7 +226,7 @@ def outputs_of(loss, peers=3, seed=0, identical=False, scale=2.0):
 
     logits = torch.stack(draw(8, CLASSES)).mul(scale).requires_grad_()
     stages = [[stage.requires_grad_() for stage in draw(8, c, s, s)] for c, s in ((4, 8), (6, 4), (8, 2))]
-    shared = 2 if "trunk" in getattr(loss, "needs", ()) else 0
+    shared = 2 if "trunk" in loss.needs else 0
     for stage in stages[:shared]:
         stage[1:peers] = [stage[0]] * (peers - 1)
     features = tuple(row.requires_grad_() for row in draw(8, 6))
@@ -257,21 +251,15 @@ def targets_of(seed=0):
     return mixer(images_of((6, 6)), LABELS, generator=seeded(seed)).targets(LABELS, CLASSES)
 
 
-def numbers_of_peers(name):
-    """2 and 3, unless the method is for one number of peers."""
-    return [peers for peers in (2, 3) if peers in getattr(LOSSES[name], "for_peers", (2, 3))]
-
-
 every_loss_and_number = pytest.mark.parametrize(
-    ("name", "peers"), [(name, peers) for name in LOSSES for peers in numbers_of_peers(name)]
+    ("name", "peers"), [(name, peers) for name in LOSSES for peers in (2, 3)]
 )
 
 
 def build(name, outputs):
     torch.manual_seed(0)
     loss = LOSSES[name]()
-    if hasattr(loss, "setup"):
-        loss.setup(outputs)
+    loss.setup(outputs)
     return loss
 
 
@@ -306,10 +294,10 @@ def test_terms_are_one_finite_number_a_peer_with_gradients(name, peers):
 
 @every_loss
 def test_permuting_peers_permutes_terms(name):
-    peers = numbers_of_peers(name)[-1]
+    peers = 3
     outputs, targets = outputs_of(LOSSES[name], peers), targets_of()
     loss = build(name, outputs)
-    if not getattr(loss, "symmetric", True):
+    if not trait(type(loss), "symmetric"):
         pytest.skip("the peers of this method have different parts")
     order = [2, 0, 1][-peers:]
     straight, turned = run(loss, outputs, targets), run(loss, permuted(outputs, order), targets)
@@ -322,7 +310,7 @@ def test_permuting_peers_permutes_terms(name):
 def test_identical_peers_have_nothing_to_distil(name, peers):
     outputs = outputs_of(LOSSES[name], peers, identical=True)
     loss = build(name, outputs)
-    if getattr(loss, "distils_identical_peers", False):
+    if trait(type(loss), "distils_identical_peers"):
         pytest.skip("the teacher of this method is none of the peers")
     for key, term in run(loss, outputs, targets_of()).items():
         if "distill" in key:
@@ -331,17 +319,17 @@ def test_identical_peers_have_nothing_to_distil(name, peers):
 
 @every_loss
 def test_different_peers_have_something_to_distil(name):
-    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1])
+    outputs = outputs_of(LOSSES[name], 3)
     for key, term in run(build(name, outputs), outputs, targets_of()).items():
         assert "distill" not in key or (term[list(outputs.learners)].sum() > 1e-3)
 
 
 @every_loss
 def test_no_gradient_crosses_between_peers(name):
-    peers = numbers_of_peers(name)[-1]
+    peers = 3
     outputs = outputs_of(LOSSES[name], peers)
     loss = build(name, outputs)
-    if getattr(loss, "crosses_peers", False):
+    if trait(type(loss), "crosses_peers"):
         pytest.skip("a gradient crosses between the peers of this method on purpose")
     own = [
         [stage for k, stage in enumerate(outputs.stages[peer]) if k >= outputs.shared] + [outputs.features[peer]]
@@ -359,7 +347,7 @@ def test_no_gradient_crosses_between_peers(name):
 
 @every_loss
 def test_an_empty_plan_is_plain_training(name):
-    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1])
+    outputs = outputs_of(LOSSES[name], 3)
     targets = MixPlan().targets(LABELS, CLASSES)
     loss = build(name, outputs)
     learners = list(outputs.learners)
@@ -374,7 +362,7 @@ def test_an_empty_plan_is_plain_training(name):
 @every_loss
 @pytest.mark.parametrize("scale", [2e4, 0.0])
 def test_sure_and_clueless_peers(name, scale):
-    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1], scale=scale)
+    outputs = outputs_of(LOSSES[name], 3, scale=scale)
     terms = run(build(name, outputs), outputs, targets_of())
     assert all(term.isfinite().all() for term in terms.values())
     total(terms).backward()
@@ -383,14 +371,14 @@ def test_sure_and_clueless_peers(name, scale):
 
 @every_loss
 def test_labels_as_class_indices_are_refused(name):
-    outputs = outputs_of(LOSSES[name], numbers_of_peers(name)[-1])
+    outputs = outputs_of(LOSSES[name], 3)
     with pytest.raises(ValueError, match="soft"):
         run(build(name, outputs), outputs, LABELS)
 
 
 @every_loss
 def test_a_loss_is_copied_pickled_and_restored(name):
-    outputs, targets = outputs_of(LOSSES[name], numbers_of_peers(name)[-1]), targets_of()
+    outputs, targets = outputs_of(LOSSES[name], 3), targets_of()
     loss = build(name, outputs)
     twins = [copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), build(name, outputs)]
     twins[2].load_state_dict(loss.state_dict())
@@ -405,7 +393,7 @@ def test_a_loss_is_copied_pickled_and_restored(name):
 @every_loss
 def test_progress_is_taken_as_a_number_and_as_a_tensor(name):
     """A captured graph reads the progress from a tensor."""
-    outputs, targets = outputs_of(LOSSES[name], numbers_of_peers(name)[-1]), targets_of()
+    outputs, targets = outputs_of(LOSSES[name], 3), targets_of()
     loss = build(name, outputs)
     for progress in (None, 0.0, 0.13, 0.5, 1.0):
         terms = copy.deepcopy(loss)(outputs, targets, progress=progress)
@@ -421,13 +409,13 @@ def test_a_loss_says_what_it_needs(name):
     cls = LOSSES[name]
     known = {"features", "stages", "trunk", "views", "shadows", "teacher", "held-out", "pixels", "per-class"}
     assert set(cls.needs) <= known
-    assert ("shadows" in cls.needs) == bool(getattr(cls, "shadows", ""))
+    assert ("shadows" in cls.needs) == bool(cls.shadows)
 
 
 # Every mixer with every loss
 
 
-def tiny(loss=None, peers=2):
+def tiny(loss=Loss, peers=2):
     torch.manual_seed(0)
     everyone, frozen, shadows = kinds(loss, peers)
     networks = [
@@ -441,7 +429,7 @@ def tiny(loss=None, peers=2):
         )
         for _ in range(everyone - shadows)
     ]
-    if "trunk" in getattr(loss, "needs", ()):
+    if "trunk" in loss.needs:
         share_trunk(networks, "1")
     return Cohort(networks, stages=["1", "3"], frozen=() if shadows else frozen, shadows=shadows > 0)
 
@@ -452,7 +440,7 @@ def test_a_step_reduces_the_loss(name, loss_name):
     cohort, mixer = tiny(LOSSES[loss_name]), variants(name)["always"]
     batch = Batch(images_of((7, 7)), LABELS, companions=images_of((7, 7)).flip(-1))
     loss = build(loss_name, cohort(batch.images, MixPlan()))
-    game = getattr(loss, "plays_a_game", False)  # then one player's gain is the other's loss
+    game = trait(type(loss), "plays_a_game")  # then one player's gain is the other's loss
 
     def value(after=False):
         used = loss if after else copy.deepcopy(loss)
@@ -467,8 +455,7 @@ def test_a_step_reduces_the_loss(name, loss_name):
         value(after=True).backward()
         optimizer.step()
         assert value() < before
-        if hasattr(loss, "after_step"):
-            loss.after_step(cohort)
+        loss.after_step(cohort)
     assert value() < first
     assert all(p.grad is not None and p.grad.isfinite().all() for p in cohort.parameters() if p.requires_grad)
 

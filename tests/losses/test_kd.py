@@ -10,6 +10,7 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.config.registry import LOSSES
 from metamixer.core.types import Outputs, total
 from metamixer.losses.kd import KD
+from tests.losses.traits import trait
 
 
 def draw(*shape, seed=0):
@@ -117,7 +118,7 @@ def test_targets_that_do_not_fit():
 
 # A frozen teacher in the cohort of every method
 
-ONLINE = [name for name, cls in LOSSES.items() if not {"trunk", "shadows"} & set(getattr(cls, "needs", ()))]
+ONLINE = [name for name, cls in LOSSES.items() if not {"trunk", "shadows"} & set(cls.needs)]
 
 
 def network(seed):
@@ -139,7 +140,7 @@ def leaf(tensor):
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("name", ONLINE)
 def test_every_online_method_takes_a_frozen_teacher(name, place):
-    learners = max(getattr(LOSSES[name], "for_peers", (2,)))
+    learners = 2
     cohort = Cohort([network(seed) for seed in range(learners + 1)], stages=["0", "1", "2"], frozen=[place])
     images = torch.rand((8, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     seen = cohort(images)
@@ -152,8 +153,7 @@ def test_every_online_method_takes_a_frozen_teacher(name, place):
     )
     torch.manual_seed(0)
     loss = LOSSES[name]()
-    if hasattr(loss, "setup"):
-        loss.setup(outputs)
+    loss.setup(outputs)
     terms = loss(outputs, torch.eye(5)[torch.arange(8) % 5])
     for term in terms.values():
         assert term.shape == (learners + 1,)
@@ -161,7 +161,7 @@ def test_every_online_method_takes_a_frozen_teacher(name, place):
         assert term[place] == 0
     total(terms).backward()
     assert outputs.logits.grad.any()
-    if getattr(LOSSES[name], "crosses_peers", False):
+    if trait(LOSSES[name], "crosses_peers"):
         return  # gradients reach the peers' outputs on purpose; that a teacher has no graph is the cohort's doing
     of_teacher = [outputs.features[place].grad, *(each.grad for each in outputs.stages[place])]
     assert not outputs.logits.grad[place].any()

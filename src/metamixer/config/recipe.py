@@ -27,6 +27,7 @@ from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_cha
 from metamixer.core import trusted_imports
 from metamixer.core.plan import Mixer
 from metamixer.core.seeding import derive
+from metamixer.losses.base import Loss
 from metamixer.models.factory import build, check_name
 from metamixer.training.nan_checks import not_finite_weight
 from metamixer.training.optimizer import Optim
@@ -184,10 +185,9 @@ class Part(_Section):
         return dict(self.model_extra or {})
 
     @cached_property
-    def as_loss(self) -> nn.Module:
+    def as_loss(self) -> Loss:
         """The loss of this name, built once, to be asked what it needs. A run trains with one of its own."""
-        loss: nn.Module = make(self.model_dump(), LOSSES, "loss")
-        return loss
+        return Loss.of(make(self.model_dump(), LOSSES, "loss"))
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -333,12 +333,8 @@ class Recipe(_Section):
     def names(self) -> tuple[str, ...]:
         """The peers' names, numbered, and those of their shadows: ``0 resnet20``, ``1 resnet32``."""
         names = tuple(f"{index} {peer.name}" for index, peer in enumerate(self.members))
-        shadow = self.loss_constant("shadows", "")
+        shadow = self.loss.as_loss.shadows
         return (*names, *(f"{name} {shadow}" for name in names)) if shadow else names
-
-    def loss_constant(self, name: str, default: Any) -> Any:
-        """What the loss says of itself with these settings, such as ``needs``."""
-        return getattr(self.loss.as_loss, name, default)
 
     def build_mixer(self) -> Mixer:
         """The mixer with its settings."""
@@ -383,7 +379,7 @@ class Recipe(_Section):
             raise RecipeError("\n".join(dict.fromkeys(wrong)))
         try:
             self._share_trunks(networks)
-            if "trunk" in self.loss_constant("needs", ()) and all(peer.branches == 1 for peer in self.peers):
+            if "trunk" in self.loss.as_loss.needs and all(peer.branches == 1 for peer in self.peers):
                 raise ValueError(
                     f"{self.loss.name} is for branches on a trunk; peers=[{{name: {self.peers[0].name}, branches: 3}}] "
                     "would work"
@@ -392,7 +388,7 @@ class Recipe(_Section):
                 networks,
                 stages=[peer.stages for _, peer in sections],
                 frozen=[index for index, (_, peer) in enumerate(sections) if peer.frozen],
-                shadows=bool(self.loss_constant("shadows", "")),
+                shadows=bool(self.loss.as_loss.shadows),
                 parallel=self.train.parallel,
                 compile=self.train.compile,
             )

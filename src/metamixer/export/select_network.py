@@ -15,6 +15,7 @@ from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.data import Data, ImageSet, normalise
 from metamixer.export.errors import ExportError
+from metamixer.losses.base import Loss
 from metamixer.models.ensemble import Ensemble
 from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
@@ -144,16 +145,15 @@ def _numbered(recipe: Recipe, cohort: Cohort, number: int) -> int:
 @torch.no_grad()
 def _leader(recipe: Recipe, cohort: Cohort, data: Data) -> int:
     """The one peer that the method deploys."""
-    loss = recipe.build_loss()
+    loss = Loss.of(recipe.build_loss())
     name = recipe.loss.name
-    if getattr(loss, "deployable", None) is None:
+    images = data.train.fetch(torch.arange(min(2, len(data.train)))).cpu()
+    loss.setup(cohort(normalise(images, data.mean, data.std)))  # some losses learn from it who leads
+    allowed = loss.deployable(len(cohort.peers))
+    if allowed is None:
         raise RecipeError(
             f"--peer leader: all peers of {name} are equals; --peer best, a number or ensemble would work"
         )
-    if setup := getattr(loss, "setup", None):  # some losses learn from it who leads
-        images = data.train.fetch(torch.arange(min(2, len(data.train)))).cpu()
-        setup(cohort(normalise(images, data.mean, data.std)))
-    allowed = list(loss.deployable(len(cohort.peers)))  # type: ignore[operator]
     if len(allowed) != 1:
         numbers = " and ".join(map(str, allowed))
         raise RecipeError(

@@ -31,4 +31,4 @@ LOSSES = Registry({
 })
 # fmt: on
 
-__getattr__, __all__ = lazy_names(__name__, LOSSES.targets)
+__getattr__, __all__ = lazy_names(__name__, [*LOSSES.targets, f"{__name__}.base:Loss"])

@@ -6,16 +6,14 @@ discriminator tells a peer's own maps from another's, and the peer learns to be 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from metamixer.core.ranges import Count, Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     layer,
     learning,
@@ -24,11 +22,10 @@ from metamixer.losses.functional import (
     same_size,
     single,
     soft_cross_entropy,
-    spread,
 )
 
 
-class AFD(nn.Module):
+class AFD(Loss):
     """Peers learn each other's predictions, and by a game the distribution of each other's feature maps.
 
     ``L_i = CE(z_i, y) + weight * T^2 KL(p_j || p_i) + adversarial * (1 - D_i(T_i(G_i)))^2``, peer j before i.
@@ -62,9 +59,7 @@ class AFD(nn.Module):
     tensor([0., 0.])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("stages",)
-    symmetric: ClassVar[bool] = False
-    plays_a_game: ClassVar[bool] = True
+    needs = ("stages",)
 
     @checked
     def __init__(
@@ -85,7 +80,6 @@ class AFD(nn.Module):
         self.cyclic_logits = cyclic_logits
         self.transfers = nn.ModuleList()
         self.discriminators = nn.ModuleDict()
-        self.watched: dict[str, Tensor] = {}
         self._made: object = None
 
     def setup(self, outputs: Outputs) -> None:
@@ -110,12 +104,11 @@ class AFD(nn.Module):
         self.to(maps[0].device, maps[0].dtype)
         self._made = made
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)``: ``task`` and ``distill`` in nats, ``adversarial`` (the networks) and ``discriminator``.
 
         ``watched`` has ``discriminator_accuracy`` afterwards: near 1 the game is lost for the networks, 1/2 is chance.
         """
-        check_targets(outputs.logits, targets)
         require(outputs, "AFD", stages=1)
         if len(self.transfers) != outputs.peers:
             raise ValueError(
@@ -127,7 +120,7 @@ class AFD(nn.Module):
             least_squares(self.discriminators[str(peer)], *same_size(maps[peer - 1], maps[peer]))
             for peer in outputs.learners
         ]
-        telling, fooling, accuracy = (spread(torch.stack(column), outputs) for column in zip(*games, strict=True))
+        telling, fooling, accuracy = (torch.stack(column) for column in zip(*games, strict=True))
         self.watched = {"discriminator_accuracy": accuracy}
         distill = (
             divergence(outputs.logits.roll(1, 0), outputs.logits, self.temperature)
@@ -135,8 +128,8 @@ class AFD(nn.Module):
             else mutual_divergence(outputs.logits, self.temperature)
         )
         return {
-            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
-            "distill": self.weight * spread(learning(distill, outputs), outputs),
+            "task": soft_cross_entropy(learning(outputs.logits, outputs), targets),
+            "distill": self.weight * distill,
             "adversarial": self.adversarial * fooling,
             "discriminator": self.discriminator * telling,
         }

@@ -6,16 +6,14 @@ aligned by discriminators, and each block's features are led towards the *final*
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.functional import (
-    check_targets,
     layer,
     learning,
     mutual_divergence,
@@ -23,11 +21,10 @@ from metamixer.losses.functional import (
     same_size,
     single,
     soft_cross_entropy,
-    spread,
 )
 
 
-class AMLN(nn.Module):
+class AMLN(Loss):
     """Peers align their features stage by stage by games, and lead them towards the other's final ones.
 
     ``CE(z_i, y) + weight * T^2 KL(p_j || p_i) + adversarial * mean_k (1 - D_ik(F_ik))^2 + align * L2_i``.
@@ -59,9 +56,7 @@ class AMLN(nn.Module):
     (['0-1', '1-1'], 4)
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("stages",)
-    symmetric: ClassVar[bool] = False
-    plays_a_game: ClassVar[bool] = True
+    needs = ("stages",)
 
     @checked
     def __init__(
@@ -81,7 +76,6 @@ class AMLN(nn.Module):
         self.transfers = nn.ModuleDict()
         self.discriminators = nn.ModuleDict()
         self.containers = nn.ModuleDict()
-        self.watched: dict[str, Tensor] = {}
         self._made: object = None
         self._peers = 0
 
@@ -121,24 +115,23 @@ class AMLN(nn.Module):
         self.to(outputs.logits.device, single(outputs.maps[0][-1]).dtype)
         self._made, self._peers = made, outputs.peers
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)``: ``task``, ``distill`` in nats, ``adversarial`` and ``align`` (networks), ``discriminator``.
 
         ``watched`` has ``discriminator_accuracy`` afterwards, the mean over the stages; 1/2 is chance.
         """
-        check_targets(outputs.logits, targets)
         self._check(outputs)
         if self._peers != outputs.peers:
             raise ValueError(
                 f"AMLN has parts for {self._peers} peers, there are {outputs.peers}: setup(outputs) makes them"
             )
         found = [self._compare(outputs, peer) for peer in outputs.learners]
-        telling, fooling, accuracy, gap = (spread(torch.stack(column), outputs) for column in zip(*found, strict=True))
+        telling, fooling, accuracy, gap = (torch.stack(column) for column in zip(*found, strict=True))
         self.watched = {"discriminator_accuracy": accuracy}
         distill = mutual_divergence(outputs.logits, self.temperature)
         return {
-            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
-            "distill": self.weight * spread(learning(distill, outputs), outputs),
+            "task": soft_cross_entropy(learning(outputs.logits, outputs), targets),
+            "distill": self.weight * distill,
             "adversarial": self.adversarial * fooling,
             "align": self.align * gap,
             "discriminator": self.discriminator * telling,

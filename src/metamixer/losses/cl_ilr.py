@@ -5,25 +5,22 @@ Heads on one trunk learn from the labels and from the consensus of the others (a
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metamixer.core.ranges import Positive, Share, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     learning,
     ramp_up,
     require,
     soft_cross_entropy,
-    spread,
 )
 
 
-class CLILR(nn.Module):
+class CLILR(Loss):
     """Heads on one trunk learn from the labels and from the consensus of the other heads.
 
     ``L_h = b CE(z_h, y) + (1 - b) T^2 CE(q_h, p_h)``, with ``q_h = softmax(mean of the other heads' z / T)``.
@@ -51,7 +48,7 @@ class CLILR(nn.Module):
     tensor([0., 0., 0.])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("trunk",)
+    needs = ("trunk",)
 
     @checked
     def __init__(self, task_weight: Share = 0.5, temperature: Positive = 2.0, ramp_up: Share = 0.0) -> None:
@@ -60,19 +57,18 @@ class CLILR(nn.Module):
         self.temperature = temperature
         self.ramp_up = ramp_up
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
         Raises:
             ValueError: peers without a trunk.
         """
-        check_targets(outputs.logits, targets)
         require(outputs, "CLILR", trunk=True)
         weight = (1 - self.task_weight) * ramp_up(progress, self.ramp_up)
         distill = divergence(_mean_of_others(outputs.logits), outputs.logits, self.temperature)
         return {
-            "task": self.task_weight * spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
-            "distill": weight * spread(learning(distill, outputs), outputs),
+            "task": self.task_weight * soft_cross_entropy(learning(outputs.logits, outputs), targets),
+            "distill": weight * distill,
         }
 
 

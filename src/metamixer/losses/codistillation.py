@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,17 +18,16 @@ from torch import Tensor, nn
 
 from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
-    check_targets,
     learning,
     require,
     soft_cross_entropy,
-    spread,
 )
 
 
-class Codistillation(nn.Module):
+class Codistillation(Loss):
     """Peers learn from what the others predicted some time ago; they may live in other processes.
 
     ``L_i = CE(z_i, y) + weight * T^2 KL(mean over j != i of p_j^earlier || p_i)`` (Algorithm 1), teachers detached.
@@ -60,8 +59,8 @@ class Codistillation(nn.Module):
     tensor([0.1109, 0.3278, 0.0000, 0.0000])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("shadows",)
-    shadows: str = "earlier"
+    needs = ("shadows",)
+    shadows = "earlier"
 
     arrived: Tensor | None
 
@@ -90,9 +89,8 @@ class Codistillation(nn.Module):
         if exchange is not None:
             self.shadows = ""  # the other processes' peers are in their place
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
-        check_targets(outputs.logits, targets)
         kind = torch.promote_types(outputs.logits.dtype, torch.float32)
         shares = self._shares(outputs).to(kind)
         earlier = torch.stack([outputs.logits[index] for index in outputs.frozen]).detach().to(kind)
@@ -101,8 +99,8 @@ class Codistillation(nn.Module):
         students = (own.to(kind) / self.temperature).log_softmax(-1)
         distill = (torch.xlogy(teachers, teachers) - teachers * students).sum(-1).mean(-1)
         return {
-            "task": spread(soft_cross_entropy(own, targets), outputs),
-            "distill": self._on(progress) * self.weight * self.temperature**2 * spread(distill, outputs),
+            "task": soft_cross_entropy(own, targets),
+            "distill": self._on(progress) * self.weight * self.temperature**2 * distill,
         }
 
     def _on(self, progress: float | Tensor | None) -> float | Tensor:

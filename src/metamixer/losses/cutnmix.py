@@ -6,7 +6,7 @@ self-ensemble teacher". No formula, no weight and no code of the authors are kno
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,20 @@ from torch.nn import functional as F
 
 from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     learning,
     mutual_divergence,
     ramp_up,
     require,
     soft_cross_entropy,
-    spread,
 )
 from metamixer.losses.kd import softened_mean
 
 
-class CutnMixLoss(nn.Module):
+class CutnMixLoss(Loss):
     """Peers teach each other by logits and by features, and the mean of their averaged selves teaches all of them.
 
     Our reading of the paper's abstract, in every formula and every default. ``L_i = CE(z_i, y) + r(t) (...)`` with
@@ -63,9 +62,8 @@ class CutnMixLoss(nn.Module):
     ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], torch.Size([4]))
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("features", "shadows")
-    shadows: ClassVar[str] = "average"
-    symmetric: ClassVar[bool] = False
+    needs = ("features", "shadows")
+    shadows = "average"
 
     @checked
     def __init__(
@@ -97,13 +95,12 @@ class CutnMixLoss(nn.Module):
             made = {name: nn.Linear(own, to, bias=False) for name, (to, own) in shapes.items()}
             self.projections = nn.ModuleDict(made).to(outputs.logits)
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill", "feature", "ensemble"}``, each ``(P,)``.
 
         Raises:
             ValueError: there are no features or no shadows, or :meth:`setup` was not called.
         """
-        check_targets(outputs.logits, targets)
         require(outputs, "CutnMixLoss", features=True, shadows=True)
         peers = outputs.peers - outputs.shadows
         if len(self.projections) != peers * (peers - 1):
@@ -117,7 +114,7 @@ class CutnMixLoss(nn.Module):
             "feature": ramp * (self.feature_weight * self._apart(outputs, peers)),
             "ensemble": ramp * (self.ensemble_weight * divergence(ensemble, logits, self.temperature)),
         }
-        return {name: spread(term, outputs) for name, term in terms.items()}
+        return terms
 
     def _apart(self, outputs: Outputs, peers: int) -> Tensor:
         """``(peers,)``: the mean over the other peers of the squared distance between directions, from 0 to 4."""

@@ -6,24 +6,21 @@ classes. Where a teacher is sure, the second hardly counts; given a weight of it
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     learning,
     soft_cross_entropy,
-    spread,
 )
 from metamixer.losses.kd import mean_teacher
 
 
-class DKD(nn.Module):
+class DKD(Loss):
     """Peers learn from a frozen teacher: its trust in the label and its view of the other classes, apart.
 
     A frozen teacher, target class and the others apart: ``CE + w (alpha T^2 TCKD + beta T^2 NCKD)``.
@@ -46,7 +43,7 @@ class DKD(nn.Module):
     ['distill_others', 'distill_target', 'task']
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("teacher",)
+    needs = ("teacher",)
 
     @checked
     def __init__(
@@ -58,13 +55,12 @@ class DKD(nn.Module):
         self.beta = beta
         self.warm_up = warm_up
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill_target", "distill_others"}``, each ``(P,)``.
 
         Raises:
             ValueError: no peer is frozen.
         """
-        check_targets(outputs.logits, targets)
         teacher = mean_teacher(outputs, self.temperature, "DKD")
         students = learning(outputs.logits, outputs)
         teacher_two, teacher_others = _decouple(teacher[None], targets, self.temperature)
@@ -73,9 +69,9 @@ class DKD(nn.Module):
         target = self.alpha * divergence(teacher_two, student_two, self.temperature)
         others = self.beta * divergence(teacher_others, student_others, self.temperature)
         return {
-            "task": spread(soft_cross_entropy(students, targets), outputs),
-            "distill_target": weight * spread(target, outputs),
-            "distill_others": weight * spread(others, outputs),
+            "task": soft_cross_entropy(students, targets),
+            "distill_target": weight * target,
+            "distill_others": weight * others,
         }
 
     def _warmth(self, progress: float | Tensor | None) -> float | Tensor:

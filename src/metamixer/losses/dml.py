@@ -5,23 +5,20 @@ Each peer learns from the labels and from the predictions that the others make a
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     learning,
     mutual_divergence,
     ramp_up,
     soft_cross_entropy,
-    spread,
 )
 
 
-class DML(nn.Module):
+class DML(Loss):
     """Peers learn from the labels and from what the others predict at the same moment.
 
     ``L_i = CE(z_i, y) + weight * mean over j != i of T^2 KL(p_j || p_i)``, teachers detached (Eq. 8, 9).
@@ -42,8 +39,6 @@ class DML(nn.Module):
     tensor([0., 0.])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-
     @checked
     def __init__(self, temperature: Positive = 1.0, weight: Weight = 1.0, ramp_up: Share = 0.0) -> None:
         super().__init__()
@@ -51,15 +46,14 @@ class DML(nn.Module):
         self.weight = weight
         self.ramp_up = ramp_up
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
         ``progress`` is the share of training that is done; None: the weight is at its full value.
         """
-        check_targets(outputs.logits, targets)
         weight = self.weight * ramp_up(progress, self.ramp_up)
         distill = mutual_divergence(outputs.logits, self.temperature)
         return {
-            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
-            "distill": weight * spread(learning(distill, outputs), outputs),
+            "task": soft_cross_entropy(learning(outputs.logits, outputs), targets),
+            "distill": weight * distill,
         }

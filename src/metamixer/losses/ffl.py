@@ -7,7 +7,6 @@ every peer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +14,17 @@ from torch.nn import functional as F
 
 from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     learning,
     ramp_up,
     require,
     soft_cross_entropy,
-    spread,
 )
 
 
-class FFL(nn.Module):
+class FFL(Loss):
     """The peers' feature maps are fused and classified; the fused classifier teaches every peer.
 
     ``sum_i CE(z_i) + CE(z_f) + weight r(t) T^2 [sum_i KL(p_f || p_i) + KL(p_e || p_f)]``, z_e the mean of the z_i.
@@ -56,10 +54,7 @@ class FFL(nn.Module):
     ['distill', 'distill_fused', 'fused', 'task']
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("stages",)
-    symmetric: ClassVar[bool] = False
-    crosses_peers: ClassVar[bool] = True
-    distils_identical_peers: ClassVar[bool] = True
+    needs = ("stages",)
 
     @checked
     def __init__(self, temperature: Positive = 3.0, weight: Weight = 1.0, ramp_up: Share = 0.2667) -> None:
@@ -88,7 +83,7 @@ class FFL(nn.Module):
         if self.fusion is None or self.fusion.shape != shape:
             self.fusion = Fusion(*shape).to(outputs.logits)
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill", "fused", "distill_fused"}``, each ``(P,)``.
 
         ``fused`` is CE(z_f), ``distill_fused`` KL(p_e || p_f), both in equal parts for the peers that learn.
@@ -96,21 +91,20 @@ class FFL(nn.Module):
         Raises:
             ValueError: :meth:`setup` was not called.
         """
-        check_targets(outputs.logits, targets)
         if self.fusion is None:
             raise ValueError("FFL has a fusion module: loss.setup(outputs) makes it from one example")
         maps = [
             stages[-1].detach() if peer in outputs.frozen else stages[-1] for peer, stages in enumerate(outputs.maps)
         ]
         fused, ensemble = self.fusion(maps)[None], outputs.logits.mean(0, keepdim=True)
-        students = learning(outputs.logits, outputs)
+        students, peers = learning(outputs.logits, outputs), len(outputs.learners)
         weight = self.weight * ramp_up(progress, self.ramp_up)
         taught = divergence(ensemble, fused, self.temperature)
         return {
-            "task": spread(soft_cross_entropy(students, targets), outputs),
-            "distill": weight * spread(divergence(fused, students, self.temperature), outputs),
-            "fused": _divided(soft_cross_entropy(fused, targets), outputs),
-            "distill_fused": weight * _divided(taught, outputs),
+            "task": soft_cross_entropy(students, targets),
+            "distill": weight * divergence(fused, students, self.temperature),
+            "fused": soft_cross_entropy(fused, targets).expand(peers) / peers,
+            "distill_fused": weight * (taught.expand(peers) / peers),
         }
 
 
@@ -148,9 +142,3 @@ class Fusion(nn.Module):
         pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
         even = [each if each.shape[2:] == size else pool(each, size) for each in maps]
         return self.last(self.body(torch.cat(even, 1)).flatten(2).mean(-1))  # type: ignore[no-any-return]
-
-
-def _divided(value: Tensor, outputs: Outputs) -> Tensor:
-    """``(1,)`` -> ``(P,)``: in equal parts for those who learn."""
-    learners = len(outputs.learners)
-    return spread((value / learners).expand(learners), outputs)

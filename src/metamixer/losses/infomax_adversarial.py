@@ -7,19 +7,19 @@ whose abstract and figure show mixing and mutual distillation; it goes with Meta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.components.adversarial_examples import Pixels, perturb
 from metamixer.losses.components.discriminator import Discriminator, least_squares
 from metamixer.losses.components.gradient_balance import Balance
 from metamixer.losses.components.mutual_information import Information
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     layer,
     learning,
@@ -36,7 +36,7 @@ Mode = Literal["features", "inputs", "none"]
 _TOO_GOOD = 0.9  # a discriminator that is right more often waits for the peers
 
 
-class InfoMaxAdversarial(nn.Module):
+class InfoMaxAdversarial(Loss):
     """Peers share information about each image and meet an adversary: ours, not MetaMixer's objective.
 
     ``L_i = CE + r w T^2 KL + r alpha L_MI + r_adv beta L_adv``, means over the others j: ours, not MetaMixer's.
@@ -97,9 +97,7 @@ class InfoMaxAdversarial(nn.Module):
     (['task', 'distill', 'information'], [0.0, 0.0], True)
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("features", "stages")
-    symmetric: ClassVar[bool] = False  # every peer has a projector and a discriminator of its own
-    plays_a_game: ClassVar[bool] = True
+    needs = ("features", "stages")
 
     pixel_range: Tensor | None
 
@@ -143,7 +141,6 @@ class InfoMaxAdversarial(nn.Module):
         self.transfers, self.discriminators = nn.ModuleList(), nn.ModuleDict()
         self.information: Information | None = None
         self.norms: Balance | None = None
-        self.watched: dict[str, Tensor] = {}
         self._made: object = None
         self.register_buffer("pixel_range", None, persistent=False)
         if mean is not None or std is not None:
@@ -177,13 +174,12 @@ class InfoMaxAdversarial(nn.Module):
         self.to(outputs.logits.device)
         self._made = made
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)``: ``task``, ``distill``, ``information``; ``adversarial`` unless the mode is ``none``;
         ``discriminator`` in mode ``features``.
 
         ``progress`` is the share of training that is done; None: all weights are at their full values.
         """
-        check_targets(outputs.logits, targets)
         self._check(outputs)
         largest = single(outputs.logits.detach()).softmax(-1).amax(-1)
         trusted = (largest > self.confidence).to(largest.dtype)  # [teacher, sample]

@@ -5,23 +5,20 @@ The classic that online distillation does without. Here for comparison, and for 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metamixer.core.ranges import Positive, Share, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     learning,
     soft_cross_entropy,
-    spread,
 )
 
 
-class KD(nn.Module):
+class KD(Loss):
     """Peers learn from a frozen teacher's soft predictions beside the labels.
 
     A frozen teacher's soft predictions beside the labels: ``L_i = (1 - a) CE(z_i, y) + a T^2 KL(p_t || p_i)``.
@@ -38,7 +35,7 @@ class KD(nn.Module):
     {'task': tensor([0.2303, 0.0000]), 'distill': tensor([0., 0.])}
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("teacher",)
+    needs = ("teacher",)
 
     @checked
     def __init__(self, temperature: Positive = 4.0, alpha: Share = 0.9) -> None:
@@ -47,18 +44,17 @@ class KD(nn.Module):
         self.alpha = alpha
         self.task_weight = 1 - alpha
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
         Raises:
             ValueError: no peer is frozen.
         """
-        check_targets(outputs.logits, targets)
         teacher = mean_teacher(outputs, self.temperature, "KD")
         students = learning(outputs.logits, outputs)
         return {
-            "task": self.task_weight * spread(soft_cross_entropy(students, targets), outputs),
-            "distill": self.alpha * spread(divergence(teacher, students, self.temperature), outputs),
+            "task": self.task_weight * soft_cross_entropy(students, targets),
+            "distill": self.alpha * divergence(teacher, students, self.temperature),
         }
 
 

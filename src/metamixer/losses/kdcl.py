@@ -7,19 +7,18 @@ of its own, so that the target also makes them invariant to it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Batch, Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     learning,
     soft_cross_entropy,
-    spread,
 )
 
 Kind = Literal["naive", "linear", "minlogit", "general"]
@@ -27,7 +26,7 @@ RIDGE = 1e-4
 """Of the errors' mean square, added to the diagonal of their covariance before it is inverted."""
 
 
-class KDCL(nn.Module):
+class KDCL(Loss):
     """All peers learn from one soft target that is made of the predictions of all of them.
 
     ``L_i = CE(z_i, y) + weight * T^2 KL(p_t || p_i)`` with one teacher ``p_t`` made of all peers, detached.
@@ -58,7 +57,7 @@ class KDCL(nn.Module):
     [0.0, 0.698]
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("views",)
+    needs = ("views",)
 
     weights: Tensor | None
 
@@ -75,16 +74,15 @@ class KDCL(nn.Module):
         if self.kind == "general" and (self.weights is None or len(self.weights) != outputs.peers):
             self.weights = torch.full((outputs.peers,), 1 / outputs.peers, device=outputs.logits.device)
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
-        check_targets(outputs.logits, targets)
         logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
         teacher = self._teacher(logits.detach(), targets)
         students = (learning(logits, outputs) / self.temperature).log_softmax(-1)
         divergence = (torch.xlogy(teacher, teacher) - teacher * students).sum(-1).mean(-1)
         return {
-            "task": spread(soft_cross_entropy(learning(logits, outputs), targets), outputs),
-            "distill": self.weight * self.temperature**2 * spread(divergence, outputs),
+            "task": soft_cross_entropy(learning(logits, outputs), targets),
+            "distill": self.weight * self.temperature**2 * divergence,
         }
 
     def _teacher(self, logits: Tensor, targets: Tensor) -> Tensor:

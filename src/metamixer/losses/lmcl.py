@@ -7,27 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from metamixer.core.ranges import Count, Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms, pooled
+from metamixer.losses.base import Loss
 from metamixer.losses.components.contrastive import contrast, embed, positives, projector, row_divergence, similarities
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     layer,
     learning,
     require,
     single,
     soft_cross_entropy,
-    spread,
 )
 
 
-class LMCL(nn.Module):
+class LMCL(Loss):
     """Contrastive learning between all pairs of stages of two peers, whose exits teach the final one.
 
     Cross-entropy of every exit, MCL between the stages of peers, and ``sum_j T^2 KL(aggregated_j || final_i)``.
@@ -69,10 +67,7 @@ class LMCL(nn.Module):
     ['task', 'exits', 'distill', 'vcl', 'soft_vcl', 'icl', 'soft_icl', 'weighting']
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("features", "stages", "per-class")
-    symmetric: ClassVar[bool] = False  # every peer has parts of its own
-    crosses_peers: ClassVar[bool] = True
-    distils_identical_peers: ClassVar[bool] = True  # the exits together are the teacher
+    needs = ("features", "stages", "per-class")
 
     @checked
     def __init__(
@@ -109,9 +104,8 @@ class LMCL(nn.Module):
         self.to(outputs.logits.device, outputs.logits.dtype)
         self._made = made
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)``, weighted and named as above; ``exits``: of the exits and of the aggregated logits."""
-        check_targets(outputs.logits, targets)
         require(outputs, "LMCL", features=True, stages=1)
         if len(self.exits) != outputs.peers:
             raise ValueError(
@@ -124,9 +118,9 @@ class LMCL(nn.Module):
         taught = divergence(aggregated[None], outputs.logits[:, None], self.temperature).sum(1)  # [student, teacher]
         shared = entropies.sum() - learning(entropies, outputs).sum() if outputs.frozen else 0.0
         return {
-            "task": spread(soft_cross_entropy(learning(outputs.logits, outputs), targets), outputs),
-            "exits": spread(learning(entropies, outputs) + shared / len(outputs.learners), outputs),
-            "distill": spread(learning(taught, outputs), outputs),
+            "task": soft_cross_entropy(learning(outputs.logits, outputs), targets),
+            "exits": learning(entropies, outputs) + shared / len(outputs.learners),
+            "distill": taught,
             **self._contrast(outputs, [features for features, _ in found], positives(targets)),
         }
 
@@ -163,7 +157,7 @@ class LMCL(nn.Module):
                 sums["weighting"] = sums["weighting"] + (w * ratio - w.log() / 2).mean()
             for name, value in sums.items():
                 found[name].append(value)
-        return {name: spread(torch.stack(values), outputs) for name, values in found.items()}
+        return {name: torch.stack(values) for name, values in found.items()}
 
 
 class _Exits(nn.Module):

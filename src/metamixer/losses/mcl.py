@@ -6,13 +6,12 @@ learn the distributions of similarities from each other.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from metamixer.core.ranges import Count, Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.components.contrastive import (
     contrast,
     embed,
@@ -23,16 +22,13 @@ from metamixer.losses.components.contrastive import (
     similarities,
 )
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
-    learning,
     require,
     soft_cross_entropy,
-    spread,
 )
 
 
-class MCL(nn.Module):
+class MCL(Loss):
     """Peers learn which samples belong together, and each other's distributions of similarities.
 
     ``L_i = CE + vcl VCL_i + soft_vcl SoftVCL_i + sum over j != i of (icl ICL_ij + soft_icl SoftICL_ij)``.
@@ -65,9 +61,7 @@ class MCL(nn.Module):
     tensor([0., 0.])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("features", "per-class")
-    symmetric: ClassVar[bool] = False  # every peer has a projector of its own
-    crosses_peers: ClassVar[bool] = True
+    needs = ("features", "per-class")
 
     @checked
     def __init__(
@@ -97,10 +91,9 @@ class MCL(nn.Module):
             self.to(outputs.logits.device, outputs.logits.dtype)
             self._made = made
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)`` in nats, weighted: ``task``, ``vcl``, ``soft_vcl``, ``icl``, ``soft_icl`` and with ``logits``
         ``distill``."""
-        check_targets(outputs.logits, targets)
         require(outputs, "MCL", features=True)
         if len(self.projectors) != outputs.peers:
             raise ValueError(
@@ -122,4 +115,4 @@ class MCL(nn.Module):
         }
         if self.logits:
             terms["distill"] = divergence(outputs.logits.mean(0), outputs.logits, self.temperature)
-        return {name: spread(learning(term, outputs), outputs) for name, term in terms.items()}
+        return terms

@@ -5,24 +5,23 @@ Auxiliary peers each learn from a mixture of their own choice, by attention, and
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     learning,
     ramp_up,
     require,
     soft_cross_entropy,
-    spread,
 )
 
 
-class OKDDip(nn.Module):
+class OKDDip(Loss):
     """Auxiliary peers learn from mixtures of their own choice, and a leader learns from all of them.
 
     ``L = sum_i CE(z_i, y) + weight r(t) [sum_a T^2 KL(t_a || p_a) + T^2 KL(mean_a z_a || p_leader)]``.
@@ -54,9 +53,7 @@ class OKDDip(nn.Module):
     ([0.0, 0.0, 0.0, 0.0], [3])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("features",)
-    symmetric: ClassVar[bool] = False  # the last one leads
-    crosses_peers: ClassVar[bool] = True  # targets are not detached
+    needs = ("features",)
 
     @checked
     def __init__(
@@ -89,13 +86,12 @@ class OKDDip(nn.Module):
                     precision = torch.promote_types(features.dtype, torch.float32)
                     layers[str(width)] = nn.Linear(width, size, bias=False).to(features.device, precision)
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
         Raises:
             ValueError: fewer than two peers that learn, or before :meth:`setup`.
         """
-        check_targets(outputs.logits, targets)
         require(outputs, "OKDDip", features=True)
         logits = learning(outputs.logits, outputs)  # (A + 1, B, C), the leader last
         attention = self._attention(self._auxiliary(outputs), logits.dtype)
@@ -104,8 +100,8 @@ class OKDDip(nn.Module):
         aims = torch.cat([mixtures, teachers.mean(0, keepdim=True)])
         weight = self.weight * ramp_up(progress, self.ramp_up)
         return {
-            "task": spread(soft_cross_entropy(logits, targets), outputs),
-            "distill": weight * spread(_divergence(aims, logits, self.temperature), outputs),
+            "task": soft_cross_entropy(logits, targets),
+            "distill": weight * _divergence(aims, logits, self.temperature),
         }
 
     def deployable(self, peers: int) -> list[int]:

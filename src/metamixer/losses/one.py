@@ -5,22 +5,19 @@ Branches on one trunk learn from an ensemble of themselves, in which a gate weig
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms, pooled
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     learning,
     ramp_up,
     require,
     soft_cross_entropy,
-    spread,
 )
 
 
@@ -43,7 +40,7 @@ class Gate(nn.Module):
         return scores.relu().softmax(-1)  # type: ignore[no-any-return]
 
 
-class ONE(nn.Module):
+class ONE(Loss):
     """Branches on one trunk learn from an ensemble of themselves, weighed by a gate.
 
     ``L = sum_b CE(z_b, y) + CE(z_e, y) + weight r(t) sum_b T^2 KL(p_e || p_b)`` with ``z_e = sum_b g_b z_b``.
@@ -70,9 +67,7 @@ class ONE(nn.Module):
     (['task', 'ensemble', 'distill'], [0.0, 0.0, 0.0])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("trunk",)
-    symmetric: ClassVar[bool] = False  # each branch has a row of the gate
-    crosses_peers: ClassVar[bool] = True  # the ensemble's cross-entropy trains all branches
+    needs = ("trunk",)
 
     @checked
     def __init__(self, temperature: Positive = 3.0, weight: Weight = 1.0, ramp_up: Share = 80 / 300) -> None:
@@ -81,7 +76,6 @@ class ONE(nn.Module):
         self.weight = weight
         self.ramp_up = ramp_up
         self.gate: Gate | None = None
-        self.watched: dict[str, Tensor] = {}
 
     def setup(self, outputs: Outputs) -> None:
         """Create the gate for the trunk and the number of branches of one example; one that fits already stays."""
@@ -91,7 +85,7 @@ class ONE(nn.Module):
             precision = torch.promote_types(features.dtype, torch.float32)
             self.gate = Gate(width, branches).to(features.device, precision)
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``task``, ``ensemble`` and ``distill``, each ``(P,)`` in nats.
 
         ``watched["gate"]`` is then the mean share of each branch in the ensemble.
@@ -99,7 +93,6 @@ class ONE(nn.Module):
         Raises:
             ValueError: peers without a trunk, or before :meth:`setup`.
         """
-        check_targets(outputs.logits, targets)
         features = self._of_trunk(outputs)
         if self.gate is None:
             raise ValueError("ONE has no gate yet: setup(outputs) creates it from one example")
@@ -108,11 +101,11 @@ class ONE(nn.Module):
         ensemble = (gates[..., None] * logits).sum(0, keepdim=True)
         of_ensemble = soft_cross_entropy(ensemble, targets) / len(logits)
         weight = self.weight * ramp_up(progress, self.ramp_up)
-        self.watched = {"gate": spread(gates.detach().mean(1), outputs)}
+        self.watched = {"gate": gates.detach().mean(1)}
         return {
-            "task": spread(soft_cross_entropy(logits, targets), outputs),
-            "ensemble": spread(of_ensemble.expand(len(logits)), outputs),
-            "distill": weight * spread(divergence(ensemble, logits, self.temperature), outputs),
+            "task": soft_cross_entropy(logits, targets),
+            "ensemble": of_ensemble.expand(len(logits)),
+            "distill": weight * divergence(ensemble, logits, self.temperature),
         }
 
     def _of_trunk(self, outputs: Outputs) -> Tensor:

@@ -6,26 +6,25 @@ the average of each of the other peers over time.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metamixer.core.ranges import Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.components.step_counter import StepCount
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
     learning,
     ramp_up,
     require,
     soft_cross_entropy,
-    spread,
 )
 
 
-class PCL(nn.Module):
+class PCL(Loss):
     """Peers learn from a classifier over all their features, and from the others' averages over time.
 
     ``sum_i CE(z_i) + CE(z_e) + r sum_i T^2 KL(e || i) + r sum_i mean over j != i of T^2 KL(average_j || i)``.
@@ -58,11 +57,8 @@ class PCL(nn.Module):
     tensor([0., 0., 0., 0.])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("features", "shadows", "views")
-    shadows: ClassVar[str] = "average"
-    symmetric: ClassVar[bool] = False
-    crosses_peers: ClassVar[bool] = True
-    distils_identical_peers: ClassVar[bool] = True
+    needs = ("features", "shadows", "views")
+    shadows = "average"
 
     @checked
     def __init__(
@@ -86,14 +82,13 @@ class PCL(nn.Module):
             kind = torch.promote_types(features[0].dtype, torch.float32)
             self.classifier = nn.Linear(width, classes, device=features[0].device, dtype=kind)
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, features ``P`` times ``(B, D_p)``, targets ``(B, C)`` -> four terms ``(P,)`` in nats.
 
         ``ensemble`` is the cross-entropy of the ensemble, ``distill_ensemble`` what peers learn from it, and
         ``distill_average`` what they learn from the averages of the others.
         """
         require(outputs, "PCL", features=True, shadows=True)
-        check_targets(outputs.logits, targets)
         if self.classifier is None:
             raise ValueError("PCL has a classifier of its own: loss.setup(cohort(images)) before training")
         students = learning(outputs.logits, outputs)
@@ -103,10 +98,10 @@ class PCL(nn.Module):
         from_others = (pairs.sum(1) - pairs.diagonal()) / max(peers - 1, 1)
         weight = self.weight * ramp_up(progress, self.ramp_up)
         return {
-            "task": spread(soft_cross_entropy(students, targets), outputs),
-            "ensemble": spread(soft_cross_entropy(ensemble, targets).expand(peers) / peers, outputs),
-            "distill_ensemble": weight * spread(divergence(ensemble, students, self.temperature), outputs),
-            "distill_average": weight * spread(from_others, outputs),
+            "task": soft_cross_entropy(students, targets),
+            "ensemble": soft_cross_entropy(ensemble, targets).expand(peers) / peers,
+            "distill_ensemble": weight * divergence(ensemble, students, self.temperature),
+            "distill_average": weight * from_others,
         }
 
     def after_step(self, cohort: Any) -> None:

@@ -5,26 +5,24 @@ A teacher that runs ahead of its student waits: it is paused while the gap betwe
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.losses.functional import (
-    check_targets,
     divergence,
-    learning,
     soft_cross_entropy,
-    spread,
 )
 
 Form = Literal["auto", "pair", "1t2s", "2t1s"]
 _PEERS = {"pair": (1, 1), "1t2s": (1, 2), "2t1s": (2, 1)}
 
 
-class SwitOKD(nn.Module):
+class SwitOKD(Loss):
     """Mutual learning of large and small peers, where a large one pauses while it is too far ahead of a small one.
 
     For a teacher t and a student s, with means over the batch, ``G = ||p_s - p_t||_1``, ``d_s = ||p_s - y||_1``,
@@ -56,22 +54,18 @@ class SwitOKD(nn.Module):
     ([1.0, 1.0], 0.0)
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    symmetric: ClassVar[bool] = False
-
     @checked
     def __init__(self, form: Form = "auto", temperature: Positive = 1.0, weight: Weight = 1.0) -> None:
         super().__init__()
         self.form: Form = form
         self.temperature = temperature
         self.weight = weight
-        self.watched: dict[str, Tensor] = {}
 
     def deployable(self, peers: int) -> range:
         """The students."""
         return range(self._teachers(peers), peers)
 
-    def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
+    def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
         ``watched["expert"]`` is ``(P,)``: the share of a peer's teacher-student pairs that are in expert mode.
@@ -79,7 +73,6 @@ class SwitOKD(nn.Module):
         Raises:
             ValueError: the peers are not as many as the form says.
         """
-        check_targets(outputs.logits, targets)
         teachers = self._teachers(outputs.peers)
         expert = _expert(outputs.logits, targets, teachers, self.temperature)
         self.watched = {"expert": torch.cat((expert.mean(1), expert.mean(0)))}
@@ -93,7 +86,7 @@ class SwitOKD(nn.Module):
             "task": torch.where(paused, torch.zeros_like(task), task),
             "distill": self.weight * torch.where(silent, torch.zeros_like(pairs), pairs).sum(1),
         }
-        return {name: spread(learning(term, outputs), outputs) for name, term in terms.items()}
+        return terms
 
     def _teachers(self, peers: int) -> int:
         if self.form == "auto":

@@ -23,6 +23,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.plan import Mixer
 from metamixer.data import Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
 from metamixer.evaluation.evaluate import Report, Score, evaluate
+from metamixer.losses.base import Loss
 from metamixer.runs.classifier import Classifier
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
@@ -85,7 +86,7 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
         companions=_wants_companions(recipe),
         device=device,
         workers=recipe.data.workers,
-        views=len(recipe.members) if "views" in recipe.loss_constant("needs", ()) else 1,
+        views=len(recipe.members) if "views" in recipe.loss.as_loss.needs else 1,
         per_class=recipe.train.per_class,
     )
 
@@ -140,8 +141,7 @@ def train(
     mixer = recipe.build_mixer()
     _check_stages(mixer, cohort)
     loss = recipe.build_loss()
-    if set_pixels := getattr(loss, "set_pixels", None):
-        set_pixels(data.mean, data.std)
+    Loss.of(loss).set_pixels(data.mean, data.std)
     trainer = Trainer(
         cohort,
         mixer,

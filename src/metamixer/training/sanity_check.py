@@ -11,6 +11,7 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.peer_exchange import PeerExchange
 from metamixer.core.seeding import derive
 from metamixer.core.types import Batch, Outputs
+from metamixer.losses.base import Loss
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.optimizer_step import TrainingError
 from metamixer.training.settings import TrainSettings
@@ -51,7 +52,7 @@ def check_parts(cohort: Cohort, loss: nn.Module, grid: ProcessGrid, settings: Tr
 
 
 def _check_groups(cohort: Cohort, loss: nn.Module, grid: ProcessGrid) -> None:
-    if unfit := sorted({"stages", "trunk"} & set(getattr(loss, "needs", ()))):
+    if unfit := sorted({"stages", "trunk"} & set(Loss.of(loss).needs)):
         raise TrainingError(
             f"peer_groups={grid.groups}: {type(loss).__name__} looks at the {unfit[0]} of all peers, and only logits "
             "and pooled features travel; accepted is peer_groups=1"
@@ -89,7 +90,7 @@ def dry_run(
         TrainingError: a peer cannot take the images, the peers disagree about the classes, or an image is not finite.
     """
     if grid.groups > 1:
-        features = "features" in getattr(loss, "needs", ())
+        features = "features" in Loss.of(loss).needs
         cohort.spread(PeerExchange(cohort.owners(grid.groups), grid.group, grid.across, features))
     if any(isinstance(module, nn.Conv2d) for module in cohort.modules()):
         cohort.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -107,14 +108,13 @@ def dry_run(
     known = outputs.logits.shape[-1]
     if classes is not None and known != classes:
         raise TrainingError(f"the peers ({', '.join(names)}) put out {known} classes, the data have {classes}")
-    if setup := getattr(loss, "setup", None):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "loss"))
-            try:
-                setup(outputs)
-            except ValueError as error:
-                raise TrainingError(str(error)) from error
-        loss.to(grid.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "loss"))
+        try:
+            Loss.of(loss).setup(outputs)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+    loss.to(grid.device)
     return known
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metamixer.core.plan import Mixer, MixPlan
 from metamixer.core.types import Batch, Outputs, Terms
+from metamixer.losses.base import Loss
 from metamixer.training.small_loss import SmallLoss
 
 
@@ -81,4 +82,4 @@ def follow(cohort: nn.Module, loss: nn.Module, given: StepInput, select: SmallLo
     targets = given.plan.targets(given.batch.labels, num_classes=outputs.logits.shape[-1])
     compared = select(outputs, targets, given.progress) if select else (outputs, targets)
     terms = loss(*compared, progress=given.progress)
-    return Step(terms, outputs, targets, getattr(loss, "watched", {}))
+    return Step(terms, outputs, targets, Loss.of(loss).watched)

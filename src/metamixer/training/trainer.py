@@ -18,6 +18,7 @@ from metamixer.core.seeding import derive, generator
 from metamixer.core.types import Batch, Terms
 from metamixer.data.files.streaming import worker_fault
 from metamixer.evaluation.evaluate import Report, evaluate
+from metamixer.losses.base import Loss
 from metamixer.training.callbacks import Callback, EpochRecord, Start, StepRecord
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.interrupt import Interrupted, Watch
@@ -69,8 +70,8 @@ class Trainer:
     Args:
         cohort: the peers.
         mixer: draws each step's plan.
-        loss: maps outputs and soft targets to terms. Called where it has them: ``setup`` once, ``before_epoch`` with
-            the cohort and the validation batches, ``after_step``, and ``deployable`` for the peers to choose from.
+        loss: maps outputs and soft targets to terms: a :class:`~metamixer.losses.Loss`, or an ``nn.Module`` with such a
+            call and any of its hooks.
         settings: of the loop.
         optim: optimizer and schedule.
         grid: processes that were started already; None: as the settings say.
@@ -188,8 +189,8 @@ class Trainer:
             self.cohort.train()
             self.grid.align(self.cohort)
             self.grid.align_copies(self.loss)
-            if not inside and (before_epoch := getattr(self.loss, "before_epoch", None)):
-                before_epoch(self.cohort, val)
+            if not inside:
+                Loss.of(self.loss).before_epoch(self.cohort, val)
             waited, images = 0.0, 0
             batches = train.epoch(epoch, inside)
             for number in range(inside, per_epoch):
@@ -256,8 +257,7 @@ class Trainer:
             run.skipped += 1
             return {}
         terms = {**step.terms, **step.watched}
-        if after_step := getattr(self.loss, "after_step", None):
-            after_step(self.cohort)
+        Loss.of(self.loss).after_step(self.cohort)
         run.sums.add(terms, step.outputs.logits, step.targets)
         return terms
 
@@ -293,9 +293,7 @@ class Trainer:
 
     def _keep(self, epoch: int, report: Report | None, chosen_by_validation: bool) -> None:
         run, last = self._run, epoch == self.settings.epochs
-        learning = list(self.cohort.learners)
-        if deployable := getattr(self.loss, "deployable", None):
-            learning = list(deployable(len(self.cohort.peers)))
+        learning = list(Loss.of(self.loss).deployable(len(self.cohort.peers)) or self.cohort.learners)
         better = False
         if report is not None:
             found = max(
