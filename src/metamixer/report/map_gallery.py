@@ -29,7 +29,7 @@ def gallery(images: Sequence[Shown]) -> list[dict[str, Any]]:
                 {
                     "picture": _picture(one.image, seen.map),
                     "title": seen.name,
-                    "text": f"{seen.predicted}, {percent(seen.confidence)}",
+                    "text": f"{seen.predicted}, {percent(seen.confidence)}{'; no map' if seen.map is None else ''}",
                     "box": None if seen.box is None else _box(seen.box),
                     "right": seen.predicted == one.label,
                 }

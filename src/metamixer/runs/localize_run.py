@@ -94,7 +94,7 @@ def localize_run(
         )
     except NoMap as error:
         raise RecipeError(f"{run.folder}: {error}") from error
-    return replace(found, notes=(*measured.notes, *held_out.notes))
+    return replace(found, notes=(*measured.notes, *held_out.notes, *found.notes))
 
 
 def show_run(
@@ -127,9 +127,12 @@ def show_run(
     known = boxes is not None or "test" in (data.boxes or {})
     part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])
     rows = torch.randperm(len(part.images), generator=generator(seed, "gallery"))[:count].sort().values
-    levels = (
-        [one.thresholds["0.5"] for one in thresholds.networks] if isinstance(thresholds, Localization) else thresholds
-    )
+    levels: float | list[float]
+    if isinstance(thresholds, Localization):
+        chosen = {one.name: one.thresholds["0.5"] for one in thresholds.networks}
+        levels = [chosen.get(name, 0.3) for name in run.recipe.names]
+    else:
+        levels = thresholds
     try:
         return gallery(
             run.cohort,

@@ -158,3 +158,71 @@ def test_upsampling_is_bilinear():
     maps, _ = activation_maps(network, pixels, stage="0")
     grown = F.interpolate(F.avg_pool2d(pixels, 4), (8, 8), mode="bilinear", align_corners=False)[0, 0]
     torch.testing.assert_close(maps[0], (grown - grown.min()) / (grown.max() - grown.min()))
+
+
+def vit(**settings):
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    return VisionTransformer(
+        img_size=(24, 16), patch_size=4, in_chans=1, embed_dim=12, depth=3, num_heads=2, num_classes=3, **settings
+    ).double()
+
+
+def swin():
+    from timm.models.swin_transformer import SwinTransformer
+
+    torch.manual_seed(0)
+    return SwinTransformer(
+        img_size=(24, 16), patch_size=2, in_chans=1, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=2,
+        num_classes=3,
+    ).double()  # fmt: skip
+
+
+def convnext():
+    from timm.models.convnext import ConvNeXt
+
+    torch.manual_seed(0)
+    return ConvNeXt(in_chans=1, depths=(1,) * 4, dims=(4, 4, 8, 8), num_classes=3, output_stride=8).double()
+
+
+@pytest.mark.parametrize(
+    ("build", "stage", "place"),
+    [
+        # The class token stands before the patches, which lie row by row.
+        (vit, "blocks.2.norm1", lambda held, y, x: held[1 + 4 * y + x]),
+        (lambda: vit(class_token=False, global_pool="avg"), "blocks.2", lambda held, y, x: held[4 * y + x]),
+        (lambda: vit(reg_tokens=1), "blocks.2.norm1", lambda held, y, x: held[2 + 4 * y + x]),
+        (swin, "layers.1", lambda held, y, x: held[y, x]),
+        (convnext, "stages.3", lambda held, y, x: held[:, y, x]),
+    ],
+    ids=["vit", "vit-avg", "vit-registers", "swin", "convnext"],
+)
+def test_transformers_have_maps(build, stage, place):
+    """Slow loops over the places and channels of each layout."""
+    network = build().eval()
+    one = torch.randn(1, 1, 24, 16, dtype=torch.float64)
+    held = []
+    handle = network.get_submodule(stage).register_forward_hook(lambda _, __, output: held.append(output))
+    logit = network(one)[0, 1]
+    handle.remove()
+    (slope,) = torch.autograd.grad(logit, held[0])
+    feature, slope = held[0][0].detach(), slope[0]
+    H, W = (3, 2) if build is convnext else (6, 4)
+    cells = [(y, x) for y in range(H) for x in range(W)]
+    expected = torch.zeros(H, W).double()
+    for channel in range(len(place(feature, 0, 0))):
+        weight = sum(float(place(slope, y, x)[channel]) for y, x in cells) / (H * W)
+        for y, x in cells:
+            expected[y, x] += weight * place(feature, y, x)[channel]
+    assert map_stage(network, one) == stage
+    found, _ = raw_maps(network, one, torch.tensor([1]), stage=stage)
+    assert expected.max() > 0
+    torch.testing.assert_close(found[0], expected.clamp_min(0))
+
+
+def test_a_peer_without_a_map_says_why():
+    cohort = Cohort([resnet8(num_classes=2, in_channels=1), Pooled()], stages=[["stage3"], ["3"]])
+    found = map_stages(cohort, torch.zeros(1, 1, 8, 8))
+    assert found[0] == "stage3"
+    assert isinstance(found[1], NoMap)

@@ -10,6 +10,7 @@ from torch import nn
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.data import TensorImages, load, statistics
+from metamixer.evaluation.localization.activation_maps import NoMap
 from metamixer.evaluation.localization.localize import localize
 from metamixer.evaluation.localization.map_gallery import gallery
 from metamixer.runs.localize_run import localize_run, show_run
@@ -111,6 +112,36 @@ def test_every_image_needs_a_box():
     for own in (boxes[:3], [*boxes[:3], torch.zeros(0, 4)]):
         with pytest.raises(ValueError, match="at least one box for each"):
             localize([Sees()], images, own, held_out=(images, boxes), mean=[0.5], std=[0.5])
+
+
+class Flat(nn.Module):
+    """A network whose only stage has no extent."""
+
+    stage_paths = ("hidden",)
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(24 * 24, 4), nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.head(self.hidden(images.flatten(1)))
+
+
+def test_a_network_without_a_map_does_not_stop_the_others(found):
+    images, boxes = squares(40, 0)
+    mean, std = statistics(images.images)
+    settings = {"held_out": squares(30, 1), "mean": mean, "std": std}
+    mixed = localize([Flat(), Sees()], images, boxes, names=("flat", "well"), **settings)
+    assert [one.as_dict() for one in mixed.networks] == [found[0].networks[0].as_dict()]
+    assert (mixed.stages, mixed.map_agreement) == (("features",), ((pytest.approx(1),),))
+    assert mixed.notes[0].startswith("flat was not measured: Flat has no stage that puts out a map")
+    with pytest.raises(NoMap, match="Flat has no stage"):
+        localize([Flat()], images, boxes, **settings)
+    shown = gallery([Flat(), Sees()], images.images[:2], images.labels[:2], ("a", "b"), mean=mean, std=std)
+    assert [(one.map is None, one.box is None) for one in shown[0].networks] == [(True, True), (False, False)]
+    assert shown[0].networks[0].confidence >= 0.5
+    with pytest.raises(NoMap, match="Flat has no stage"):
+        gallery([Flat()], images.images[:2], images.labels[:2], ("a", "b"), mean=mean, std=std)
 
 
 def test_a_gallery_shows_what_each_network_sees():

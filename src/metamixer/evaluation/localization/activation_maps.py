@@ -1,4 +1,4 @@
-"""Class activation maps: which places of an image speak for a class.
+"""Class activation maps: which places of an image raise the logit of a class.
 
 Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391): the channels of a late feature map, weighted by how much the
 class's logit grows with each.
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.stages import check_stages, find_stages
 from metamixer.core.eval_mode import evaluating
+from metamixer.core.layout import Layout, channels_first, stage_layouts
 
 
 class NoMap(ValueError):
-    """A network has no feature map to look at."""
+    """A network has no feature map."""
 
 
 def activation_maps(
@@ -40,7 +41,7 @@ def activation_maps(
         logits ``(B, K)``.
 
     Raises:
-        NoMap: the stage puts out no ``(B, c, h, w)``.
+        NoMap: the stage puts out no map ``(B, c, h, w)`` or ``(B, h, w, c)``, and no tokens on the image's grid.
     """
     raw, logits = raw_maps(network, images, classes, stage=stage)
     large = F.interpolate(raw[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -50,6 +51,7 @@ def activation_maps(
 
 def raw_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None, *, stage: str) -> tuple[Tensor, Tensor]:
     """The maps as the paper defines them, rectified: ``(B, h, w)`` in the stage's own size; and the logits."""
+    layout = stage_layouts(network, images, (stage,))[0]
     seen: list[Tensor] = []
 
     def cut(module: nn.Module, args: Any, output: Any) -> Any:
@@ -65,26 +67,29 @@ def raw_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None, 
             logits = _logits(network(images))
         finally:
             handle.remove()
-        if len(seen) != 1 or seen[0].ndim != 4:
+        if len(seen) != 1 or channels_first(seen[0], layout, images.shape[2:]).ndim != 4:
             shapes = ", ".join(str(tuple(each.shape)) for each in seen) or "nothing"
-            raise NoMap(f"{stage!r} puts out {shapes} in a forward pass; one (B, c, h, w) would work")
+            raise NoMap(f"{stage!r} puts out {shapes}; expected one map (B, c, h, w), or tokens on the image's grid")
         chosen = logits.detach().argmax(1) if classes is None else classes
         (slope,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen)
-    feature, slope, logits = seen[0].detach(), slope.detach(), logits.detach()
-    return (slope.mean((2, 3), keepdim=True) * feature).sum(1).relu(), logits
+    feature, slope = (channels_first(each.detach(), layout, images.shape[2:]) for each in (seen[0], slope))
+    return (slope.mean((2, 3), keepdim=True) * feature).sum(1).relu(), logits.detach()
 
 
 @torch.no_grad()
 def map_stage(network: nn.Module, images: Tensor, stages: tuple[str, ...] | None = None) -> str:
-    """The last stage whose output still is a map: ``(B, c, h, w)`` with more than one place.
+    """The last stage whose output still is a map: with more than one place, of an image or of tokens on its grid.
+
+    Where the head reads a class token alone, as in many ViTs, no other token of the last block has a gradient. There
+    it is the last module with one that puts out as many tokens: the layer norm before the last attention.
 
     Args:
-        network: is run once on ``images``, in evaluation mode.
-        images: ``(B, C, H, W)``; one is enough.
+        network: is run on one of ``images``, in evaluation mode.
+        images: ``(B, C, H, W)``.
         stages: module paths to choose from; None: those that :func:`metamixer.cohort.stages.find_stages` finds.
 
     Raises:
-        NoMap: no stage puts out such a map, as in a transformer.
+        NoMap: no stage puts out such a map.
         StagesNotFound: no stages are found, or a path does not exist.
 
     >>> from metamixer.models import resnet8
@@ -92,11 +97,38 @@ def map_stage(network: nn.Module, images: Tensor, stages: tuple[str, ...] | None
     'stage3'
     """
     paths = find_stages(network) if stages is None else check_stages(network, stages)
-    shapes: dict[str, tuple[int, ...]] = {}
+    layouts = dict(zip(paths, stage_layouts(network, images, paths), strict=True))
+    outputs = dict(_outputs(network, images[:1], paths)[1])
+    for path in reversed(paths):
+        if path in outputs:
+            shape = channels_first(outputs[path], layouts[path], images.shape[2:]).shape
+            if len(shape) == 4 and shape[2] * shape[3] > 1:
+                return _last_that_counts(network, images[:1], path, layouts[path]) if outputs[path].ndim == 3 else path
+    found = ", ".join(f"{path} {tuple(output.shape)}" for path, output in outputs.items())
+    raise NoMap(f"{type(network).__name__} has no stage that puts out a map, or tokens on the image's grid: {found}")
+
+
+def map_stages(cohort: Cohort | Sequence[nn.Module], images: Tensor) -> tuple[str | NoMap, ...]:
+    """:func:`map_stage` of every network, or why it has none; a cohort's have the stages that it was given or found."""
+    networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
+    stages = cohort.stage_paths if isinstance(cohort, Cohort) else [None] * len(networks)
+    found: list[str | NoMap] = []
+    for network, own in zip(networks, stages, strict=True):
+        try:
+            found.append(map_stage(network, images, own))
+        except NoMap as error:
+            found.append(error)
+    return tuple(found)
+
+
+def _outputs(network: nn.Module, images: Tensor, paths: Sequence[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """The logits, and the first tensor that each of the modules put out, in the order in which they ended."""
+    found: list[tuple[str, Tensor]] = []
 
     def note(path: str, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        shapes[path] = tuple(first.shape) if isinstance(first, Tensor) else ()
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, Tensor):
+            found.append((path, first))
 
     handles = [
         network.get_submodule(path).register_forward_hook(lambda _, __, output, path=path: note(path, output))
@@ -104,23 +136,27 @@ def map_stage(network: nn.Module, images: Tensor, stages: tuple[str, ...] | None
     ]
     try:
         with evaluating(network):
-            network(images)
+            return _logits(network(images)), found
     finally:
         for handle in handles:
             handle.remove()
-    for path in reversed(paths):
-        shape = shapes.get(path, ())
-        if len(shape) == 4 and shape[2] * shape[3] > 1:
-            return path
-    found = ", ".join(f"{path} {shape}" for path, shape in shapes.items())
-    raise NoMap(f"{type(network).__name__} has no stage that puts out a map (B, c, h, w): {found}")
 
 
-def map_stages(cohort: Cohort | Sequence[nn.Module], images: Tensor) -> tuple[str, ...]:
-    """:func:`map_stage` of every network; those of a cohort have the stages that it was given or has found."""
-    if isinstance(cohort, Cohort):
-        return tuple(map_stage(peer, images, own) for peer, own in zip(cohort.peers, cohort.stage_paths, strict=True))
-    return tuple(map_stage(network, images) for network in cohort)
+def _last_that_counts(network: nn.Module, images: Tensor, path: str, layout: Layout) -> str:
+    """The last module up to ``path`` of the same output shape for whose places the likeliest class has a gradient."""
+    every = [name for name, _ in network.named_modules() if name]
+    with torch.inference_mode(False), torch.enable_grad():
+        logits, outputs = _outputs(network, images.clone().requires_grad_(), every)
+        outputs = [(name, output) for name, output in outputs if output.requires_grad]
+        names = [name for name, _ in outputs]
+        slopes = torch.autograd.grad(logits.amax(1).sum(), [output for _, output in outputs], allow_unused=True)
+    last = names.index(path)
+    shape = outputs[last][1].shape
+    for name, slope in zip(reversed(names[: last + 1]), reversed(slopes[: last + 1]), strict=True):
+        counts = slope is not None and slope.shape == shape and names.count(name) == 1
+        if counts and channels_first(slope, layout, images.shape[2:]).any():
+            return name
+    return path
 
 
 def _logits(output: Any) -> Tensor:

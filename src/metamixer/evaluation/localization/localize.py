@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.json_values import Count, Maybe, Number, plain
 from metamixer.data import EvalLoader, ImageSet, normalise
-from metamixer.evaluation.localization.activation_maps import activation_maps, map_stages
+from metamixer.evaluation.localization.activation_maps import NoMap, activation_maps, map_stages
 from metamixer.evaluation.localization.box_accuracy import (
     OVERLAPS,
     Boxes,
@@ -63,10 +63,10 @@ class Localization:
     Args:
         images: how many were measured.
         held_out: how many chose the thresholds.
-        networks: one for each network of the cohort.
+        networks: one for each network of the cohort that has a feature map.
         centre_box: the baseline, its size chosen on the same held-out images.
         map_agreement: the mean correlation of every two networks' maps; None where no map of one of them varies.
-        stages: of each network the module whose output was looked at.
+        stages: of each network the module whose output is the map.
         notes: what was left out, in sentences.
         method: of the maps.
     """
@@ -120,15 +120,23 @@ def localize(
 
     Raises:
         ValueError: boxes and images do not match.
-        NoMap, StagesNotFound: a network has no feature map.
+        NoMap: no network has a feature map; where only some have none, the notes say so.
+        StagesNotFound: the stages of a network are not known.
     """
     networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
     for part, own in ((images, boxes), held_out):
         if len(part) != len(own) or not len(part) or not all(len(box) for box in each_box(own)):
             raise ValueError(f"boxes for {len(own)} of {len(part)} images: expected at least one box for each")
     device = next(networks[0].parameters()).device
+    titles = list(names or map(str, range(len(networks))))
     first = normalise(images.fetch(torch.arange(1)).to(device), mean, std)
-    stages = map_stages(cohort, first)
+    found_stages = map_stages(cohort, first)
+    stages = [stage for stage in found_stages if isinstance(stage, str)]
+    refused = [(name, stage) for name, stage in zip(titles, found_stages, strict=True) if isinstance(stage, NoMap)]
+    if not stages:
+        raise refused[0][1]
+    measured = [index for index, stage in enumerate(found_stages) if isinstance(stage, str)]
+    networks, titles = [networks[index] for index in measured], [titles[index] for index in measured]
     total, done = len(images) + len(held_out[0]), 0
 
     def mapped(part: ImageSet, own: Boxes) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -156,7 +164,6 @@ def localize(
         energies.append(torch.stack([energy_inside(one, truth) for one in maps]))
         alike.append(correlations(maps))
     shares = np.concatenate(found, axis=1).mean(1)
-    titles = list(names or map(str, range(len(networks))))
     columns = zip(titles, shares, thresholds, torch.cat(points, 1), torch.cat(energies, 1), strict=True)
     centre = centre_scores(images.size, boxes, held_out[1], tolerance)
     return Localization(
@@ -170,7 +177,8 @@ def localize(
         map_agreement=tuple(
             tuple(None if value != value else value for value in row) for row in torch.cat(alike).nanmean(0).tolist()
         ),
-        stages=stages,
+        stages=tuple(stages),
+        notes=tuple(f"{name} was not measured: {error}" for name, error in refused),
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.core.eval_mode import evaluating
 from metamixer.data import normalise
-from metamixer.evaluation.localization.activation_maps import activation_maps, map_stages
+from metamixer.evaluation.localization.activation_maps import NoMap, activation_maps, map_stages
 from metamixer.evaluation.localization.box_accuracy import Boxes
 from metamixer.evaluation.localization.connected_components import largest_box
 
@@ -24,15 +25,15 @@ class LookedAt:
         name: of the network.
         predicted: the class that it names.
         confidence: its probability for that class.
-        map: ``(H, W)`` float32 in [0, 1], where it looks.
+        map: ``(H, W)`` float32 in [0, 1], the activation map; None for a network that has no feature map.
         box: ``(4,)`` x0, y0, x1, y1 in pixels, around the largest part of the map above the threshold; None where the
-            map is empty.
+            map is missing or empty.
     """
 
     name: str
     predicted: str
     confidence: float
-    map: Tensor
+    map: Tensor | None
     box: Tensor | None
 
 
@@ -82,7 +83,8 @@ def gallery(
         explain: whether a map is of the class that the network names or of the image's label.
 
     Raises:
-        NoMap, StagesNotFound: a network has no feature map.
+        NoMap: no network has a feature map.
+        StagesNotFound: the stages of a network are not known.
     """
     networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
     device = next(networks[0].parameters()).device
@@ -91,13 +93,22 @@ def gallery(
     titles = list(names or map(str, range(len(networks))))
     chosen = labels.to(device) if explain == "label" else None
     seen: list[list[LookedAt]] = [[] for _ in images]
-    for network, stage, name, level in zip(networks, map_stages(cohort, pixels[:1]), titles, levels, strict=True):
-        maps, logits = activation_maps(network, pixels, chosen, stage=stage)
+    stages = map_stages(cohort, pixels[:1])
+    if all(isinstance(stage, NoMap) for stage in stages):
+        raise next(stage for stage in stages if isinstance(stage, NoMap))
+    for network, stage, name, level in zip(networks, stages, titles, levels, strict=True):
+        maps: Sequence[Tensor | None] = [None] * len(images)
+        if isinstance(stage, str):
+            found, logits = activation_maps(network, pixels, chosen, stage=stage)
+            maps = list(found.float().cpu())
+        else:
+            with torch.no_grad(), evaluating(network):
+                output = network(pixels)
+            logits = getattr(output, "logits", output)
         confidences, predicted = (each.tolist() for each in logits.float().softmax(1).max(1))
-        for row, one in enumerate(maps.float().cpu()):
-            seen[row].append(
-                LookedAt(name, classes[predicted[row]], confidences[row], one, largest_box(one, max(level, 1e-6)))
-            )
+        for row, one in enumerate(maps):
+            box = None if one is None else largest_box(one, max(level, 1e-6))
+            seen[row].append(LookedAt(name, classes[predicted[row]], confidences[row], one, box))
     return tuple(
         Shown(
             image=image.cpu(),
