@@ -82,6 +82,8 @@ def localization(run: RunFiles) -> list[Table]:
         "MaxBoxAccV2: share of images whose box overlaps the true one enough, mean of the overlaps. Pointing: the "
         "map's highest place is in the box. Energy: the share of the map that is in the box."
     )
+    if base is not None and base.protocol != found.protocol:
+        note += " The baseline was measured by another protocol of boxes: evaluate both with the same version."
     made = [Table(caption, columns, tuple(rows), note=note)]
     if found.map_agreement:
         names = [one.name for one in found.networks][: len(found.map_agreement)]

@@ -70,7 +70,9 @@ def test_a_network_that_sees_the_object_finds_it(found):
     assert well.max_box_acc == {"0.3": 1.0, "0.5": 1.0, "0.7": 1.0}
     assert (well.max_box_acc_v2, well.pointing, well.energy) == pytest.approx((1, 1, 1))
     assert (around.pointing, around.energy) == (0, pytest.approx(0, abs=1e-6))
-    assert around.max_box_acc_v2 < 0.3
+    # The object is a hole of its map, and the official code draws boxes around holes too, a pixel wider on each side.
+    assert around.max_box_acc["0.3"] > 0.5
+    assert around.max_box_acc["0.7"] == 0
     assert too.as_dict() == {**well.as_dict(), "name": "well too"}
     assert 0 < result.centre_box.max_box_acc_v2 < 0.7
     assert told == [(16, 70), (30, 70), (46, 70), (62, 70), (70, 70)]

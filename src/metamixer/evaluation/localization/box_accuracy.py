@@ -26,10 +26,11 @@ def each_box(boxes: Boxes) -> list[Tensor]:
 
 
 def best_overlaps(maps: Tensor, boxes: Boxes, thresholds: Sequence[float] = THRESHOLDS) -> Floats:
-    """The best overlap that any connected part of a map has with any of the image's boxes, for each threshold.
+    """The best overlap that any contour of a map has with any of the image's boxes, for each threshold.
 
-    ``(N, H, W)`` and N boxes -> ``(N, len(thresholds))``. To take the best part instead of the largest is what
-    MaxBoxAccV2 has changed (Choe et al., arXiv 2007.04178, section 4.2).
+    ``(N, H, W)`` and N boxes -> ``(N, len(thresholds))``. MaxBoxAccV2 takes the best contour, MaxBoxAcc the largest one
+    (Choe et al., arXiv 2007.04178, section 4.2). Boxes and overlaps are those of the official code; see
+    :mod:`metamixer.evaluation.localization.connected_components`.
     """
     return np.concatenate(
         [same_overlaps(one, [truth], thresholds) for one, truth in zip(maps, each_box(boxes), strict=True)]

@@ -14,6 +14,7 @@ from metamixer.evaluation.localization.box_accuracy import (
     points_inside,
     same_overlaps,
 )
+from metamixer.evaluation.localization.connected_components import foreground
 
 
 def centre_map(size: tuple[int, int]) -> Tensor:
@@ -39,7 +40,7 @@ def centre_scores(
     thresholds = choose_thresholds(same_overlaps(pyramid, held_out, THRESHOLDS))
     best = same_overlaps(pyramid, boxes, thresholds)
     found = tuple(float((best[:, row] >= least).mean()) for row, least in enumerate(OVERLAPS))
-    even = (pyramid >= thresholds[OVERLAPS.index(0.5)]).double()
+    even = torch.from_numpy(foreground(pyramid, [thresholds[OVERLAPS.index(0.5)]])[0]).double()
     pointing = points_inside(pyramid.expand(len(boxes), -1, -1), boxes, tolerance).double().mean()
     energy = energy_inside(even.expand(len(boxes), -1, -1), boxes).mean()
     return thresholds, found, float(pointing), float(energy)

@@ -1,4 +1,9 @@
-"""From a map to boxes: the connected parts above a threshold."""
+"""From a map to boxes, as the official code of MaxBoxAccV2 does: the contours of the parts above a threshold.
+
+Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, arXiv 2001.07437, and its code
+``wsolevaluation``, with the evaluation of all contours of arXiv 2007.04178. Maps have 256 levels, the foreground is
+what is above (not at) a share of the highest level, holes have contours too, and boxes end at the last pixel.
+"""
 
 from __future__ import annotations
 
@@ -11,54 +16,79 @@ from torch import Tensor
 
 Floats = NDArray[np.float64]
 
+_FOUR = np.zeros((3, 3, 3), dtype=bool)
+_FOUR[1] = [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
+_EIGHT = np.zeros((3, 3, 3), dtype=bool)
+_EIGHT[1] = True
+
+
+def foreground(values: Tensor, thresholds: Sequence[float]) -> NDArray[np.bool_]:
+    """``(H, W)`` in [0, 1] -> ``(T, H, W)``: what is above each threshold, a share of the map's highest value.
+
+    >>> foreground(torch.tensor([[0.0, 0.5, 1.0]]), [0.0, 0.5]).tolist()
+    [[[False, True, True]], [[False, False, True]]]
+    """
+    levels = (values.float().cpu().numpy() * np.float32(255)).astype(np.uint8)
+    cuts = [int(threshold * int(levels.max())) for threshold in thresholds]
+    return levels[None] > np.array(cuts, dtype=np.uint8)[:, None, None]
+
 
 def boxes_at(values: Tensor, thresholds: Sequence[float]) -> tuple[NDArray[np.int64], Floats]:
-    """The boxes of all connected parts (8 neighbours) of a map, at each threshold.
+    """The boxes of all contours of a map, at each threshold: those around parts and those of holes inside of them.
 
-    All thresholds are labelled in one call, as slices of a volume that do not touch each other.
+    Parts are joined by 8 neighbours, holes by 4. All thresholds are labelled in one call, as slices of a volume that do
+    not touch each other.
 
     Args:
         values: ``(H, W)`` in [0, 1].
-        thresholds: a place is part of the foreground if its value is at least that.
+        thresholds: shares of the highest value; the foreground is above.
 
     Returns:
-        ``(n,)`` which threshold, ascending, and ``(n, 4)`` the boxes.
+        ``(n,)`` which threshold, ascending, and ``(n, 4)`` the boxes (x0, y0, x1, y1), whose end is the pixel after the
+        contour's last one, or the last of the map. Where nothing is above a threshold: one box (0, 0, 0, 0).
 
-    >>> rows, boxes = boxes_at(torch.tensor([[0.0, 0.9, 0.4], [0.0, 0.0, 0.0]]), [0.2, 0.5])
+    >>> rows, boxes = boxes_at(torch.tensor([[0.0, 1.0, 0.4, 0.0], [0.0, 0.0, 0.0, 0.0]]), [0.2, 0.5])
     >>> rows.tolist(), boxes.tolist()
     ([0, 1], [[1.0, 0.0, 3.0, 1.0], [1.0, 0.0, 2.0, 1.0]])
     """
     from scipy import ndimage
 
-    above = values.cpu().numpy()[None] >= np.asarray(thresholds, dtype=np.float32)[:, None, None]
-    joined = np.zeros((3, 3, 3), dtype=bool)
-    joined[1] = True
-    labels, _ = ndimage.label(above, joined)
-    found = sorted((t.start, x.start, y.start, x.stop, y.stop) for t, y, x in ndimage.find_objects(labels))
-    table = np.array(found, dtype=np.float64).reshape(-1, 5)
-    return table[:, 0].astype(np.int64), table[:, 1:]
+    above = foreground(values, thresholds)
+    height, width = above.shape[1:]
+    found = [
+        (t.start, x.start, y.start, x.stop, y.stop) for t, y, x in ndimage.find_objects(ndimage.label(above, _EIGHT)[0])
+    ]
+    # Holes are what a frame around the map does not reach; their contours run on the foreground beside them.
+    framed = np.pad(~above, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    found += [
+        (t.start, x.start - 2, y.start - 2, x.stop, y.stop)
+        for t, y, x in ndimage.find_objects(ndimage.label(framed, _FOUR)[0])
+        if y.start > 0
+    ]
+    found += [(int(row), 0, 0, 0, 0) for row in np.flatnonzero(~above.any((1, 2)))]
+    table = np.array(sorted(found), dtype=np.float64).reshape(-1, 5)
+    return table[:, 0].astype(np.int64), np.minimum(table[:, 1:], [width, height, width - 1, height - 1])
 
 
 def largest_box(values: Tensor, threshold: float) -> Tensor | None:
-    """``(4,)``: the box of the part with the most pixels; None where no value reaches the threshold or all are 0."""
+    """``(4,)``: the box of the part with the most pixels above the threshold; None for a map that is 0 everywhere."""
     from scipy import ndimage
 
-    array = values.cpu().numpy()
-    if not array.any():
+    above = foreground(values, [threshold])
+    if not above.any():
         return None
-    labels, count = ndimage.label(array >= threshold, np.ones((3, 3), dtype=bool))
-    if not count:
-        return None
+    labels = ndimage.label(above, _EIGHT)[0]
     part = int(np.bincount(labels.ravel())[1:].argmax())
-    y, x = ndimage.find_objects(labels)[part]
+    _, y, x = ndimage.find_objects(labels)[part]
     return torch.tensor([x.start, y.start, x.stop, y.stop], dtype=torch.float32)
 
 
 def overlaps(boxes: Floats, truth: Floats) -> Floats:
-    """Intersection over union: ``(n, 4), (k, 4) -> (n, k)``."""
+    """Intersection over union of boxes whose end belongs to them, in whole pixels: ``(n, 4), (k, 4) -> (n, k)``."""
+    boxes, truth = np.trunc(boxes), np.trunc(truth)
     low = np.maximum(boxes[:, None, :2], truth[:, :2])
     high = np.minimum(boxes[:, None, 2:], truth[:, 2:])
-    shared = (high - low).clip(0).prod(2)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (truth[:, 2:] - truth[:, :2]).prod(1)
-    ious: Floats = shared / np.maximum(area - shared, 1e-12)
+    shared = (high - low + 1).clip(0).prod(2)
+    area = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)[:, None] + (truth[:, 2:] - truth[:, :2] + 1).prod(1)
+    ious: Floats = shared / (area - shared)
     return ious

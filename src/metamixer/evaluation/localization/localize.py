@@ -69,6 +69,7 @@ class Localization:
         stages: of each network the module whose output is the map.
         notes: what was left out, in sentences.
         method: of the maps.
+        protocol: of the boxes and their overlaps: ``wsolevaluation``; empty in files of before it was followed.
     """
 
     images: Count = 0
@@ -79,6 +80,7 @@ class Localization:
     stages: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     method: str = "grad-cam"
+    protocol: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in ``evaluation.json``."""
@@ -178,6 +180,7 @@ def localize(
             tuple(None if value != value else value for value in row) for row in torch.cat(alike).nanmean(0).tolist()
         ),
         stages=tuple(stages),
+        protocol="wsolevaluation",
         notes=tuple(f"{name} was not measured: {error}" for name, error in refused),
     )
 
