@@ -22,7 +22,7 @@ from tests.faults.runs import outcome, photos, whole
 EPOCHS, STEPS = 30, 5  # 40 images in batches of 8
 TINY = ["--peers", "resnet8,resnet8", "peers.0.widths=[2,2,4,4]", "peers.1.widths=[2,4,4,4]", "--device", "cpu"]
 TINY += ["--batch-size", "8", "data.val_share=0.2", "--quiet"]
-QUICK = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+QUICK = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")

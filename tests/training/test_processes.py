@@ -381,7 +381,7 @@ def command(tmp_path, *words, launcher=()):
         *begin, "metamixer", "train", "--peers", "resnet8,resnet8", "--device", "cpu", "--quiet", "--out",
         str(tmp_path / "run"), "data.train_limit=20", "train.epochs=2", "optim.lr=0.02", *words,
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(run, capture_output=True, text=True, env=environment, cwd=tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 import signal
@@ -35,9 +36,10 @@ class Stopped(Exception):
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
     command = allowed_again(f"metamixer train --resume {shlex.quote(str(folder))}")
-    from metamixer.training.distributed import started_from_outside
+    from metamixer.training.started import started
 
-    return f"torchrun ... -m {command}" if started_from_outside() else command
+    launcher = {"torchrun": "torchrun ... -m ", "srun": "srun ... "}
+    return launcher[here.by] + command if (here := started()).from_outside else command
 
 
 def allowed_again(command: str) -> str:
@@ -55,7 +57,8 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
         except RecipeError as error:
             return _tell(error, USAGE)
         except Stopped as stopped:
-            say(str(stopped), style="yellow", stderr=True)
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                say(str(stopped), style="yellow", stderr=True)
             return stopped.code
         except KeyboardInterrupt:
             say("stopped", style="yellow", stderr=True)

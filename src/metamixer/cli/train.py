@@ -15,10 +15,11 @@ from metamixer.core.files import write_whole
 from metamixer.core.text import clean
 from metamixer.data import Data, WorkerError
 from metamixer.runs.budget_warning import short_budget
-from metamixer.runs.run import Result, load_data, read_recipe
+from metamixer.runs.run import Result, check_start, load_data, read_recipe
 from metamixer.runs.run import train as follow
-from metamixer.training.distributed import ProcessLost, is_first_process, started_from_outside
+from metamixer.training.distributed import ProcessLost
 from metamixer.training.interrupt import Interrupted
+from metamixer.training.started import is_first_process, started_from_outside
 
 _USUAL = ("held out for", "training images kept")  # notes that everyone expects
 
@@ -29,6 +30,7 @@ def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | No
     if not is_first_process():
         return _work_along(words, sugar, out, resume)
     recipe, folder, going_on = _begin(words, sugar, out, resume)
+    check_start(recipe)
     plain = None
     if baseline or (going_on and (folder / "baseline" / "recipe.yaml").is_file()):
         plain = Recipe.of(recipe.as_dict(), ["loss=independent", "mixer=none"])

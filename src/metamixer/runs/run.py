@@ -28,8 +28,9 @@ from metamixer.runs.classifier import Classifier
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
 from metamixer.training.callbacks import Callback
-from metamixer.training.distributed import ProcessGrid, is_first_process
+from metamixer.training.distributed import ProcessGrid
 from metamixer.training.run_logger import Files
+from metamixer.training.started import is_first_process, layout
 from metamixer.training.trainer import Best, Fitted, Trainer
 
 
@@ -124,6 +125,7 @@ def train(
         ProcessLost: another process of this run ended; ``resume`` goes on.
         Interrupted: a signal came; ``resume`` goes on.
     """
+    check_start(recipe)
     if is_first_process():
         _prepare_folder(recipe, folder, resume)
     try:
@@ -162,6 +164,14 @@ def train(
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
     fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, resume=resume)
     return _finish(recipe, folder, data, trainer, fitted)
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse settings that do not fit the way in which this process was started; ``RecipeError`` says what does."""
+    try:
+        layout(recipe.train)
+    except ValueError as error:
+        raise RecipeError(f"train.{error}") from error
 
 
 def _check_stages(mixer: Mixer, cohort: Cohort) -> None:

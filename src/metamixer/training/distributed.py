@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -21,24 +22,17 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from metamixer.training.settings import TrainSettings
+from metamixer.training.started import CHILD, STRAY, layout, started
 
 T = TypeVar("T")
 
 
 class ProcessLost(RuntimeError):
     """Another process of the run ended or does not answer; the run goes on from its last checkpoint."""
-
-
-def started_from_outside() -> bool:
-    """Whether torchrun started this process, as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that speaks and writes; known before anything is launched."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 class ProcessGrid:
@@ -48,14 +42,12 @@ class ProcessGrid:
         settings: accelerator, devices, machines, precision, peer groups and timeout.
 
     Raises:
-        ValueError: the processes cannot be divided among the groups, or there is no such device.
+        ValueError: the processes cannot be divided among the groups, there is no such device, or the settings do not
+            fit the way in which this process was started.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
-        devices, nodes = settings.devices, settings.num_nodes
-        if started_from_outside():
-            devices = int(os.environ["LOCAL_WORLD_SIZE"])
-            nodes = int(os.environ["WORLD_SIZE"]) // devices
+        devices, nodes = layout(settings)
         world, groups = devices * nodes, settings.peer_groups
         if world % groups:
             raise ValueError(
@@ -110,7 +102,9 @@ class ProcessGrid:
                 torch.cuda.set_device(self.device)
             return
         with _quiet_fabric():
-            self._fabric.launch()
+            _meet(self.device, self._timeout)
+            with _naming_children():
+                self._fabric.launch()
         shares, groups = self.shares, self.groups
         for group in range(groups):  # every process has to take part in the making of every group
             ranks = [group * shares + share for share in range(shares)]
@@ -260,14 +254,78 @@ def _listed(there: Mapping[str, bool]) -> str:
 
 
 def _fabric(settings: TrainSettings, devices: int, nodes: int, timeout: timedelta) -> Any:
-    """Fabric for several processes: it is asked to start them and to make them meet, and for their devices."""
+    """Fabric for several processes: it is asked to start them and to make them meet, and for their devices.
+
+    Who starts them is settled by :func:`metamixer.training.started.started`: Fabric would take any job of SLURM for one
+    that srun started.
+    """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
+    class Srun(SLURMEnvironment):  # type: ignore[misc]
+        """Processes that srun started, however it was asked for them."""
+
+        @staticmethod
+        def _validate_srun_variables() -> None: ...
+
+        def validate_settings(self, num_devices: int, num_nodes: int) -> None: ...
+
+        def world_size(self) -> int:
+            return here.world
+
+    here = started()
+    if here.by == "user" and nodes == 1:
+        for name in STRAY:
+            os.environ.pop(name, None)
+    environments = {"torchrun": TorchElasticEnvironment, "srun": Srun}
+    environment = environments.get(here.by, LightningEnvironment)()
     with _quiet_fabric():
         return Fabric(
-            accelerator=settings.accelerator, devices=devices, num_nodes=nodes, strategy=DDPStrategy(timeout=timeout)
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=DDPStrategy(timeout=timeout),
+            plugins=[environment],
         )
+
+
+@contextmanager
+def _naming_children() -> Iterator[None]:
+    """Processes that are started meanwhile know by whom."""
+    first = started().by == "user"
+    os.environ |= {CHILD: "1"} if first else {}
+    try:
+        yield
+    finally:
+        if first:
+            os.environ.pop(CHILD, None)
+
+
+def _meet(device: torch.device, timeout: timedelta) -> None:
+    """Where torchrun has started a run's processes again, let them meet in a place of their own.
+
+    It gives them the store of those before, in which they would find the addresses of the dead and wait for them. On
+    several machines the number of restarts is not the same everywhere: there torchrun has to open a new store.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if started().by != "torchrun" or restarts == "0" or os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
+        return
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        warnings.warn(
+            "restarted on several machines: if the processes wait for each other, start torchrun on each machine with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
+            stacklevel=2,
+        )
+        return
+    store, rank, world = next(rendezvous("env://", timeout=timeout))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore(f"restart-{restarts}", store),
+        rank=rank,
+        world_size=world,
+        timeout=timeout,
+    )
 
 
 @contextmanager

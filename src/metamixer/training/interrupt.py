@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -18,8 +20,9 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {self.signal.name} after step {step}")
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
-"""From the keyboard, from whoever ends processes, and from clusters that announce the end of a job's time."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""From the keyboard, from whoever ends processes, from a terminal that is closed (a lost ssh session), and from
+clusters that announce the end of a job's time."""
 
 
 class Watch:
@@ -39,6 +42,8 @@ class Watch:
         self.number = 0
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
+                if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # nohup: training outlives the terminal
                 self._before[number] = signal.signal(number, self._asked)
         return self
 
@@ -48,6 +53,15 @@ class Watch:
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @contextmanager
+    def without_terminal(self) -> Iterator[None]:
+        """After SIGHUP the terminal is gone: what cannot be written to it does not stop the checkpoint."""
+        try:
+            yield
+        except OSError:
+            if not self.number or signal.Signals(self.number).name != "SIGHUP":
+                raise
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT:

@@ -132,7 +132,7 @@ class Trainer:
             TrainingError: a loss was not finite, memory is short, or a peer cannot take the images.
             WorkerError: a process that decodes images ended.
             ProcessLost: another process of the run ended.
-            Interrupted: SIGINT or SIGTERM; a checkpoint of this step was written.
+            Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1; a checkpoint of this step was written.
             CheckpointError: no checkpoint is usable, or it is of another recipe.
         """
         if not len(train):
@@ -170,7 +170,8 @@ class Trainer:
             raise NotFiniteError(f"{error}; {self._keeper.last}") from error
         finally:
             for callback in looking:
-                callback.on_end()
+                with self._watch.without_terminal():
+                    callback.on_end()
         assert self._run.best is not None  # noqa: S101
         return Fitted(self._run.step, val_report, self._run.best)
 
@@ -210,7 +211,8 @@ class Trainer:
                     seconds=time.perf_counter() - asked,
                 )
                 for callback in looking:
-                    callback.on_step(record)
+                    with self._watch.without_terminal():
+                        callback.on_step(record)
                 self._stop_if_asked()
             inside = 0
             terms_mean, accuracy = run.sums.summed(self.grid.summed).means()  # waits for the device
@@ -236,7 +238,8 @@ class Trainer:
                 skipped=skipped,
             )
             for callback in looking:
-                callback.on_epoch(record_epoch)
+                with self._watch.without_terminal():
+                    callback.on_epoch(record_epoch)
             # Last: a run that dies before this comes by here again, and what the callbacks wrote is written anew.
             self._keep(epoch + 1, report, chosen_by_validation=val is not None)
         return report

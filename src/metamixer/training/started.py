@@ -1,0 +1,97 @@
+"""Who started this process: torchrun, srun, the training's first process, or nobody but the user.
+
+It is read from what these programs set themselves. Variables that anything may leave behind, such as ``RANK``, count
+only beside them. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from metamixer.training.settings import TrainSettings
+
+CHILD = "METAMIXER_CHILD"
+"""Set by the first process of a training for those that it starts."""
+
+STRAY = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What launchers set for processes that are to meet: of no meaning where none of them started this one."""
+
+_OTHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "JSM_NAMESPACE_SIZE": "jsrun"}
+
+
+@dataclass(frozen=True)
+class Started:
+    """Who started this process, which one it is, and how many there are: in all and on this machine."""
+
+    by: Literal["user", "training", "torchrun", "srun"] = "user"
+    rank: int = 0
+    world: int = 1
+    local: int = 1
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether the other processes of the run are started by a launcher."""
+        return self.by in ("torchrun", "srun") and self.world > 1
+
+
+def started() -> Started:
+    """How this process was started."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return Started("torchrun", _number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_WORLD_SIZE", 1))
+    if CHILD in os.environ:
+        return Started("training", _number("LOCAL_RANK", 0))
+    # A batch script that does not use srun is one process, whatever number of tasks was asked for.
+    tasks, rank = _number("SLURM_STEP_NUM_TASKS", 1), _number("SLURM_PROCID", 0)
+    if rank > 0:
+        tasks = max(tasks, _number("SLURM_NTASKS", 1), rank + 1)
+    if tasks > 1:
+        nodes = _number("SLURM_STEP_NUM_NODES", _number("SLURM_NNODES", 1))
+        return Started("srun", rank, tasks, tasks // max(1, nodes))
+    return Started()
+
+
+def layout(settings: TrainSettings) -> tuple[int, int]:
+    """Processes on each machine, and machines.
+
+    Raises:
+        ValueError: the settings do not fit the way in which this process was started; says how to start it.
+    """
+    here, devices, nodes = started(), settings.devices, settings.num_nodes
+    if here.by == "torchrun":
+        return here.local, here.world // here.local
+    if here.by == "srun" and here.world != devices * nodes:
+        raise ValueError(
+            f"devices={devices} and num_nodes={nodes}: srun started {here.world} processes; accepted are "
+            f"srun --nodes={nodes} --ntasks-per-node={devices}, or devices={here.local} with "
+            f"num_nodes={here.world // here.local}"
+        )
+    for name, program in _OTHERS.items():
+        if here.by == "user" and (count := _number(name, 1)) > 1:
+            raise ValueError(
+                f"devices={devices}: {program} started {count} processes that cannot find each other; accepted are "
+                "torchrun, srun, or one process, which starts the others of its machine itself"
+            )
+    if here.by == "user" and nodes > 1:
+        raise ValueError(
+            f"num_nodes={nodes}: no launcher has started processes on other machines; accepted are "
+            f"torchrun --nnodes={nodes} --nproc-per-node={devices} on each machine, "
+            f"srun --nodes={nodes} --ntasks-per-node={devices}, or num_nodes=1"
+        )
+    return devices, nodes
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks and writes; known before anything is launched."""
+    return started().rank == 0
+
+
+def started_from_outside() -> bool:
+    """Whether a launcher started this process, as one of several."""
+    return started().from_outside
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else otherwise
