@@ -23,13 +23,13 @@ from metamixer.cohort.concurrency import Parallel
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.cohort.stages import find_stages
 from metamixer.config.registry import LOSSES, MIXERS, all_settings, effective, faults, find, make
+from metamixer.config.weights import load_weights
 from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
 from metamixer.core import trusted_imports
 from metamixer.core.plan import Mixer
 from metamixer.core.seeding import derive
 from metamixer.losses.base import Loss
 from metamixer.models.factory import build, check_name
-from metamixer.training.nan_checks import not_finite_weight
 from metamixer.training.optimizer import Optim
 from metamixer.training.settings import TrainSettings
 
@@ -369,7 +369,7 @@ class Recipe(_Section):
                         **peer.options,
                     )
                     if peer.weights is not None:
-                        _load_weights(network, Path(peer.weights))
+                        load_weights(network, Path(peer.weights))
                     if self.train.sync_batchnorm:
                         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
                     networks.append(network)
@@ -406,21 +406,6 @@ class Recipe(_Section):
                 if not 1 <= trunk <= len(paths):
                     raise ValueError(f"{peer.name} has {len(paths)} stages, its trunk cannot end with stage {trunk}")
                 share_trunk(own, paths[trunk - 1], rescale=peer.rescale)
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights={path}: only .safetensors files are read, a pickled file could run any code")
-    import safetensors.torch
-
-    try:
-        safetensors.torch.load_model(network, path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"weights={path} cannot be read: {error}") from error
-    except RuntimeError as error:  # torch lists what does not fit in several lines
-        raise ValueError(f"weights={path} are those of another network: {' '.join(str(error).split())}") from error
-    if name := not_finite_weight(network):
-        raise ValueError(f"weights={path}: {name!r} holds values that are not finite; nothing could learn from them")
 
 
 def _sorted(value: Any) -> Any:
