@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from metamixer.core.text import clean, percent
+from metamixer.metrics.chance import chance_note
 
 if TYPE_CHECKING:
     from metamixer.evaluation.evaluate import Report, Score
@@ -323,10 +324,9 @@ def result_text(result: Result, epochs: int, baseline: Result | None = None) -> 
     else:
         lines.append(f"Without validation images the deployed network is peer {result.deployed.name} as it ended.")
     if baseline is not None:
-        share = (last.ensemble.accuracy + baseline.last.ensemble.accuracy) / 2
-        noise = 196 * math.sqrt(2 * share * (1 - share) / last.images)
+        note = chance_note(last.ensemble.accuracy, baseline.last.ensemble.accuracy, last.images)
         lines.append(
             "The baseline is the same peers, data, epochs and seed with cross-entropy alone and no mixing. The gain is "
-            f"in percentage points; on {last.images:,} images and with one seed, under {noise:.1f} may be chance."
+            f"in percentage points; {note} (Fisher's exact test of the ensembles)."
         )
     return lines

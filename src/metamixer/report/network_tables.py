@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from statistics import fmean
 
 from metamixer.evaluation.report import Report
+from metamixer.metrics.chance import chance_note
 from metamixer.metrics.network_scores import Score
 from metamixer.report.read_runs import RunFiles
 from metamixer.report.tables import Cell, Table, gain, known, matrix, number, points, share
@@ -52,11 +52,9 @@ def _chance(run: RunFiles) -> str:
     images = ended.last_epoch.images
     if not known(mine) or not known(other) or not images:
         return note
-    middle = min(1.0, max(0.0, (mine + other) / 2))
-    noise = 196 * math.sqrt(2 * middle * (1 - middle) / images)
     return (
         f"{note} Baseline: the same peers and data with cross-entropy alone and no mixing. The gain is in percentage "
-        f"points; on {images:,} images and with one seed, under {noise:.1f} may be chance."
+        f"points; {chance_note(mine, other, images)} (Fisher's exact test of the ensembles)."
     )
 
 

@@ -1,0 +1,49 @@
+"""How large a difference of two accuracies has to be before chance does not explain it."""
+
+from __future__ import annotations
+
+
+def chance_range(accuracy: float, images: int, *, up: bool = True, level: float = 0.05) -> float | None:
+    """The smallest difference from ``accuracy`` that Fisher's exact test calls significant, as a share.
+
+    Two networks are taken for independent, each with its number of right answers on as many images. The test holds for
+    any number of images, where a normal approximation promises too much on few.
+
+    Args:
+        accuracy: of the one network, as a share.
+        images: that both were measured on.
+        up: whether the other network is better, or worse.
+        level: the largest p-value that counts.
+
+    Returns:
+        None where no difference on so few images is large enough.
+
+    >>> chance_range(0.5, 6), round(chance_range(0.5, 1000), 3)
+    (None, 0.046)
+    """
+    from scipy.stats import fisher_exact
+
+    right = round(accuracy * images)
+
+    def significant(more: int) -> bool:
+        other = right + more if up else right - more
+        return bool(fisher_exact([[right, images - right], [other, images - other]]).pvalue < level)
+
+    low, high = 0, images - right if up else right
+    if not high or not significant(high):
+        return None
+    while high - low > 1:  # the p-value falls as the counts move apart
+        middle = (low + high) // 2
+        low, high = (low, middle) if significant(middle) else (middle, high)
+    return high / images
+
+
+def chance_note(accuracy: float, baseline: float, images: int) -> str:
+    """A sentence about the gain of one accuracy over another on the same number of images, with one seed.
+
+    >>> chance_note(0.17, 0.5, 6)
+    'on 6 images and with one seed, any such difference may be chance'
+    """
+    least = chance_range(baseline, images, up=accuracy >= baseline)
+    less = "any such difference" if least is None else f"under {100 * least:.1f}"
+    return f"on {images:,} images and with one seed, {less} may be chance"
