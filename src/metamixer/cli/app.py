@@ -312,12 +312,13 @@ def preview(
 
 @app.command("list")
 def list_names(
-    what: Annotated[str | None, typer.Argument(metavar="[networks|mixers|losses|data]")] = None,
+    what: Annotated[str | None, typer.Argument(metavar="[networks|mixers|losses|data|settings]")] = None,
+    only: Annotated[str | None, typer.Argument(metavar="[SECTION|METHOD]", help="Settings of train, dml, ...")] = None,
 ) -> None:
-    """List what a recipe can name."""
+    """List the names and settings that a recipe can have."""
     from metamixer.cli.list_names import show_names
 
-    raise typer.Exit(show_names(what))
+    raise typer.Exit(show_names(what, only))
 
 
 @app.command()

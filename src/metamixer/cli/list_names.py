@@ -1,4 +1,4 @@
-"""``metamixer list``: what a recipe can name. It answers at once, because nothing here imports torch."""
+"""``metamixer list``: what a recipe can name. Names are listed at once, without torch; settings need its import."""
 
 from __future__ import annotations
 
@@ -33,13 +33,33 @@ _TABLES: dict[str, dict[str, Entry]] = {
 
 
 @told
-def show_names(what: str | None) -> int:
-    """The names that a recipe can have, each with a line."""
+def show_names(what: str | None, only: str | None = None) -> int:
+    """The names that a recipe can have, each with a line; or its settings, all of them or those of a section."""
+    if what == "settings":
+        return _settings(only)
     if what is not None and what not in _TABLES:
-        raise RecipeError(f"{what!r} is no list; {', '.join(_TABLES)} would work")
+        raise RecipeError(f"{what!r} is no list; {', '.join(_TABLES)} or settings would work")
+    if only is not None:
+        raise RecipeError(f"{only!r}: only `list settings` takes a second word")
     for name, entries in _TABLES.items():
         if what in (None, name):
             _print(name, entries)
+    return 0
+
+
+def _settings(only: str | None) -> int:
+    from metamixer.config.settings_table import sections, settings
+
+    known = sections()
+    wanted = [name for name in known if only in (None, name, *name.split()[1:])]
+    if not wanted:
+        raise RecipeError(f"{only!r} has no settings; accepted are {', '.join(known)}")
+    for name in wanted:
+        made = table(["setting", "accepted", "default", "what it does"], numbers=False)
+        for each in settings():
+            if each.section == name:
+                made.add_row(each.key, each.accepted, each.default, each.meaning)
+        console().print(titled(name, made))
     return 0
 
 

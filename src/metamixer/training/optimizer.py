@@ -26,6 +26,7 @@ class Optim:
         weight_decay: L2 for SGD, decoupled for AdamW.
         schedule: ``cosine`` to 0, ``step`` (times ``gamma`` at each of ``milestones``) or ``constant``.
         milestones: shares of training, for ``step``.
+        gamma: what the rate is multiplied by at each of them.
         warmup: the share of training over which the rate rises linearly to ``lr``.
         clip: the largest gradient norm of a peer; each is clipped by itself, so that a peer that stumbles does not
             slow the others. 5 cuts off accidents and leaves ordinary steps alone; None: no clipping.
