@@ -3,10 +3,6 @@
 import torch
 
 
-def draw(*shape, seed=0, scale=1.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def log_softmax(values):
     """Of a list of 0-d tensors."""
     top = max(value.item() for value in values)

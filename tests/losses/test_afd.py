@@ -5,18 +5,13 @@ import pickle
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from metamixer.core.types import Outputs, total
 from metamixer.losses.afd import AFD
+from tests.oracle import draw, log_softmax, slow_layer
 
-CONVOLUTIONS = (None, F.conv1d, F.conv2d, F.conv3d)
 ALIKE = [(3, 4, 4), (3, 4, 4)]
 OTHERS = [(3, 4, 4), (5, 2, 4), (4, 3, 6)]
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def outputs_of(shapes, frozen=(), batch=5):
@@ -38,14 +33,6 @@ def made(shapes, frozen=(), **settings):
     loss = AFD(**settings)
     loss.setup(outputs)
     return loss, outputs
-
-
-def slow_layer(x, weights, name, stride=1):
-    """A convolution that keeps the size but for its stride, or a linear layer, from a flat dict of weights."""
-    weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-    if x.ndim == 2:
-        return x @ weight.T + bias
-    return CONVOLUTIONS[x.ndim - 2](x, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
 
 
 def slow_score(x, weights, peer):
@@ -85,10 +72,6 @@ def slow_players(outputs, weights, peer):
         of_network = of_network + (1 - fake) ** 2 / batch
         right += (float(real > 0.5) + float(fake <= 0.5)) / (2 * batch)
     return of_discriminator, of_network, right
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
 
 
 def slow_logits(outputs, targets, peer, temperature, others):

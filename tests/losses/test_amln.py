@@ -5,19 +5,14 @@ import pickle
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from metamixer.core.types import Outputs, total
 from metamixer.losses.amln import AMLN
+from tests.oracle import draw, log_softmax, slow_layer
 
-CONVOLUTIONS = (None, F.conv1d, F.conv2d, F.conv3d)
 ALIKE = [[(3, 6, 6), (4, 4, 4), (5, 2, 2)]] * 2
 OTHERS = [[(3, 6, 6), (4, 4, 4), (5, 2, 2)], [(2, 8, 6), (4, 3, 4), (6, 3, 2)], [(3, 6, 6), (5, 4, 4), (4, 2, 2)]]
 SETTINGS = {"discriminator": 0.2, "temperature": 2.0, "weight": 0.7, "adversarial": 0.3, "align": 0.6}
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def outputs_of(shapes, frozen=(), shared=0, batch=4):
@@ -42,13 +37,6 @@ def made(shapes, frozen=(), shared=0, **settings):
     loss = AMLN(**settings)
     loss.setup(outputs)
     return loss, outputs
-
-
-def slow_layer(x, weights, name, stride=1):
-    weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-    if x.ndim == 2:
-        return x @ weight.T + bias
-    return CONVOLUTIONS[x.ndim - 2](x, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
 
 
 def slow_score(x, weights, name):
@@ -100,10 +88,6 @@ def slow_terms(outputs, weights, peer, shared=0):
             squares = (slow_layer(hidden, weights, f"{name}.2")[0] - wanted) ** 2
             align = align + squares.sum() / squares.numel() / batch / (len(compared) - 1)
     return of_discriminator, of_network, align, right
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
 
 
 def slow_logits(outputs, targets, peer, temperature):

@@ -1,6 +1,7 @@
 """CL-ILR against a loop over heads, images and classes in float64, and its trunk against heads run one by one."""
 
 import copy
+import functools
 import math
 
 import pytest
@@ -12,14 +13,10 @@ from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.core.plan import Blend, MixPlan
 from metamixer.core.types import Outputs, total
 from metamixer.losses import CLILR
+from tests import oracle
+from tests.oracle import log_softmax
 
-
-def draw(*shape, seed=0):
-    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
+draw = functools.partial(oracle.draw, scale=2.0)
 
 
 def outputs_of(logits, frozen=()):

@@ -1,6 +1,7 @@
 """Codistillation against Algorithm 1 of the paper in float64, and peers that exchange weights through files."""
 
 import copy
+import functools
 import os
 import pickle
 import subprocess
@@ -16,14 +17,10 @@ from torch import nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.types import Outputs, total
 from metamixer.losses import Codistillation
+from tests import oracle
+from tests.oracle import log_softmax
 
-
-def draw(*shape, seed=0):
-    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
+draw = functools.partial(oracle.draw, scale=2.0)
 
 
 def slow_codistillation(own, teachers, targets, temperature, weight):

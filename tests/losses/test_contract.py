@@ -24,16 +24,13 @@ from metamixer.losses import Loss
 from metamixer.mixers import MetaMixer, NoMix
 from metamixer.training.train_step import train_step
 from tests.losses.traits import trait
+from tests.oracle import seeded
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 0, 4, 2])
 CLASSES = 5
 
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 every_loss = pytest.mark.parametrize("name", LOSSES)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def has(mixer, ending):

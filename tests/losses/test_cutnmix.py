@@ -1,6 +1,7 @@
 """Our reading of the framework around Cut^nMix, term by term in float64; and the averages that follow the peers."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -12,14 +13,10 @@ from metamixer.core.types import Batch, Outputs, total
 from metamixer.losses.cutnmix import CutnMixLoss
 from metamixer.mixers.cutnmix import CutnMix
 from metamixer.training.train_step import train_step
+from tests import oracle
+from tests.oracle import softmax
 
-
-def draw(*shape, seed=0, scale=2.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def softmax(z):
-    return (z - z.max()).exp() / (z - z.max()).exp().sum()
+draw = functools.partial(oracle.draw, scale=2.0)
 
 
 def outputs_of(widths, batch=3, classes=4):

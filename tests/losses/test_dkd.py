@@ -1,19 +1,17 @@
 """DKD against the paper's definitions, class by class in float64: TCKD, NCKD, and how they make up KL."""
 
+import functools
+
 import pytest
 import torch
 
 from metamixer.core.types import Outputs, total
 from metamixer.losses.dkd import DKD
 from metamixer.losses.kd import KD
+from tests import oracle
+from tests.oracle import softmax
 
-
-def draw(*shape, seed=0):
-    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def softmax(z):
-    return (z - z.max()).exp() / (z - z.max()).exp().sum()
+draw = functools.partial(oracle.draw, scale=3.0)
 
 
 def slow_dkd(logits, targets, frozen, temperature):

@@ -1,5 +1,6 @@
 """DML against Eq. 8 and 9 of the paper, peer by peer and sample by sample in float64, with teachers held fixed."""
 
+import functools
 import math
 
 import pytest
@@ -7,14 +8,10 @@ import torch
 
 from metamixer.core.types import Outputs, total
 from metamixer.losses import DML
+from tests import oracle
+from tests.oracle import log_softmax
 
-
-def draw(*shape, seed=0):
-    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
+draw = functools.partial(oracle.draw, scale=3.0)
 
 
 def slow_dml(logits, targets, temperature, weight):

@@ -1,5 +1,6 @@
 """The parts of the losses, number by number in float64 as the papers write them."""
 
+import functools
 import math
 
 import pytest
@@ -12,10 +13,9 @@ from metamixer.losses.functional import (
     ramp_up,
     soft_cross_entropy,
 )
+from tests import oracle
 
-
-def draw(*shape, seed=0, scale=3.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+draw = functools.partial(oracle.draw, scale=3.0)
 
 
 def softmax(z, temperature=1.0):

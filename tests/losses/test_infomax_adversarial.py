@@ -21,13 +21,10 @@ from metamixer.core.types import Outputs, total
 from metamixer.losses import InfoMaxAdversarial
 from metamixer.losses.components.gradient_balance import Balance
 from tests import toys
+from tests.oracle import draw, log_softmax
 
 PLAIN = {"mean": (0.0, 0.0), "std": (1.0, 1.0)}
 B, C = 5, 4
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def targets_of(batch=B, seed=9):
@@ -71,10 +68,6 @@ def made(outputs, **settings):
 
 
 # The slow loop
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
 
 
 def slow_kl(teacher, student, temperature):

@@ -1,6 +1,7 @@
 """KD against Hinton's formula, sample by sample in float64; and a frozen teacher in a cohort of every online method."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -10,15 +11,11 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.config.registry import LOSSES
 from metamixer.core.types import Outputs, total
 from metamixer.losses.kd import KD
+from tests import oracle
 from tests.losses.traits import trait
+from tests.oracle import softmax
 
-
-def draw(*shape, seed=0):
-    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def softmax(z):
-    return (z - z.max()).exp() / (z - z.max()).exp().sum()
+draw = functools.partial(oracle.draw, scale=3.0)
 
 
 def slow_kd(logits, targets, frozen, temperature, alpha):

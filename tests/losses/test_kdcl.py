@@ -1,6 +1,7 @@
 """KDCL against the formulas of the paper, sample by sample in float64, its mixture against grids and a certificate."""
 
 import copy
+import functools
 import itertools
 import pickle
 
@@ -12,16 +13,13 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.core.types import Batch, Outputs, total
 from metamixer.losses import KDCL
 from metamixer.losses.kdcl import RIDGE, best_mixture, ensemble_weights
+from tests import oracle
+from tests.oracle import log_softmax
 
 KINDS = ["naive", "linear", "minlogit", "general"]
 
 
-def draw(*shape, seed=0, scale=3.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
+draw = functools.partial(oracle.draw, scale=3.0)
 
 
 def cross_entropy(z, t):

@@ -1,6 +1,7 @@
 """ONE against a loop over branches, images and classes in float64, gate included."""
 
 import copy
+import functools
 import math
 import pickle
 
@@ -12,14 +13,10 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.core.types import Outputs, total
 from metamixer.losses import ONE
+from tests import oracle
+from tests.oracle import log_softmax
 
-
-def draw(*shape, seed=0):
-    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
+draw = functools.partial(oracle.draw, scale=2.0)
 
 
 def outputs_of(peers=3, batch=4, classes=5, channels=6, frozen=(), seed=0):

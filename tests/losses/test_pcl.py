@@ -1,6 +1,7 @@
 """PCL against the formula of the paper, peer by peer and sample by sample in float64, and its averages step by step."""
 
 import copy
+import functools
 import math
 import pickle
 
@@ -13,15 +14,10 @@ from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.core.types import Outputs, total
 from metamixer.losses import PCL
 from metamixer.losses.components.step_counter import StepCount
-from tests import toys
+from tests import oracle, toys
+from tests.oracle import log_softmax
 
-
-def draw(*shape, seed=0):
-    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def log_softmax(z):
-    return z - z.max() - (z - z.max()).exp().sum().log()
+draw = functools.partial(oracle.draw, scale=2.0)
 
 
 def outputs_of(peers, batch=3, classes=4, widths=None):

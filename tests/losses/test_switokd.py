@@ -1,5 +1,6 @@
 """SwitOKD against the paper's switching rule and the losses of both modes, in float64, with plain Python decisions."""
 
+import functools
 import math
 
 import pytest
@@ -7,16 +8,13 @@ import torch
 
 from metamixer.core.types import Outputs, total
 from metamixer.losses.switokd import SwitOKD
+from tests import oracle
+from tests.oracle import softmax
 
 FORMS = {"pair": (1, 1), "1t2s": (1, 2), "2t1s": (2, 1)}
 
 
-def draw(*shape, seed=0, scale=2.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def softmax(z):
-    return (z - z.max()).exp() / (z - z.max()).exp().sum()
+draw = functools.partial(oracle.draw, scale=2.0)
 
 
 def distance(a, b):

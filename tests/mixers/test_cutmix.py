@@ -6,13 +6,10 @@ from hypothesis import strategies as st
 
 from metamixer.core.plan import Paste
 from metamixer.mixers import CutMix, SameClassCutMix
+from tests.oracle import seeded
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 0, 5, 0])  # classes 2 and 5 have one sample each
 IMAGES = torch.arange(8.0)[:, None, None, None].expand(8, 1, 12, 10).clone()  # image b is full of b
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def draw(mixer, n, **options):

@@ -8,13 +8,10 @@ from torch import nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.plan import MixPlan, PerPeer
 from metamixer.mixers.cutnmix import CutnMix
+from tests.oracle import seeded
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 0, 5, 0])
 IMAGES = torch.arange(8.0)[:, None, None, None].expand(8, 1, 12, 10).clone()  # image b is full of b
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def draw(mixer, n, images=IMAGES, **options):

@@ -4,13 +4,10 @@ import torch
 
 from metamixer.core.plan import Blend, Paste
 from metamixer.mixers import ManifoldMixup, MetaMixer, SameClassCutMix
+from tests.oracle import seeded
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
 IMAGES = torch.zeros(8, 3, 16, 16)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def full(**settings):

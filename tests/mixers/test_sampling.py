@@ -14,13 +14,10 @@ from metamixer.mixers.sampling import (
     same_class_partners,
     strength,
 )
+from tests.oracle import seeded
 
 # The 0.999 quantiles of chi-square by degrees of freedom.
 CHI2 = {2: 13.82, 3: 16.27, 4: 18.47, 5: 20.52, 7: 24.32, 9: 27.88, 23: 49.73}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def chi2(counts):

@@ -6,10 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metamixer.losses.components.adversarial_examples import Pixels, perturb
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.oracle import draw
 
 
 def normalised(pixels, mean, std):

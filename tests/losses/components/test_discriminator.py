@@ -10,10 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from metamixer.losses.components.discriminator import Discriminator, least_squares, untouched
 from metamixer.losses.functional import layer, same_size
-
-
-def draw(*shape, seed=0, scale=1.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.oracle import draw
 
 
 def players(axes=2, seed=0):

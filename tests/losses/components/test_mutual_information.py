@@ -20,11 +20,7 @@ from metamixer.losses.components.mutual_information import (
     nce_information,
     negatives,
 )
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
+from tests.oracle import draw
 
 LABELS = [0, 1, 0, 2, 1, 0]
 ONE_HOT = torch.eye(3, dtype=torch.float64)[LABELS]
