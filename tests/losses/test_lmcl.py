@@ -11,7 +11,6 @@ from metamixer.core.types import Outputs, total
 from metamixer.losses import LMCL
 from tests.losses.slow_contrast import (
     cross_entropy,
-    draw,
     kl,
     kl_rows,
     matrix,
@@ -21,6 +20,7 @@ from tests.losses.slow_contrast import (
     supervised,
     unit,
 )
+from tests.oracle import draw
 
 SETTINGS = {"temperature": 2.0, "tau": 0.3, "vcl": 0.2, "soft_vcl": 0.7, "icl": 0.4, "soft_icl": 1.3, "width": 4}
 SHAPES = (((2, 4, 4), (3, 2, 2), (4, 1, 1)), ((3, 6, 5), (4, 3, 3), (2, 2, 1)), ((2, 3, 3), (2, 2, 2), (3, 1, 1)))

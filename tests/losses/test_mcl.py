@@ -10,7 +10,6 @@ from metamixer.core.types import Outputs, total
 from metamixer.losses import MCL
 from tests.losses.slow_contrast import (
     cross_entropy,
-    draw,
     kl,
     kl_rows,
     matrix,
@@ -19,6 +18,7 @@ from tests.losses.slow_contrast import (
     same_gradients,
     supervised,
 )
+from tests.oracle import draw
 
 SETTINGS = {"temperature": 2.0, "tau": 0.3, "vcl": 0.2, "soft_vcl": 0.7, "icl": 0.4, "soft_icl": 1.3, "width": 4}
 

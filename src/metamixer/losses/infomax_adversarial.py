@@ -6,7 +6,7 @@ whose abstract and figure show mixing and mutual distillation; it goes with Meta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -15,25 +15,16 @@ from torch import Tensor, nn
 from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.components.adversarial_examples import Pixels, perturb
-from metamixer.losses.components.discriminator import Discriminator, least_squares
+from metamixer.losses.components.adversarial_examples import Pixels
+from metamixer.losses.components.attacked_term import attacked_divergence
+from metamixer.losses.components.feature_game import play, players
 from metamixer.losses.components.gradient_balance import Balance
 from metamixer.losses.components.mutual_information import Information
-from metamixer.losses.functional import (
-    divergence,
-    layer,
-    learning,
-    ramp_up,
-    require,
-    same_size,
-    single,
-    soft_cross_entropy,
-    spread,
-)
+from metamixer.losses.components.pairs import agreement, last_maps, means, smallest_mean, trusted_divergence
+from metamixer.losses.functional import learning, ramp_up, require, single, soft_cross_entropy, spread
 
 Estimator = Literal["infonce", "vid", "jsd"]
 Mode = Literal["features", "inputs", "none"]
-_TOO_GOOD = 0.9  # a discriminator that is right more often waits for the peers
 
 
 class InfoMaxAdversarial(Loss):
@@ -153,22 +144,14 @@ class InfoMaxAdversarial(Loss):
     def setup(self, outputs: Outputs) -> None:
         """Make what estimates the information, and the discriminators, unless they are there."""
         self._check(outputs)
-        features = [each.shape[1] for each in (_stages(outputs) if self.estimator == "vid" else outputs.features)]
-        stages = [(each.shape[1], each.ndim - 2) for each in _stages(outputs)] if self.mode == "features" else []
+        features = [each.shape[1] for each in (last_maps(outputs) if self.estimator == "vid" else outputs.features)]
+        stages = [(each.shape[1], each.ndim - 2) for each in last_maps(outputs)] if self.mode == "features" else []
         made = outputs.learners, features, stages
         if made == self._made:
             return
         self.information = Information(self.estimator, features, outputs.learners, self.tau)
         if self.mode == "features":
-            least, axes = min(stages)
-            self.transfers = nn.ModuleList(
-                nn.Identity() if width == least else layer(width, least, axes) for width, _ in stages
-            )
-            for peer in outputs.frozen:  # without a term of its own to learn from
-                self.transfers[peer].requires_grad_(False)
-            self.discriminators = nn.ModuleDict(
-                {str(peer): Discriminator(least, axes, depth=3) for peer in outputs.learners}
-            )
+            self.transfers, self.discriminators = players(stages, outputs)
         if self.balance:
             self.norms = Balance(outputs.peers, ["information", *(["adversarial"] if self.mode == "features" else [])])
         self.to(outputs.logits.device)
@@ -183,23 +166,29 @@ class InfoMaxAdversarial(Loss):
         self._check(outputs)
         largest = single(outputs.logits.detach()).softmax(-1).amax(-1)
         trusted = (largest > self.confidence).to(largest.dtype)  # [teacher, sample]
-        self.watched = {"agreement": spread(_agreement(outputs), outputs)}
-        losses = {
+        self.watched = {"agreement": agreement(outputs)}
+        found = {
             "task": self._task(outputs, targets, progress),
             "information": self._information(outputs, targets, trusted),
         }
-        game: dict[str, Tensor] = {}
+        telling: dict[str, Tensor] = {}
         if self.mode == "features":
-            losses["adversarial"], telling = self._game(outputs)
-            game["discriminator"] = self.discriminator * telling
+            maps = last_maps(outputs)
+            found["adversarial"], played, accuracy = play(self.transfers, self.discriminators, maps, outputs)
+            telling["discriminator"] = self.discriminator * played
+            self.watched["discriminator_accuracy"] = accuracy
         elif self.mode == "inputs":
-            losses["adversarial"] = self._attacked(outputs, trusted)
+            pixels, limits = Pixels(*cast(Tensor, self.pixel_range)), {"eps": self.eps, "step": self.step}
+            found["adversarial"] = attacked_divergence(
+                outputs, trusted, pixels, self.temperature, **limits, steps=self.steps
+            )
+        losses = {name: spread(each, outputs) for name, each in found.items()}
         ramp = ramp_up(progress, self.ramp_up)
         over_time = {"task": 1.0, "information": ramp, "adversarial": self._late(progress)}
         weights = self._weights(outputs, losses)
-        terms = {name: weights[name] * over_time[name] * value for name, value in losses.items()}
-        distill = self.weight * ramp * self._distill(outputs, trusted)
-        return {"task": terms.pop("task"), "distill": distill, **terms, **game}
+        terms = {name: weights[name] * over_time[name] * each for name, each in losses.items()}
+        distill = self.weight * ramp * trusted_divergence(outputs, trusted, self.temperature)
+        return {"task": terms.pop("task"), "distill": distill, **terms, **telling}
 
     def _check(self, outputs: Outputs) -> None:
         name = "InfoMaxAdversarial"
@@ -218,61 +207,25 @@ class InfoMaxAdversarial(Loss):
     def _task(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Tensor:
         logits = learning(outputs.logits, outputs)
         if self.noise_rate == 0:
-            return spread(soft_cross_entropy(logits, targets), outputs)
+            return soft_cross_entropy(logits, targets)
         done: float | Tensor = 1.0
         if progress is not None and self.noise_ramp > 0:
             done = progress / self.noise_ramp
             done = done.clamp(max=1) if isinstance(done, Tensor) else min(done, 1.0)
         each = soft_cross_entropy(logits[:, :, None], targets[:, None])  # (L, B)
-        return spread(_least(each, 1 - self.noise_rate * done), outputs)
-
-    def _distill(self, outputs: Outputs, trusted: Tensor) -> Tensor:
-        """``mutual_divergence``, without the samples on which a teacher is not trusted."""
-        pairs = trusted * _each(outputs.logits[None], outputs.logits[:, None], self.temperature)
-        own = [_mean([pairs[i, j].mean() for j in _others(i, outputs)]) for i in outputs.learners]
-        return spread(torch.stack(own), outputs)
+        return smallest_mean(each, 1 - self.noise_rate * done)
 
     def _information(self, outputs: Outputs, targets: Tensor, trusted: Tensor) -> Tensor:
         if self.information is None:
             raise ValueError("InfoMaxAdversarial has no parts yet: setup(outputs) makes them")
-        features = _stages(outputs) if self.estimator == "vid" else outputs.features
+        features = last_maps(outputs) if self.estimator == "vid" else outputs.features
         losses: dict[int, list[Tensor]] = {i: [] for i in outputs.learners}
         nats: dict[int, list[Tensor]] = {i: [] for i in outputs.learners}
         for i, j, each, number in self.information(features, targets if self.mask_same_class else None):
             losses[i].append((trusted[j] * each).mean())
             nats[i].append(number)
-        self.watched["information_nats"] = spread(_means(nats.values()).detach(), outputs)
-        return spread(_means(losses.values()), outputs)
-
-    def _game(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """What peers and what discriminators minimise, ``(P,)`` each."""
-        maps = [transfer(each) for transfer, each in zip(self.transfers, _stages(outputs), strict=True)]
-        fooling, telling, right = [], [], []
-        for i in outputs.learners:
-            judge = cast(Discriminator, self.discriminators[str(i)])
-            games = [least_squares(judge, maps[j], maps[i]) for j in _others(i, outputs)]
-            right.append([game.accuracy for game in games])
-            fooling.append([game.generator for game in games])
-            telling.append([game.discriminator for game in games])
-        accuracy = _means(right)
-        self.watched["discriminator_accuracy"] = spread(accuracy.detach(), outputs)
-        return spread(_means(fooling), outputs), spread(_means(telling) * (accuracy <= _TOO_GOOD), outputs)
-
-    def _attacked(self, outputs: Outputs, trusted: Tensor) -> Tensor:
-        run, pixels = outputs.run, Pixels(*cast(Tensor, self.pixel_range))
-        assert run is not None  # noqa: S101
-        losses = []
-        for i in outputs.learners:
-            others = _others(i, outputs)
-            weights = torch.stack([trusted[j] for j in others])
-            teachers = torch.stack([outputs.logits[j].detach() for j in others])
-
-            def apart(images: Tensor, of: Tensor = teachers, weights: Tensor = weights, i: int = i) -> Tensor:
-                return (weights * _each(of, run(i, images, training=False)[None], 1.0)).sum()
-
-            changed = perturb(apart, outputs.images[i], pixels, eps=self.eps, step=self.step, steps=self.steps)
-            losses.append((weights * _each(teachers, run(i, changed)[None], self.temperature)).mean())
-        return spread(torch.stack(losses), outputs)
+        self.watched["information_nats"] = means(nats.values()).detach()
+        return means(losses.values())
 
     def _late(self, progress: float | Tensor | None) -> float | Tensor:
         """The weight of the adversarial term over time."""
@@ -292,46 +245,3 @@ class InfoMaxAdversarial(Loss):
         balanced = {name: (fixed[name] * self.norms.ratio(name)).clamp(0, 1) for name in losses if name != "task"}
         self.watched |= {f"{name}_weight": value for name, value in balanced.items()}
         return {**fixed, **balanced}
-
-
-def _others(index: int, outputs: Outputs) -> list[int]:
-    return [other for other in range(outputs.peers) if other != index]
-
-
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean(0)
-
-
-def _means(rows: Iterable[Sequence[Tensor]]) -> Tensor:
-    return torch.stack([_mean(row) for row in rows])
-
-
-def _each(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """``(..., B, C), (..., B, C) -> (..., B)``: the divergence on each sample."""
-    return divergence(teacher[..., None, :], student[..., None, :], temperature)
-
-
-def _least(losses: Tensor, share: float | Tensor) -> Tensor:
-    """``(L, B) -> (L,)``: the mean of the smallest of each row, ``share`` of B rounded down, but one at least."""
-    ranks = torch.argsort(losses.detach(), dim=-1, stable=True).argsort(-1)
-    kept = (ranks == 0) | (ranks + 1 <= share * losses.shape[-1] + 1e-4)
-    total: Tensor = torch.where(kept, losses, 0).sum(-1)
-    return total / kept.sum(-1)
-
-
-def _agreement(outputs: Outputs) -> Tensor:
-    """``(L,)``: the share of samples for which another peer names the same class, the mean over the others."""
-    named = outputs.logits.detach().argmax(-1)
-    same = (named[None] == named[:, None]).to(outputs.logits.dtype).mean(-1)
-    return _means([same[i, j] for j in _others(i, outputs)] for i in outputs.learners)
-
-
-def _stages(outputs: Outputs) -> list[Tensor]:
-    """What the last stages put out, averaged down to one size; the features, where they differ in their axes."""
-    stages = [peer[-1] for peer in outputs.maps]
-    if len({each.ndim for each in stages}) > 1:
-        return list(outputs.features)
-    least = stages[0]
-    for other in stages[1:]:
-        least, _ = same_size(least, other)
-    return [same_size(each, least)[0] for each in stages]

@@ -14,7 +14,8 @@ from metamixer.losses.components.contrastive import (
     row_divergence,
     similarities,
 )
-from tests.losses.slow_contrast import draw, kl_rows, matrix, project, same_gradients, supervised
+from tests.losses.slow_contrast import kl_rows, matrix, project, same_gradients, supervised
+from tests.oracle import draw
 
 
 def one_hot(*labels, classes=3):

@@ -1,0 +1,37 @@
+"""The others' predictions, taught on images that were changed to hide them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metamixer.core.types import Outputs
+from metamixer.losses.components.adversarial_examples import Pixels, perturb
+from metamixer.losses.components.pairs import divergence_each, others
+
+
+def attacked_divergence(
+    outputs: Outputs, trusted: Tensor, pixels: Pixels, temperature: float, *, eps: float, step: float, steps: int
+) -> Tensor:
+    """``(L,)``: the mean over j of ``T^2 KL(p_j(x) || p_i(x + d))``, d what raises the sum of ``KL(p_j || p_i)`` most.
+
+    Args:
+        outputs: of a cohort, which runs its peers again.
+        trusted: ``(P, B)``, how far each teacher counts on each sample.
+        pixels: how the images are normalised.
+        temperature: T of what is taught; attacks have 1.
+        eps, step, steps: as in :func:`~metamixer.losses.components.adversarial_examples.perturb`.
+    """
+    run = outputs.run
+    assert run is not None  # noqa: S101
+    losses = []
+    for i in outputs.learners:
+        weights = torch.stack([trusted[j] for j in others(i, outputs)])
+        teachers = torch.stack([outputs.logits[j].detach() for j in others(i, outputs)])
+
+        def apart(images: Tensor, of: Tensor = teachers, weights: Tensor = weights, i: int = i) -> Tensor:
+            return (weights * divergence_each(of, run(i, images, training=False)[None], 1.0)).sum()
+
+        changed = perturb(apart, outputs.images[i], pixels, eps=eps, step=step, steps=steps)
+        losses.append((weights * divergence_each(teachers, run(i, changed)[None], temperature)).mean())
+    return torch.stack(losses)

@@ -1,0 +1,58 @@
+"""Means over the other peers, for methods that compare each learner with all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from metamixer.core.types import Outputs
+from metamixer.losses.functional import divergence, same_size
+
+
+def others(index: int, outputs: Outputs) -> list[int]:
+    """All peers but one."""
+    return [other for other in range(outputs.peers) if other != index]
+
+
+def means(rows: Iterable[Sequence[Tensor]]) -> Tensor:
+    """``L`` rows of numbers ``() -> (L,)``: the mean of each."""
+    return torch.stack([torch.stack(list(row)).mean(0) for row in rows])
+
+
+def divergence_each(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """``(..., B, C), (..., B, C) -> (..., B)``: the divergence on each sample."""
+    return divergence(teacher[..., None, :], student[..., None, :], temperature)
+
+
+def trusted_divergence(outputs: Outputs, trusted: Tensor, temperature: float) -> Tensor:
+    """``(L,)``: ``mutual_divergence``, each sample weighed by how far a teacher is trusted, ``(P, B)``."""
+    pairs = trusted * divergence_each(outputs.logits[None], outputs.logits[:, None], temperature)
+    return means([pairs[i, j].mean() for j in others(i, outputs)] for i in outputs.learners)
+
+
+def agreement(outputs: Outputs) -> Tensor:
+    """``(L,)``: the share of samples for which another peer names the same class, the mean over the others."""
+    named = outputs.logits.detach().argmax(-1)
+    same = (named[None] == named[:, None]).to(outputs.logits.dtype).mean(-1)
+    return means([same[i, j] for j in others(i, outputs)] for i in outputs.learners)
+
+
+def last_maps(outputs: Outputs) -> list[Tensor]:
+    """What the last stages put out, averaged down to one size; the features, where they differ in their axes."""
+    stages = [peer[-1] for peer in outputs.maps]
+    if len({each.ndim for each in stages}) > 1:
+        return list(outputs.features)
+    least = stages[0]
+    for other in stages[1:]:
+        least, _ = same_size(least, other)
+    return [same_size(each, least)[0] for each in stages]
+
+
+def smallest_mean(losses: Tensor, share: float | Tensor) -> Tensor:
+    """``(L, B) -> (L,)``: the mean of the smallest of each row, ``share`` of B rounded down, but one at least."""
+    ranks = torch.argsort(losses.detach(), dim=-1, stable=True).argsort(-1)
+    kept = (ranks == 0) | (ranks + 1 <= share * losses.shape[-1] + 1e-4)
+    total: Tensor = torch.where(kept, losses, 0).sum(-1)
+    return total / kept.sum(-1)
