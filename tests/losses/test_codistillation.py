@@ -257,7 +257,7 @@ def test_nothing_half_written_is_left(tmp_path):
 def test_another_architecture_is_an_error(tmp_path):
     (here, loss), (there, other) = member(0, tmp_path, interval=1), member(1, tmp_path, interval=1, width=9)
     one_step(there, other, 0)
-    with pytest.raises(ValueError, match=r"peer-1.safetensors does not fit network 1 .* process 1 trains"):
+    with pytest.raises(ValueError, match=r"peer-1.safetensors does not fit the frozen peer .* process 1, .* trains"):
         one_step(here, loss, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from metamixer.cohort.concurrency import PARALLEL, Parallel, in_threads
+from metamixer.cohort.folder_exchange import exchange
 from metamixer.cohort.hooks import Tap, install
 from metamixer.cohort.peer_exchange import Elsewhere, PeerExchange
 from metamixer.cohort.shared_trunk import Trunk, counters_left_out, trunk_of
@@ -207,6 +209,24 @@ class Cohort(nn.Module):
                     value.lerp_(followed[name], 1 - decay)
                 else:
                     value.copy_(followed[name])
+
+    @torch.no_grad()
+    def exchange_weights(self, folder: Path, number: int, others: Sequence[int]) -> list[int]:
+        """Write the weights of the peer that learns into a folder, and read those of the frozen ones.
+
+        Args:
+            folder: that the processes of all peers reach.
+            number: of this process.
+            others: the numbers of the processes that train the frozen peers, in the order of these.
+
+        Returns:
+            The places in ``others`` whose weights came; what did not come stays as it was.
+
+        Raises:
+            ValueError: the weights are those of another network.
+        """
+        frozen = {other: self.peers[index] for other, index in zip(others, sorted(self.frozen), strict=True)}
+        return [others.index(other) for other in exchange(folder, number, self.peers[self.learners[0]], frozen)]
 
     @property
     def learners(self) -> tuple[int, ...]:

@@ -6,15 +6,11 @@ exchange weights, and rarely.
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
@@ -130,51 +126,6 @@ class Codistillation(Loss):
         if self.exchange is None or self.arrived is None:
             cohort.update_shadows(0.0)
             return
-        _publish(cohort.peers[cohort.learners[0]], self._file(self.peer))
         others = [number for number in range(len(self.arrived) + 1) if number != self.peer]
-        for place, (number, index) in enumerate(zip(others, sorted(cohort.frozen), strict=True)):
-            found = _received(self._file(number))
-            if found is None:
-                continue
-            try:
-                cohort.peers[index].load_state_dict(found)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{self._file(number)} does not fit network {index} of this cohort, which has to be the one that "
-                    f"process {number} trains: {error}"
-                ) from error
+        for place in cohort.exchange_weights(self.exchange, self.peer, others):
             self.arrived[place] = 1
-
-    def _file(self, number: int) -> Path:
-        assert self.exchange is not None  # noqa: S101
-        return self.exchange / f"peer-{number}.safetensors"
-
-
-def _publish(network: nn.Module, path: Path) -> None:
-    """Replace the file at once. A disk that is full or gone is no reason to stop training."""
-    partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    weights = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in network.state_dict().items()
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(weights, partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        warnings.warn(f"the others go on with an earlier copy of this peer: {error}", stacklevel=3)
-
-
-def _received(path: Path) -> dict[str, Tensor] | None:
-    """Another process's weights; None where there are none to be used."""
-    try:
-        found = safetensors.torch.load(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, SafetensorError) as error:
-        warnings.warn(f"passed over {path}: {error}", stacklevel=3)
-        return None
-    if not all(value.isfinite().all() for value in found.values()):
-        warnings.warn(f"passed over {path}: its weights are not finite", stacklevel=3)
-        return None
-    return found
