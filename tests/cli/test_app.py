@@ -68,7 +68,7 @@ def test_training_ends_with_a_table_and_what_was_written(run):
     base = json.loads((folder / "baseline" / "report.json").read_text())
     gain = 100 * (report["last_epoch"]["ensemble"]["accuracy"] - base["last_epoch"]["ensemble"]["accuracy"])
     assert f"{gain:+.1f}" in result.stdout
-    assert "nothing was chosen by them" in result.stdout
+    assert "not used for model selection" in result.stdout
     assert "chosen by its validation accuracy" in result.stdout
     assert f"metamixer predict {folder}" in result.stdout
     for name in ("model.safetensors", "report.json", "metrics.csv"):
@@ -112,7 +112,7 @@ def test_a_run_is_not_changed_nor_overwritten(run):
     changed = metamixer("train", "--resume", folder, "optim.lr=0.01", code=2).stderr
     assert "another recipe" in changed
     assert "optim.lr: 0.05, here 0.01" in changed
-    assert f"--resume {folder} goes on" in metamixer("train", *TINY, "--out", folder, code=2).stderr
+    assert f"--resume {folder} resumes a run" in metamixer("train", *TINY, "--out", folder, code=2).stderr
     assert (folder / "recipe.yaml").read_text() == before
 
 
@@ -168,7 +168,7 @@ def test_predictions_as_json_and_on_stdout(nasty, tmp_path, monkeypatch):
         (["train", "optim.lrr=1"], 2, "error: optim.lrr: no such option; did you mean 'lr'?"),
         (["train", "--epoch", "1"], 2, "--epochs"),
         (["train", "optim.lr"], 2, "error: optim.lr: no such recipe"),
-        (["train", "optim.lr=1", "x"], 2, "error: 'x' is no change of the recipe; one looks like optim.lr=0.05"),
+        (["train", "optim.lr=1", "x"], 2, "error: 'x' is not an override; expected key=value, such as optim.lr=0.05"),
         (["train", "optim.lr=-1"], 2, "error: optim.lr: input should be greater than 0, not -1"),
         (["train", "--precision", "16"], 2, "error: train.precision: input should be '32' or 'bf16'"),
         (["train", "--loss", "dmll"], 2, "error: loss: 'dmll' is not a loss; dml"),
@@ -190,9 +190,9 @@ def test_predictions_as_json_and_on_stdout(nasty, tmp_path, monkeypatch):
         (["predict", "nowhere", "one"], 65, "error: nowhere: no such file"),
         (["predict", "one", "one"], 65, "error: one has no model.safetensors"),
         (["predict", "file", "one"], 65, "error: file cannot be read"),
-        (["predict", "file", "one", "--out", "x.txt"], 2, ".csv or .json would work"),
+        (["predict", "file", "one", "--out", "x.txt"], 2, "accepted are .csv and .json"),
         (["preview", "--out", "x.jpg"], 2, "error: --out x.jpg: the picture is a .png"),
-        (["list", "nets"], 2, "error: 'nets' is no list; networks"),
+        (["list", "nets"], 2, "error: 'nets' is no list; accepted are networks"),
         (["check", "nowhere"], 65, "error: nowhere: no such folder"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
@@ -300,7 +300,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
     ("words", "text"),
     [
         (["--help"], "preview"),
-        (["train", "--help"], "[default: a new one in runs/]"),
+        (["train", "--help"], "Output folder of the run."),
         (["--version"], "metamixer 0."),
         (["list"], "arXiv 1706.00384"),
         (["list", "data"], "svhn"),
@@ -356,9 +356,9 @@ def test_a_stopped_baseline_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "on_epoch", stop)
         result = metamixer("train", *TINY, "--out", folder, "--baseline", code=143)
-    assert f"stopped by SIGTERM after step 5; go on with: metamixer train --resume {folder}\n" in result.stderr
+    assert f"stopped by SIGTERM after step 5; resume with: metamixer train --resume {folder}\n" in result.stderr
     result = metamixer("train", "--resume", folder)
-    assert "baseline: goes on after step 5 of 8" in result.stdout
+    assert "baseline: resuming from step 5/8" in result.stdout
     assert "run: epoch 2/2" in result.stdout
     assert "gain" in result.stdout
     assert "short training" not in result.stderr
@@ -381,5 +381,5 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 143, errors
     assert "stopped by SIGTERM after step " in errors
-    assert f"go on with: metamixer train --resume '{folder}'" in errors
+    assert f"resume with: metamixer train --resume '{folder}'" in errors
     assert list((folder / "checkpoints").glob("step-*"))

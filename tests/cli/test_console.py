@@ -142,7 +142,7 @@ def test_a_pipe_gets_training_accuracy_without_validation():
     clock, target = [0.0], Console(file=StringIO(), width=200)
     drive(Progress(target, clock=lambda: clock[0]), clock, epochs=1, first=5, val=False)
     first, second = target.file.getvalue().splitlines()
-    assert first == "goes on after step 5 of 10"
+    assert first == "resuming from step 5/10"
     assert "training 0 [red]$x$[/] 25.0 %" in second
 
 
@@ -172,13 +172,13 @@ def test_the_result_names_epochs_and_gains():
     assert "+0.0" in lines[6]
     assert "deployed: 1 esc\\x1b[31m, epoch 7" in text
     words = " ".join(result_text(result, 9, before))
-    assert "after epoch 9, the last; nothing was chosen by them" in words
+    assert "after epoch 9, the last; the test set was not used for model selection" in words
     assert "as it was after epoch 7, chosen by its validation accuracy of 90.0 %" in words
     assert "under 4.1 may be chance" in words
 
 
 def test_the_result_without_test_or_validation_images():
-    assert "flatters it" in " ".join(result_text(a_result(0.5, 0.6, 0.7, split="validation"), 9))
+    assert "optimistically biased" in " ".join(result_text(a_result(0.5, 0.6, 0.7, split="validation"), 9))
     assert "Without validation images" in " ".join(result_text(a_result(0.5, 0.6, 0.7, chosen=float("nan")), 9))
     assert "top-5" not in shown(report_table(a_report(0.1, 0.2, 0.3)))
     assert "12.34 %" in shown(report_table(a_report(0.12341, 0.2, 0.3, images=10_000)))

@@ -83,8 +83,8 @@ def test_all_faults_are_told_at_once_with_their_places():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("optim.lr", "is no change; one looks like optim.lr=0.05"),
-        ("=3", "is no change"),
+        ("optim.lr", "is not an override; expected key=value, such as optim.lr=0.05"),
+        ("=3", "is not an override"),
         ("peers.5.name=x", "peers is a list of 2, numbered from 0"),
         ("peers.one.name=x", "peers is a list of 2, numbered from 0"),
         ("optim=3", "optim"),

@@ -170,7 +170,7 @@ def test_a_signal_stops_all_ranks_at_one_step(data, reference, tmp_path, to):
         print(f"stopped after {time.monotonic() - began:.1f} s")
     text = (tmp_path / "log").read_text()
     latest = checkpoint.read(checkpoint.pointed(out / "checkpoints", "LATEST"))
-    assert f"stopped by SIGTERM after step {latest.state['step']}; go on with" in text
+    assert f"stopped by SIGTERM after step {latest.state['step']}; resume with" in text
     assert "ProcessLost" not in text
     assert "lost another one" not in text
     assert 2 * STEPS <= latest.state["step"] < EPOCHS * STEPS

@@ -191,7 +191,7 @@ def test_a_signal_stops_the_runs_too_and_the_same_command_goes_on(whole, tmp_pat
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "goes on" in printed
+    assert "the same command resumes it" in printed
     assert len(list((tmp_path / "study").glob("runs/*/checkpoints/LATEST"))) == 2
     alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout.split()
     assert not [pid for pid in alive if int(pid) != os.getpid()]

@@ -16,7 +16,7 @@ import typer
 
 app = typer.Typer(
     name="metamixer",
-    help="Train small networks that teach each other, and get one that is accurate and ready to use.",
+    help="Train small networks that teach each other, and deploy the best one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,20 +26,23 @@ app = typer.Typer(
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RECIPE.yaml key=value", help="A recipe, and changes such as optim.lr=0.05."),
+    typer.Argument(metavar="RECIPE.yaml key=value", help="A recipe file, and overrides such as optim.lr=0.05."),
 ]
 DataName = Annotated[
     str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A folder of images, or a name of `list data`.")
 ]
 Peers = Annotated[
-    str | None, typer.Option("--peers", metavar="A,B", help="Networks that learn together: timm:resnet18,resnet20.")
+    str | None,
+    typer.Option("--peers", metavar="A,B", help="Networks to train together, such as timm:resnet18,resnet20."),
 ]
 MixerName = Annotated[str | None, typer.Option("--mixer", metavar="NAME", help="A name of `list mixers`.")]
 LossName = Annotated[str | None, typer.Option("--loss", metavar="NAME", help="A name of `list losses`.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", help="How many times the images are seen.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images in a step.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of everything random.")]
-Precision = Annotated[str | None, typer.Option("--precision", metavar="32|bf16", help="bf16 is faster where it can.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per step.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", metavar="32|bf16", help="Training precision; bf16 needs hardware support.")
+]
 
 
 def _allow_imports(asked: bool) -> bool:
@@ -55,14 +58,14 @@ AllowImports = Annotated[
     typer.Option(
         "--allow-imports",
         callback=_allow_imports,
-        help="Run the code that files name as package.module:Name. Trust them first.",
+        help="Allow importing code named in recipe files. Only for files you trust.",
     ),
 ]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="The side in pixels that images are resized to.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize images to this side in pixels.")]
 
 
 class Device(StrEnum):
-    """Where to compute."""
+    """Device to compute on."""
 
     auto = "auto"
     cpu = "cpu"
@@ -70,21 +73,21 @@ class Device(StrEnum):
 
 
 class Split(StrEnum):
-    """Images of a run."""
+    """Splits of a run's data."""
 
     test = "test"
     val = "val"
 
 
 class Checkpoint(StrEnum):
-    """Of a run."""
+    """A checkpoint of a run."""
 
     last = "last"
     best = "best"
 
 
 class OnError(StrEnum):
-    """At a file that cannot be read."""
+    """What to do with unreadable files."""
 
     skip = "skip"
     stop = "stop"
@@ -105,7 +108,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Train small networks that teach each other, and get one that is accurate and ready to use."""
+    """Train small networks that teach each other, and deploy the best one."""
     from metamixer.core.trusted_imports import scope
 
     context.with_resource(scope())
@@ -122,22 +125,23 @@ def train(
     batch_size: BatchSize = None,
     seed: Seed = None,
     precision: Precision = None,
-    device: Annotated[Device | None, typer.Option("--device", help="Where to compute.")] = None,
+    device: Annotated[Device | None, typer.Option("--device", help="Device to compute on.")] = None,
     image_size: ImageSize = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Of the run. [default: a new one in runs/]")
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Output folder of the run. [default: a new one in runs/]"),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="FOLDER|auto", help="Go on with a run; auto: with --out, if it has begun."),
+        typer.Option("--resume", metavar="FOLDER|auto", help="Resume a run; auto: resume --out if it exists."),
     ] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="First train the same peers without teaching and mixing, to compare.")
+        bool, typer.Option("--baseline", help="Also train the same peers without distillation and mixing, to compare.")
     ] = False,
     allow_imports: AllowImports = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and the result only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and the result only.")] = False,
 ) -> None:
-    """Train a cohort by a recipe, and write the network to deploy.
+    """Train a cohort, and write the network to deploy.
 
     Without a recipe: metamixer train --data photos/ --peers timm:resnet18,timm:mobilenetv3_small_100
     """
@@ -152,32 +156,41 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    split: Annotated[Split, typer.Option("--split", help="Which of its images.")] = Split.test,
-    checkpoint: Annotated[Checkpoint, typer.Option("--checkpoint", help="Which of its weights.")] = Checkpoint.last,
+    split: Annotated[Split, typer.Option("--split", help="Split to evaluate on.")] = Split.test,
+    checkpoint: Annotated[Checkpoint, typer.Option("--checkpoint", help="Checkpoint to evaluate.")] = Checkpoint.last,
     robustness: Annotated[
         str | None,
-        typer.Option("--robustness", metavar="A,B|all", help="Of corruptions, fgsm, pgd-10, pgd-20. [default: none]"),
+        typer.Option(
+            "--robustness",
+            metavar="A,B|all",
+            help="Measure robustness to corruptions, fgsm, pgd-10, pgd-20. [default: none]",
+        ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", help="So many images for --robustness and --boxes. [default: all]"),
+        typer.Option("--limit", metavar="N", help="Use at most N images for --robustness and --boxes. [default: all]"),
     ] = None,
     cifar_c: Annotated[
-        Path | None, typer.Option("--cifar-c", metavar="FOLDER", help="CIFAR-10-C, instead of corrupting here.")
+        Path | None, typer.Option("--cifar-c", metavar="FOLDER", help="Read corrupted images from CIFAR-10-C files.")
     ] = None,
     boxes: Annotated[
         str | None,
-        typer.Option("--boxes", metavar="FILE.csv|auto", help="Whether the networks find the objects; auto: scenes."),
+        typer.Option(
+            "--boxes", metavar="FILE.csv|auto", help="Evaluate localization against these bounding boxes; auto: scenes."
+        ),
     ] = None,
     held_out_boxes: Annotated[
-        Path | None, typer.Option("--held-out-boxes", metavar="FILE.csv", help="Of validation images.")
+        Path | None,
+        typer.Option(
+            "--held-out-boxes", metavar="FILE.csv", help="Bounding boxes of validation images, to choose thresholds."
+        ),
     ] = None,
-    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     allow_imports: AllowImports = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Accuracy and likelihood alone; nothing is written.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Report accuracy and NLL only; write nothing.")] = False,
 ) -> None:
-    """Show how right, how sure, how different and how robust a run's networks are; write RUN/evaluation.json."""
+    """Report accuracy, calibration, diversity and robustness of a run; write RUN/evaluation.json."""
     from metamixer.cli.evaluate import evaluate as work
 
     more = (robustness, limit, cifar_c, boxes, held_out_boxes)
@@ -185,7 +198,7 @@ def evaluate(
 
 
 class Engine(StrEnum):
-    """Who runs the runs of a study."""
+    """How the runs of a study are started."""
 
     processes = "processes"
     ray = "ray"
@@ -193,15 +206,26 @@ class Engine(StrEnum):
 
 @app.command()
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Methods, mixers, networks, data and seeds.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="STUDY.yaml", help="File with methods, mixers, networks, data and seeds.")
+    ],
     more: Annotated[list[Path] | None, typer.Argument(metavar="RESULTS.jsonl", hidden=True)] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="[default: runs/STUDY]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Output folder. [default: runs/STUDY]")
+    ] = None,
     jobs: Annotated[
-        str, typer.Option("--jobs", metavar="N|auto", help="Runs side by side, while memory allows; auto: all cores.")
+        str, typer.Option("--jobs", metavar="N|auto", help="Parallel runs, as far as memory allows; auto: all cores.")
     ] = "1",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each run. [default: shared out]")] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="Here, or on a Ray cluster.")] = Engine.processes,
-    address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster. [default: this machine]")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Threads per run. [default: the cores, divided among the runs]"),
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Run on this machine, or on a Ray cluster.")
+    ] = Engine.processes,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Address of the Ray cluster. [default: this machine]")
+    ] = None,
     nice: Annotated[
         int, typer.Option("--nice", metavar="N", min=0, max=19, help="Lower the priority of the runs by N.")
     ] = 0,
@@ -229,16 +253,14 @@ def predict(
     ],
     paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Image files, folders, quoted globs.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.csv|FILE.json", help="Instead of the terminal.")
+        Path | None, typer.Option("--out", metavar="FILE.csv|FILE.json", help="Write the predictions to a file.")
     ] = None,
-    top: Annotated[
-        int | None, typer.Option("--top", help="Only so many of the likeliest classes. [default: all]")
-    ] = None,
+    top: Annotated[int | None, typer.Option("--top", help="Number of top classes to show. [default: all]")] = None,
     allow_imports: AllowImports = False,
-    on_error: Annotated[OnError, typer.Option("--on-error", help="At a file that cannot be read.")] = OnError.skip,
-    device: Annotated[Device, typer.Option("--device", help="Where to compute.")] = Device.auto,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="What to do with unreadable files.")] = OnError.skip,
+    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = Device.auto,
 ) -> None:
-    """Name the classes of images, with probabilities."""
+    """Classify images."""
     from metamixer.cli.predict import predict as work
 
     raise typer.Exit(work(model, paths, out, top, on_error.value, device.value))
@@ -254,7 +276,7 @@ class To(StrEnum):
 
 
 class Quantize(StrEnum):
-    """Of an exported file."""
+    """Quantization of an exported file."""
 
     int8 = "int8"
 
@@ -263,26 +285,26 @@ class Quantize(StrEnum):
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     peer: Annotated[
-        str, typer.Option("--peer", metavar="best|N|leader|ensemble", help="Which network; best: the deployed one.")
+        str, typer.Option("--peer", metavar="best|N|leader|ensemble", help="Network to export; best: the deployed one.")
     ] = "best",
-    to: Annotated[To, typer.Option("--to", help="What kind of file; hub: a Hugging Face folder.")] = To.onnx,
+    to: Annotated[To, typer.Option("--to", help="File format; hub: a Hugging Face folder.")] = To.onnx,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="PATH", help="A file or folder. [default: in RUN/export/]")
     ] = None,
-    quantize: Annotated[
-        Quantize | None, typer.Option("--quantize", help="With onnx, also a file of 8-bit integers.")
-    ] = None,
+    quantize: Annotated[Quantize | None, typer.Option("--quantize", help="With onnx, also write an int8 file.")] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", help="The largest difference of a logit from PyTorch's.")
+        float, typer.Option("--tolerance", help="Largest accepted difference of a logit from PyTorch.")
     ] = 1e-4,
-    device: Annotated[Device, typer.Option("--device", help="What a torch-export file is made for.")] = Device.cpu,
-    license: Annotated[str | None, typer.Option("--license", help="For the model card, such as apache-2.0.")] = None,
+    device: Annotated[Device, typer.Option("--device", help="Device of a torch-export file.")] = Device.cpu,
+    license: Annotated[
+        str | None, typer.Option("--license", help="License in the model card, such as apache-2.0.")
+    ] = None,
     allow_imports: AllowImports = False,
     push: Annotated[
-        str | None, typer.Option("--push", metavar="OWNER/NAME", help="With hub, push the folder there.")
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="With hub, push the folder to this repository.")
     ] = None,
 ) -> None:
-    """Write a trained network for other systems, and check that it gives the same answers."""
+    """Export a trained network, and verify its outputs."""
     from metamixer.cli.export import export_run as work
 
     raise typer.Exit(
@@ -297,12 +319,12 @@ def preview(
     peers: Peers = None,
     mixer: MixerName = None,
     image_size: ImageSize = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="The picture.")] = Path("preview.png"),
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Output file.")] = Path("preview.png"),
     allow_imports: AllowImports = False,
-    images: Annotated[int, typer.Option("--images", min=2, max=16, help="How many images.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", help="Of the images and of what is drawn.")] = 0,
+    images: Annotated[int, typer.Option("--images", min=2, max=16, help="Number of images.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
 ) -> None:
-    """Draw what the mixer makes of your own images."""
+    """Draw mixed images of your own data."""
     from metamixer.cli.inspect_data import preview as work
     from metamixer.cli.recipe_args import Sugar
 
@@ -323,7 +345,7 @@ def list_names(
 
 @app.command()
 def check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")]) -> None:
-    """Decode a folder's images, and name those that cannot be read."""
+    """Decode all images of a folder, and list the unreadable ones."""
     from metamixer.cli.inspect_data import check as work
 
     raise typer.Exit(work(folder))
@@ -331,18 +353,20 @@ def check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folde
 
 @app.command()
 def report(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN|STUDY...", help="Folders; several runs are compared.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN|STUDY...", help="Folders of runs or studies; several runs are compared."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="Output file.")] = Path("report.html"),
     static: Annotated[
-        Path | None, typer.Option("--static", metavar="FOLDER", help="Also write the plots there, as PNG and SVG.")
+        Path | None,
+        typer.Option("--static", metavar="FOLDER", help="Also write the plots to this folder, as PNG and SVG."),
     ] = None,
-    title: Annotated[str, typer.Option("--title", help="Of the page. [default: the name of the run]")] = "",
+    title: Annotated[str, typer.Option("--title", help="Title of the page. [default: the name of the run]")] = "",
     allow_imports: AllowImports = False,
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Show images of the data, where they can be read.")
-    ] = True,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show images of the data.")] = True,
 ) -> None:
-    """Write runs and studies as one HTML page that needs no network."""
+    """Write an HTML report of runs and studies; it works offline."""
     from metamixer.cli.report import report as work
 
     raise typer.Exit(work(paths, out, static, title, pictures))

@@ -90,7 +90,7 @@ class Progress:
             self._live = Live(get_renderable=self.view, console=self._console, refresh_per_second=4)
             self._live.start()
         elif start.step:
-            self._say(f"goes on after step {start.step} of {self._total}")
+            self._say(f"resuming from step {start.step}/{self._total}")
 
     def on_step(self, record: StepRecord) -> None:
         """Count; now and then look at the terms."""
@@ -122,14 +122,14 @@ class Progress:
         self._rate, self._waiting = record.images_per_second, record.waiting
         if record.epoch % math.ceil(self._start.epochs / _MOST_LINES) == 0 or record.epoch == self._start.epochs:
             if self._val:
-                figures = "validation " + ", ".join(f"{clean(s.name)} {percent(s.accuracy)}" for s in self._val)
+                metrics = "validation " + ", ".join(f"{clean(s.name)} {percent(s.accuracy)}" for s in self._val)
             else:
                 pairs = zip(self._names, self._train, strict=False)
-                figures = "training " + ", ".join(f"{name} {percent(share)}" for name, share in pairs)
+                metrics = "training " + ", ".join(f"{name} {percent(share)}" for name, share in pairs)
             speed = f"{self._rate:,.0f} images/s"
             if self._waiting > _MUCH:
                 speed += f" (waits for data {100 * self._waiting:.0f} % of the time)"
-            self._say(f"epoch {record.epoch}/{self._start.epochs}  {figures}  {speed}  {self._left()}")
+            self._say(f"epoch {record.epoch}/{self._start.epochs}  {metrics}  {speed}  {self._left()}")
         self._help(record)
 
     def on_end(self) -> None:
@@ -282,7 +282,7 @@ def report_table(report: Report, baseline: Report | None = None) -> Table:
 
 
 def result_table(result: Result, epochs: int, baseline: Result | None = None) -> Group:
-    """The figures after the last epoch, and those of the deployed network."""
+    """The metrics after the last epoch, and those of the deployed network."""
     last = result.last
     made = report_table(last, baseline.last if baseline else None)
     made.add_section()
@@ -307,14 +307,17 @@ def _cells(score: Score, top5: bool, images: int, baseline: Score | None) -> lis
 
 
 def result_text(result: Result, epochs: int, baseline: Result | None = None) -> list[str]:
-    """What the table's figures are from, in sentences."""
+    """What the table's metrics are from, in sentences."""
     last, best = result.last, result.best
     if result.split == "test":
-        lines = [f"The first rows are from the test images after epoch {epochs}, the last; nothing was chosen by them."]
+        lines = [
+            f"The first rows are from the test images after epoch {epochs}, the last; the test set was not used for "
+            "model selection."
+        ]
     else:
         lines = [
-            f"There are no test images: the figures are from the validation images after epoch {epochs}, the last. "
-            "The deployed network was chosen by the same images, so its figure flatters it."
+            f"There are no test images: the metrics are from the validation images after epoch {epochs}, the last. "
+            "The deployed network was chosen by the same images, so its accuracy is optimistically biased."
         ]
     if best.accuracy == best.accuracy:
         lines.append(

@@ -1,4 +1,4 @@
-"""Faults that are no bugs: told in lines, with an exit code that a script can tell apart (as in sysexits.h)."""
+"""Errors that are no bugs: one line each, with an exit code that scripts can tell apart (as in sysexits.h)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ P = ParamSpec("P")
 
 
 class Stopped(Exception):
-    """A training was interrupted; ``command`` goes on with it."""
+    """A training was interrupted; ``command`` resumes it."""
 
     def __init__(self, interrupted: Interrupted, command: str) -> None:
-        super().__init__(f"{interrupted}; go on with: {command}")
+        super().__init__(f"{interrupted}; resume with: {command}")
         self.code = 128 + interrupted.signal
 
 
 def resume_command(folder: Path) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     command = allowed_again(f"metamixer train --resume {shlex.quote(str(folder))}")
     from metamixer.training.started import started
 

@@ -38,7 +38,7 @@ def show_names(what: str | None, only: str | None = None) -> int:
     if what == "settings":
         return _settings(only)
     if what is not None and what not in _TABLES:
-        raise RecipeError(f"{what!r} is no list; {', '.join(_TABLES)} or settings would work")
+        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(_TABLES)} and settings")
     if only is not None:
         raise RecipeError(f"{only!r}: only `list settings` takes a second word")
     for name, entries in _TABLES.items():

@@ -44,7 +44,7 @@ def predict(
 ) -> int:
     """Classify files, folders and globs."""
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
-        raise RecipeError(f"--out {out}: the ending says the format; .csv or .json would work")
+        raise RecipeError(f"--out {out}: accepted are .csv and .json")
     classifier = _load(model)
     if top is not None and not 1 <= top <= len(classifier.classes):
         raise RecipeError(f"--top {top}: the network knows {len(classifier.classes)} classes, so 1 to that many")
@@ -75,7 +75,7 @@ def _load(model: Path) -> Classifier | OnnxClassifier:
             why = "its training has not ended" if (model / "recipe.yaml").is_file() else "it is no run"
             raise DataError(f"{model} has no model.safetensors: {why}")
     elif not model.exists():
-        raise DataError(f"{model}: no such file; a run's folder or its model.safetensors would work")
+        raise DataError(f"{model}: no such file; accepted are a run's folder and its model.safetensors")
     try:
         return OnnxClassifier.load(path) if path.suffix == ".onnx" else Classifier.load(path)
     except (ValueError, KeyError, RuntimeError) as error:

@@ -78,9 +78,9 @@ def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -
         if os.path.isdir(file):
             raise RecipeError(f"{file} is a folder and no recipe; --data {file} trains on its images")
         if not os.path.exists(file):
-            raise RecipeError(f"{file}: no such recipe; a YAML file, or a change such as optim.lr=0.05, would work")
+            raise RecipeError(f"{file}: no such recipe; accepted are a YAML file and overrides such as optim.lr=0.05")
     if stray := [word for word in changes if "=" not in word]:
-        raise RecipeError(f"{stray[0]!r} is no change of the recipe; one looks like optim.lr=0.05")
+        raise RecipeError(f"{stray[0]!r} is not an override; expected key=value, such as optim.lr=0.05")
     changes = sugar.changes() + changes
     _allow_typed(changes)
     if resumed is not None:
@@ -90,7 +90,7 @@ def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -
     else:
         recipe = Recipe.of({}, changes) if file is None else Recipe.read(file, changes)
     if recipe.train.accelerator == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("train.accelerator: 'cuda', but torch finds no GPU here; cpu or auto would work")
+        raise RecipeError("train.accelerator: 'cuda', but torch finds no GPU here; accepted are cpu and auto")
     return recipe
 
 
@@ -130,7 +130,7 @@ def check_free(folder: Path) -> None:
         raise RecipeError(f"{folder} is a file; --out names a folder")
     if _taken(folder):
         what = "a run" if (folder / "recipe.yaml").is_file() else "not empty"
-        raise RecipeError(f"{folder} is {what}: --resume {folder} goes on with a run, --out names another place")
+        raise RecipeError(f"{folder} is {what}: --resume {folder} resumes a run, --out FOLDER writes to another place")
 
 
 def _taken(folder: Path) -> bool:

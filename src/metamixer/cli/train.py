@@ -58,9 +58,9 @@ def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | No
     except Interrupted as interrupted:
         raise Stopped(interrupted, resume_command(folder)) from None
     except ProcessLost as lost:
-        raise ProcessLost(f"{lost}; go on with: {resume_command(folder)}") from lost
+        raise ProcessLost(f"{lost}; resume with: {resume_command(folder)}") from lost
     except WorkerError as dead:
-        raise WorkerError(f"{dead}; go on with: {resume_command(folder)}") from dead
+        raise WorkerError(f"{dead}; resume with: {resume_command(folder)}") from dead
     except BaseException:
         if not going_on:
             _clear(folder)
@@ -92,7 +92,7 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         return recipe, folder, False
     if resume == "auto":
         if out is None:
-            raise RecipeError("--resume auto needs --out FOLDER, the run to go on with or to begin")
+            raise RecipeError("--resume auto needs --out FOLDER, the run to resume or to start")
         folder = out
         if not (folder / "recipe.yaml").is_file():
             return _begin(words, sugar, out, None)

@@ -1,7 +1,7 @@
 """The file behind every run, and the only tables of names.
 
 A recipe is YAML with six sections: ``data``, ``peers``, ``mixer``, ``loss``, ``optim`` and ``train``. All of it is
-checked before anything is built, and all errors are told at once, each with its place and what would work.
+checked before anything is built, and all errors are reported at once, each with its place and what is accepted.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class PeerSection(_Section):
     def _finite(self) -> PeerSection:
         for name, value in flat(self.options).items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name}={value}: a finite number would work")
+                raise ValueError(f"{name}={value}: accepted are finite numbers")
         return self
 
     @property
@@ -381,8 +381,8 @@ class Recipe(_Section):
             self._share_trunks(networks)
             if "trunk" in self.loss.as_loss.needs and all(peer.branches == 1 for peer in self.peers):
                 raise ValueError(
-                    f"{self.loss.name} is for branches on a trunk; peers=[{{name: {self.peers[0].name}, branches: 3}}] "
-                    "would work"
+                    f"{self.loss.name} is for branches on a trunk, such as "
+                    f"peers=[{{name: {self.peers[0].name}, branches: 3}}]"
                 )
             return Cohort(
                 networks,

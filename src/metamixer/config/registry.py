@@ -77,7 +77,7 @@ def find(name: str, table: Mapping[str, type], key: str) -> type:
 
 
 def faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    """One line for each fault: its place, what is wrong and what would work."""
+    """One line for each fault: its place, what is wrong and what is accepted."""
     lines = []
     for fault in error.errors():
         where = [str(step) for step in fault["loc"]]

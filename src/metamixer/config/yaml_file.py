@@ -131,7 +131,7 @@ def with_changes(content: Mapping[str, Any], changes: Iterable[str], defaults: M
     for change in changes:
         place, equals, text = change.partition("=")
         if not equals or not place:
-            raise RecipeError(f"{change!r} is no change; one looks like optim.lr=0.05")
+            raise RecipeError(f"{change!r} is not an override; expected key=value, such as optim.lr=0.05")
         steps = place.split(".")
         if len(steps) > 1 and steps[0] in defaults:
             changed.setdefault(steps[0], copy.deepcopy(defaults[steps[0]]))

@@ -138,7 +138,8 @@ def train(
         raise RecipeError("the processes of this run were given different recipes")
     data = load_data(recipe) if data is None else data
     if data.test is None and data.val is None:
-        raise RecipeError("data: neither a test nor a validation split; data.val_share=0.1 would hold one out")
+        share = max(0.1, 2 * recipe.data.val_share)  # what is set already was too small to hold an image out
+        raise RecipeError(f"data: neither a test nor a validation split; data.val_share={share:g} holds one out")
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     mixer = recipe.build_mixer()
     _check_stages(mixer, cohort)

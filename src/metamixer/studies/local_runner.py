@@ -53,7 +53,7 @@ class Halted(Exception):
     """A signal came; every run has written a checkpoint and stopped."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on")
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command resumes it")
         self.signal = number
 
 
