@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import shutil
 import struct
 import sys
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -188,11 +190,45 @@ def test_a_saved_hugging_face_set(hub):
 
 def test_hugging_face_columns_are_asked_for_where_they_are_not_plain(hub):
     name = hub([0, 1] * 4, coarse=[0, 0, 1, 1] * 2)
-    with pytest.raises(DataError, match=r"2 columns are a ClassLabel; choose one by label_column=….*'coarse'"):
+    with pytest.raises(DataError, match=r"2 columns are a ClassLabel; choose one by data\.label_column=NAME.*'coarse'"):
         load(name)
     assert load(name, label_column="coarse", val_share=0).train.labels.tolist() == [0, 0, 1, 1] * 2
     with pytest.raises(DataError, match="image_column='img' is not a column"):
         load(name, label_column="coarse", image_column="img")
+    with pytest.raises(DataError, match="image_column='kind' holds no images"):
+        load(name, label_column="coarse", image_column="kind")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_folder_of_tables_with_classes_by_name(tmp_path, monkeypatch, ending, plain):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "cloned" / "data"
+    folder.mkdir(parents=True)
+    sets = {}
+    for part, labels in (("train", ["cat", "ant"] * 5), ("test", ["ant", "cat"])):
+        files = []
+        for _ in labels:
+            file = BytesIO()
+            Image.fromarray(RNG.integers(0, 256, (8, 8, 3), np.uint8)).save(file, "PNG")
+            files.append({"bytes": file.getvalue(), "path": None})
+        made = datasets.Dataset.from_dict({"picture": files, "label": labels})
+        if not plain:
+            made = made.cast_column("picture", datasets.Image())
+        if ending == "parquet":
+            made.to_parquet(folder / f"{part}-00000-of-00001.parquet")
+        else:
+            made.save_to_disk(tmp_path / part)
+            shutil.copy(next((tmp_path / part).glob("*.arrow")), folder / f"{part}-00000-of-00001.arrow")
+        sets[part] = [np.array(Image.open(BytesIO(each["bytes"]))) for each in files]
+    data = load(folder.parent, val_share=0)
+    assert data.classes == ("ant", "cat")
+    assert data.train.labels.tolist() == [1, 0] * 5
+    assert data.test.labels.tolist() == [0, 1]
+    assert np.array_equal(data.train.images.permute(0, 2, 3, 1).numpy(), np.stack(sets["train"]))
+    assert load(f"hf:{folder.parent}", val_share=0).classes == data.classes
 
 
 def test_damaged_hugging_face_images_are_named(hub):

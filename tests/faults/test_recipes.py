@@ -11,7 +11,8 @@ import yaml
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from metamixer.config.recipe import DataSection, PeerSection, Recipe, TrainSection
+from metamixer.config.data_section import DataSection
+from metamixer.config.recipe import PeerSection, Recipe, TrainSection
 from metamixer.config.registry import LOSSES, MIXERS
 from metamixer.config.yaml_file import RecipeError, as_yaml, parse_yaml, read_yaml
 from metamixer.training.optimizer import Optim

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -18,7 +19,7 @@ from metamixer.data import DataError
 from metamixer.losses import DML
 from metamixer.models import build
 from metamixer.runs.classifier import Classifier
-from metamixer.runs.run import _wants_companions, evaluate_run, load_data, train, train_loader
+from metamixer.runs.run import _wants_companions, check_outside_of_data, evaluate_run, load_data, train, train_loader
 from metamixer.training.checkpoint import CheckpointError, pointed
 
 TINY = ["data.train_limit=12", "peers.0.name=resnet8", "peers.1.name=resnet14", "train.epochs=2", "train.batch_size=40",
@@ -237,3 +238,16 @@ def test_batches_that_cannot_be_of_classes_are_refused(tmp_path):
     recipe = Recipe.of({"loss": "mcl"}, [*TINY, "train.per_class=2"])
     with pytest.raises(DataError, match="needs 20 classes, these images have 10; batch_size=20 would work"):
         train(recipe, tmp_path / "run")
+
+
+def test_a_run_inside_of_its_data_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    recipe = Recipe.of({"data": {"name": "."}})
+    with pytest.raises(RecipeError, match=r"runs/one is inside of the data, \.; .*: --out \.\./runs/one"):
+        train(recipe, Path("runs/one"))
+    assert not Path("runs").exists()
+    with pytest.raises(RecipeError, match="inside of the data"):
+        check_outside_of_data(Recipe.of({"data": {"name": "scenes:../photos"}}), Path("cat"))
+    check_outside_of_data(recipe, Path("../runs/one"))
+    check_outside_of_data(Recipe(), Path("runs/one"))

@@ -343,12 +343,24 @@ def list_names(
     raise typer.Exit(show_names(what, only))
 
 
+class Layout(StrEnum):
+    """How a folder of images is read."""
+
+    auto = "auto"
+    classes = "classes"
+
+
 @app.command()
-def check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")]) -> None:
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+    layout: Annotated[
+        Layout, typer.Option("--layout", help="auto: find splits by their names; classes: each folder is a class.")
+    ] = Layout.auto,
+) -> None:
     """Decode all images of a folder, and list the unreadable ones."""
     from metamixer.cli.inspect_data import check as work
 
-    raise typer.Exit(work(folder))
+    raise typer.Exit(work(folder, layout.value))
 
 
 @app.command()

@@ -14,13 +14,14 @@ from metamixer.cli.recipe_args import Sugar, recipe_of
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.text import clean
 from metamixer.data import check as check_folder
+from metamixer.data.files.folder_scan import FolderLayout
 from metamixer.runs.mixing_preview import draw
 
 
 @told
-def check(folder: Path) -> int:
+def check(folder: Path, layout: FolderLayout) -> int:
     """Decode every image of a folder; the exit code says whether all could be read."""
-    found = check_folder(folder)
+    found = check_folder(folder, layout)
     for note in found.notes:
         say(f"note: {note}", style="yellow")
     splits = list(dict.fromkeys(file.split for file in found.files))

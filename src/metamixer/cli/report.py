@@ -12,11 +12,15 @@ from metamixer.report import plots
 from metamixer.report import report as write
 from metamixer.runs.localize_run import show_run
 from metamixer.runs.mixing_preview import draw
+from metamixer.runs.run import check_outside_of_data, read_recipe
 
 
 @told
 def report(paths: Sequence[Path], out: Path, static: Path | None, title: str, pictures: bool) -> int:
     """Write the page, and the plots if they are asked for."""
+    for path in paths:
+        if static is not None and (path / "recipe.yaml").is_file():
+            check_outside_of_data(read_recipe(path), static)
     preview, gallery = (partial(draw, images=6), partial(show_run, count=8)) if pictures else (None, None)
     page = write(paths, out, title=title, preview=preview, gallery=gallery)
     say(f"written: {page}")

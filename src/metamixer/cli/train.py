@@ -15,7 +15,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.text import clean
 from metamixer.data import Data, WorkerError
 from metamixer.runs.budget_warning import short_budget
-from metamixer.runs.run import Result, check_start, load_data, read_recipe
+from metamixer.runs.run import Result, check_outside_of_data, check_start, load_data, read_recipe
 from metamixer.runs.run import train as follow
 from metamixer.training.distributed import ProcessLost
 from metamixer.training.interrupt import Interrupted
@@ -89,6 +89,7 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         recipe = recipe_of(words, sugar)
         folder = new_folder(recipe) if out is None else out
         check_free(folder)
+        check_outside_of_data(recipe, folder)
         return recipe, folder, False
     if resume == "auto":
         if out is None:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
 from metamixer.cohort.cohort import Cohort, Compile
 from metamixer.cohort.concurrency import Parallel
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.cohort.stages import find_stages
+from metamixer.config.data_section import DataSection, Section
 from metamixer.config.registry import LOSSES, MIXERS, all_settings, effective, faults, find, make
 from metamixer.config.weights import load_weights
 from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
@@ -48,54 +49,7 @@ def flat(content: Any, place: str = "", *, lists: bool = True) -> dict[str, Any]
     return found
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataSection(_Section):
-    """Which images.
-
-    Args:
-        name: ``fashion-mini``, a standard set (``cifar10``, ...), ``hf:NAME``, or the path of an image folder.
-        root: where standard sets lie, and are put by ``download``.
-        download: fetch a standard set that is not there.
-        val_share: of the training images, held out for validation where the set brings no validation split.
-        seed: of that split, of the choice made by ``train_limit`` and of wrong labels.
-        image_size: side in pixels that images are resized to; None: see the documentation of image folders.
-        channels: 1 or 3; None: what the images have.
-        on_error: ``stop`` at an unreadable file, or ``skip`` and count.
-        train_limit: training images per class, for studies with little data; None: all.
-        label_noise: the share of training labels made wrong, for studies of noisy labels.
-        label_noise_kind: ``symmetric`` (any other class) or ``asymmetric`` (the class that theirs is taken for).
-        pad: pixels of zero padding before the random crop; None: an eighth of the side, 4 for CIFAR.
-        flip: random horizontal flips; None: where the set's images may be mirrored.
-        workers: processes that decode images which do not fit into memory.
-    """
-
-    name: str = "fashion-mini"
-    root: str = "data"
-    download: bool = False
-    val_share: float = Field(0.1, ge=0, lt=1)
-    seed: int = 0
-    image_size: int | None = Field(None, ge=1)
-    channels: Literal[1, 3] | None = None
-    on_error: Literal["stop", "skip"] = "stop"
-    train_limit: int | None = Field(None, ge=1)
-    label_noise: float = Field(0.0, ge=0, le=1)
-    label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
-    pad: int | None = Field(None, ge=0)
-    flip: bool | None = None
-    workers: int = Field(0, ge=0)
-
-    @field_validator("name", "root")
-    @classmethod
-    def _path(cls, value: str) -> str:
-        if "\0" in value:
-            raise ValueError(f"{value!r} is the name of no file")
-        return value
-
-
-class PeerSection(_Section):
+class PeerSection(Section):
     """One network. What is not named here goes to the network itself, as in ``{name: resnet20, shortcut: A}``.
 
     Args:
@@ -172,7 +126,7 @@ class TrainSection(TrainSettings):
         return str(value) if isinstance(value, int) else value  # `precision: 32` is a number in YAML
 
 
-class Part(_Section):
+class Part(Section):
     """A mixer or a loss: its name and its settings, side by side. A name alone is enough."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -211,7 +165,7 @@ CODE = ("peers", "mixer", "loss")
 """The sections that can name code by an import path."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that a run depends on.
 
     >>> recipe = Recipe.of({"loss": {"name": "dml", "temperature": 4}}, ["optim.lr=0.05", "peers.1.name=resnet32"])

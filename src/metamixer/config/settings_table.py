@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from metamixer.config.recipe import DataSection, PeerSection, TrainSection
+from metamixer.config.data_section import DataSection
+from metamixer.config.recipe import PeerSection, TrainSection
 from metamixer.core.ranges import model_of
 from metamixer.losses import LOSSES
 from metamixer.mixers import MIXERS

@@ -32,3 +32,9 @@ def percent(share: float, images: int = 0) -> str:
     ('71.6 %', '71.61 %')
     """
     return f"{100 * share:.{2 if images >= 10_000 else 1}f} %"
+
+
+def listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
+    """Names in quotation marks, with control characters escaped."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
+from metamixer.core.text import listed
 from metamixer.data.class_sampling import limit_per_class, split
 from metamixer.data.errors import DataError
 from metamixer.data.image_set import Device, ImageSet, Numbers, TensorImages, overlap, statistics
 
 S = TypeVar("S", bound=ImageSet)
+
+
+class HoldOut(TypedDict):
+    """What is held out of the training images, and how many of them are kept: see :func:`assemble`."""
+
+    val_share: float
+    seed: int
+    train_limit: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +76,17 @@ class Data:
         )
 
 
+def without(part: str, images: ImageSet | None) -> tuple[str, ...]:
+    """A note of the classes of which a held-out split has no image."""
+    if images is None:
+        return ()
+    counts = torch.bincount(images.labels, minlength=len(images.classes)).tolist()
+    absent = [name for name, count in zip(images.classes, counts, strict=True) if not count]
+    return (
+        (f"no image for {part} of {listed(absent)}: too few images, all are in the training split",) if absent else ()
+    )
+
+
 def assemble(
     name: str,
     train: S,
@@ -109,6 +129,7 @@ def assemble(
         if len(held):
             train, val = train.subset(kept), train.subset(held)
         found.append(f"{len(held)} of {len(kept) + len(held)} training images held out for validation")
+        found += without("validation", val)
     if train_limit is not None:
         chosen = limit_per_class(train.labels, train_limit, seed)
         found.append(f"{len(chosen)} of {len(train)} training images kept: at most {train_limit} per class")

@@ -7,6 +7,7 @@ The folder holds ``recipe.yaml`` (complete), ``environment.json``, ``metrics.jso
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +22,9 @@ from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.core.plan import Mixer
-from metamixer.data import Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
+from metamixer.core.text import clean
+from metamixer.data import DATASETS, Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
+from metamixer.data.sources.scenes import PREFIX
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
 from metamixer.runs.classifier import Classifier
@@ -68,6 +71,9 @@ def load_data(recipe: Recipe) -> Data:
         channels=data.channels,
         on_error=data.on_error,
         train_limit=data.train_limit,
+        layout=data.layout,
+        image_column=data.image_column,
+        label_column=data.label_column,
     )
     return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 
@@ -319,6 +325,16 @@ def read_recipe(folder: Path) -> Recipe:
     return Recipe.read(recipe_path(folder))
 
 
+def check_outside_of_data(recipe: Recipe, folder: Path) -> None:
+    """Refuse to write into the folder of the images, where a file may be taken for one of them."""
+    name = recipe.data.name.removeprefix(PREFIX)
+    data = Path(name).expanduser()
+    if name in DATASETS or not data.is_dir() or not folder.resolve().is_relative_to(data.resolve()):
+        return
+    beside = os.path.relpath(data.resolve().parent / folder.resolve().relative_to(data.resolve()))
+    raise RecipeError(f"{folder} is inside of the data, {clean(data)}; a folder outside is accepted: --out {beside}")
+
+
 def is_taken(folder: Path) -> bool:
     """Whether anything lies in a folder but what a killed process was about to write."""
     return any(path.suffix != ".tmp" for path in folder.iterdir())
@@ -330,4 +346,6 @@ def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
         raise RecipeError(f"{folder} is not empty: --resume goes on with it, --out names another place")
     if resume and known.is_file() and (differences := recipe.differences(Recipe.read(known))):
         raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *differences]))
+    if not known.is_file():
+        check_outside_of_data(recipe, folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from metamixer.config.recipe import Recipe
 from metamixer.data import DataError, TensorImages, check, load
 
 NASTY = (
@@ -57,8 +58,95 @@ def test_one_folder_of_classes_is_split_with_the_same_test_images_for_every_seed
 
 
 def test_a_class_called_train_is_a_class(class_folders):
-    root = class_folders(("bus", "train", "test"), count=4)
-    assert load(root).classes == ("bus", "test", "train")
+    root = class_folders(("bus", "train"), count=4)
+    assert load(root).classes == ("bus", "train")
+    class_folders(("test",), count=4)
+    with pytest.raises(DataError, match=r"'test', 'train' look like splits.*data\.layout=classes"):
+        load(root)
+    assert load(root, layout="classes").classes == ("bus", "test", "train")
+    with pytest.raises(DataError, match=r"layout='splits'; expected 'auto' or 'classes'"):
+        load(root, layout="splits")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Test"), ("Training", "Testing"), ("training_set", "test_set"), ("TRAIN", "dev"), ("train-imgs", "val")],
+)
+def test_splits_go_by_their_usual_names(class_folders, names):
+    for number, part in enumerate(names):
+        root = class_folders(part=part, first=100 * number)
+    data = load(root, val_share=0)
+    other = data.test if "test" in names[1].lower() else data.val
+    assert (data.classes, len(data.train), len(other)) == (("cat", "dog"), 10, 10)
+
+
+def test_two_folders_of_one_split_are_refused(class_folders):
+    class_folders(part="train")
+    class_folders(part="test")
+    with pytest.raises(DataError, match="'Testing' and 'test' are both the test split"):
+        load(class_folders(part="Testing"))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_folder_too_many_around_the_splits(class_folders, tmp_path, save, beside):
+    for part in ("train", "test"):
+        class_folders(part=part, root=tmp_path / "data" / "photos")
+    if beside:
+        save(tmp_path / "data" / "other" / "0.png")
+    with pytest.raises(DataError, match=r"'photos' holds the splits 'test', 'train'; expected .*data/photos"):
+        load(tmp_path / "data")
+    assert load(tmp_path / "data" / "photos").classes == ("cat", "dog")
+
+
+def test_a_folder_too_many_around_the_classes(class_folders, tmp_path, save):
+    root = tmp_path / "data"
+    class_folders(root=root / "2019", count=10)
+    with pytest.raises(DataError, match=r"one class, '2019'.* 'cat', 'dog' are the classes, name .*data/2019"):
+        load(root)
+    class_folders(root=root / "2020", first=50, count=10)
+    with pytest.raises(DataError, match=r"each of '2019', '2020' holds the same folders, 'cat', 'dog'"):
+        load(root)
+    assert load(root, layout="classes").classes == ("2019", "2020")
+    for name in ("a", "b"):  # as Tiny ImageNet has it
+        save(tmp_path / "tiny" / name / "images" / "0.png")
+    assert load(tmp_path / "tiny", val_share=0).classes == ("a", "b")
+
+
+def test_runs_are_no_data(class_folders, tmp_path, save):
+    root = class_folders(count=10)
+    before = load(root)
+    for place in (root / "runs" / "cats-dml", root / "cat" / "run"):
+        save(place / "plots" / "accuracy.png", size=(20, 20))
+        (place / "recipe.yaml").write_text(Recipe().as_yaml())
+    (root / "runs" / "loose.csv").write_text("")
+    after = load(root)
+    assert after.classes == ("cat", "dog")
+    assert torch.equal(before.train.images, after.train.images)
+    assert "ignored: 1 not images, 2 run folders" in after.notes
+    save(root / "soup" / "recipe.png", seed=5)
+    (root / "soup" / "recipe.yaml").write_text("water: 2 l")
+    assert load(root).classes == ("cat", "dog", "soup")
+
+
+def test_names_in_two_unicode_forms_are_one(class_folders, tmp_path):
+    class_folders(("caf\u00e9", "dog"), part="train")
+    root = class_folders(("cafe\u0301", "dog"), part="test", first=60)
+    assert load(root, val_share=0).test.labels.tolist() == [0] * 5 + [1] * 5
+    class_folders(("cafe\u0301",), part="train", first=70)
+    with pytest.raises(DataError, match=r"'caf\\xe9' are one name in two Unicode forms"):
+        load(root)
+
+
+def test_what_is_left_out_is_told_by_suffix_and_place(class_folders, save):
+    class_folders(part="train")
+    root = class_folders(part="val", first=40)
+    for number in range(6):
+        save(root / "test" / f"{number}.png", seed=number)
+        (root / "train" / "cat" / f"{number}.heif").write_bytes(b"x")
+    (note,) = [note for note in load(root).notes if note.startswith("ignored")]
+    assert note == (
+        "ignored: 6 images outside of class folders (.png 6; in test 6), 6 not images (.heif 6; in train/cat 6)"
+    )
 
 
 def test_what_is_hidden_or_no_image_is_left_out(class_folders, save):
@@ -200,6 +288,8 @@ def test_a_class_of_one_image_is_trained_on(class_folders, save):
     save(root / "rare" / "0.png", seed=5)
     data = load(root)
     assert torch.bincount(data.train.labels).tolist()[2] == 1
+    for part in ("validation", "testing"):
+        assert f"no image for {part} of 'rare': too few images, all are in the training split" in data.notes
     assert isinstance(data.train, TensorImages)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
-from metamixer.data.files.folder_scan import scan
+from metamixer.data.files.folder_scan import FolderLayout, scan
 from metamixer.data.files.image_file import read_image
 
 
@@ -57,22 +57,26 @@ class FolderCheck:
         return dict(Counter((file.split, file.label) for file in self.files if file.code == "ok"))
 
 
-def check(folder: str | Path) -> FolderCheck:
+def check(folder: str | Path, layout: FolderLayout = "auto") -> FolderCheck:
     """Decode every image of a folder in full, and report on each.
+
+    Args:
+        folder: of images.
+        layout: ``auto`` finds splits by their names; ``classes`` takes each folder for a class.
 
     Raises:
         DataError: if there is no such folder, or its classes cannot be made out.
     """
-    layout = scan(Path(folder))
+    found = scan(Path(folder), layout)
 
     def look(item: tuple[str, Path, int]) -> FileCheck:
         part, path, label = item
-        name = layout.classes[label]
+        name = found.classes[label]
         try:
             return FileCheck(path, part, name, "ok", "", read_image(path).shape)
         except ImageError as error:
             return FileCheck(path, part, name, error.code, str(error).removeprefix(f"{clean(path)}: "), None)
 
-    items = [(part, path, label) for part, pair in layout.parts.items() for path, label in zip(*pair, strict=True)]
+    items = [(part, path, label) for part, pair in found.parts.items() for path, label in zip(*pair, strict=True)]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return FolderCheck(layout.classes, tuple(pool.map(look, items)), layout.ignored, layout.notes)
+        return FolderCheck(found.classes, tuple(pool.map(look, items)), found.ignored, found.notes)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from metamixer.core.text import clean
+from metamixer.core.text import clean, listed
 from metamixer.data.errors import DataError
+from metamixer.data.files.folder_walk import entries, folders, images, is_folder, is_image_name, is_run, left_out
 from metamixer.data.files.image_file import SUFFIXES
+from metamixer.data.files.split_names import split_alike, split_named
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder names that are splits, and which."""
+FolderLayout = Literal["auto", "classes"]
+"""``auto``: splits are told by their names; ``classes``: each folder is a class."""
+_SPLIT_WORD = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Layout:
         classes: the names of the class folders, sorted.
         parts: for ``train``, ``val``, ``test``, or ``all`` where the folder has no splits, the files and
         their labels.
-        ignored: hidden files and folders, and files that are no images.
+        ignored: hidden files and folders, run folders, and files that are no images or lie in no class.
         notes: what is odd but no error, in sentences.
     """
 
@@ -34,65 +37,62 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def scan(root: Path) -> Layout:
+def scan(root: Path, layout: FolderLayout = "auto") -> Layout:
     """Look through a folder of images.
 
-    Either ``root/train/CLASS/…`` with ``root/val`` (or ``valid``, ``validation``) and ``root/test`` beside
-    it, each optional, or ``root/CLASS/…``. The first reading holds if ``train`` has folders in it, or if all
-    folders have names of splits. Within a class images are found at any depth, through links too, but not in
-    circles.
+    Either ``root/train/CLASS/…`` with a validation and a test folder beside it, each optional, or ``root/CLASS/…``.
+    The first reading holds if a training folder has folders in it, or if all folders have names of splits
+    (:data:`~metamixer.data.files.split_names.ALIASES`, in any case). Within a class images are found at any depth,
+    through links too, but not in circles; runs are left out.
+
+    Args:
+        root: the folder.
+        layout: ``classes`` takes each folder in ``root`` for a class, whatever its name and what it holds.
 
     Raises:
         DataError: if the folder is missing or has no class folders, if there is one class only, a class
-            without an image, or a class in ``val`` or ``test`` that is not in ``train``.
+            without an image, classes that are more likely splits, or a class in ``val`` or ``test`` that is not in
+            ``train``.
     """
+    if layout not in ("auto", "classes"):
+        raise DataError(f"layout={layout!r}; expected 'auto' or 'classes'")
     if not root.is_dir():
         raise DataError(f"{clean(root)}: {'not a folder' if root.exists() else 'no such folder'}")
     ignored: list[Path] = []
-    top = _folders(root, ignored)
-    if not set(top) <= set(SPLITS) and not ("train" in top and _folders(top["train"], [])):
-        return _layout(root, {"all": root}, ignored, ())
+    top = folders(root, ignored)
+    named = {name: split for name in top if (split := split_named(name))}
+    trains = [name for name, split in named.items() if split == "train" and folders(top[name], [])]
+    if layout == "classes" or (len(named) < len(top) and not trains) or not top:
+        return _layout(root, {"all": root}, [], (), guess=layout == "auto")
     parts: dict[str, Path] = {}
-    for name in top:
-        if name not in SPLITS:
-            ignored.append(top[name])
-        elif SPLITS[name] in parts:
-            raise DataError(f"{clean(root)}: {parts[SPLITS[name]].name!r} and {name!r} are both the validation split")
-        else:
-            parts[SPLITS[name]] = top[name]
-    if top and "train" not in parts:
-        raise DataError(f"{clean(root)}: has {', '.join(map(repr, top))} but no 'train' folder to learn from")
-    notes = tuple(
-        f"{clean(path)} is beside 'train' and was ignored" for name, path in top.items() if name not in SPLITS
-    )
-    return _layout(root, parts or {"all": root}, ignored, notes)
+    for name, split in named.items():
+        if split in parts:
+            both = f"{parts[split].name!r} and {name!r}"
+            raise DataError(f"{clean(root)}: {both} are both the {_SPLIT_WORD[split]} split")
+        parts[split] = top[name]
+    if "train" not in parts:
+        raise DataError(f"{clean(root)}: has {listed(list(top))} but no 'train' folder to learn from")
+    beside = [path for name, path in top.items() if name not in named]
+    notes = tuple(f"{clean(path)} is beside {parts['train'].name!r} and was ignored" for path in beside)
+    return _layout(root, parts, [*ignored, *beside], notes, guess=True)
 
 
-def _layout(root: Path, parts: dict[str, Path], ignored: list[Path], notes: tuple[str, ...]) -> Layout:
+def _layout(root: Path, parts: dict[str, Path], ignored: list[Path], notes: tuple[str, ...], *, guess: bool) -> Layout:
     main = "train" if "train" in parts else "all"
-    ignored = [] if main == "all" else ignored
-    found = {
-        part: {name: _images(path, ignored) for name, path in _folders(folder, ignored).items()}
-        for part, folder in parts.items()
-    }
+    own = {part: folders(folder, ignored) for part, folder in parts.items()}
+    if guess:
+        _refuse_splits(parts[main], own[main])
+    found = {part: _classes(parts[part], members, ignored) for part, members in own.items()}
     classes = tuple(sorted(found[main]))
-    if not classes:
-        raise DataError(
-            f"{clean(parts[main])}: no class folders; it holds {_held(parts[main])}. One folder for each class would "
-            f"work: {clean(parts[main].name)}/cat/1.jpg, {clean(parts[main].name)}/dog/2.jpg"
-        )
-    if len(classes) == 1:
-        raise DataError(f"{clean(parts[main])}: one class, {classes[0]!r}, is nothing to learn; two or more would work")
-    if empty := [name for name in classes if not found[main][name]]:
-        raise DataError(
-            f"{clean(parts[main])}: no image in {listed(empty)}; files that end in {' '.join(sorted(SUFFIXES))} count"
-        )
+    _check_classes(parts[main], found[main], classes)
+    known = {_form(name): name for name in classes}
     for part, members in found.items():
-        if extra := sorted(set(members) - set(classes)):
+        if extra := sorted(name for name in members if _form(name) not in known):
             raise DataError(
                 f"{clean(parts[part])}: has {listed(extra)}, not among the classes of {clean(parts[main])}: "
                 f"{listed(classes)}"
             )
+        found[part] = members = {known[_form(name)]: files for name, files in members.items()}
         if absent := [name for name in classes if not members.get(name)]:
             notes += (f"{part} has no image of {listed(absent)}",)
     files = {
@@ -103,81 +103,77 @@ def _layout(root: Path, parts: dict[str, Path], ignored: list[Path], notes: tupl
         for part, members in found.items()
     }
     files = {part: content for part, content in files.items() if content[0]}
-    if ignored:
-        kinds = Counter("hidden" if _hidden(path.name) else "not images" for path in ignored)
-        notes += (f"ignored: {', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}",)
-    return Layout(classes, files, tuple(ignored), notes)
+    return Layout(classes, files, tuple(ignored), notes + left_out(root, ignored))
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{clean(folder)}: cannot be listed: {error.strerror}") from error
-    yield from found
-
-
-def _folders(folder: Path, ignored: list[Path]) -> dict[str, Path]:
-    """The visible folders in a folder by name; all else goes to ``ignored``."""
-    folders = {}
-    for entry in _entries(folder):
-        if _is_folder(entry) and not _hidden(entry.name):
-            folders[entry.name] = Path(entry.path)
-        else:
-            ignored.append(Path(entry.path))
-    return folders
-
-
-def _images(folder: Path, ignored: list[Path]) -> tuple[Path, ...]:
-    """What is named like an image, at any depth, sorted: dead links and folders too, which reading reports."""
-    seen = {_identity(path) for path in (folder.resolve(), *folder.resolve().parents)}
-    images: list[Path] = []
-    # A list of what is open and no recursion: folders can be nested deeper than Python's calls.
-    walks = [_entries(folder)]
-    while walks:
-        entry = next(walks[-1], None)
-        if entry is None:
-            walks.pop()
+def _classes(folder: Path, own: dict[str, Path], ignored: list[Path]) -> dict[str, tuple[Path, ...]]:
+    """The files of each class folder. A folder that holds runs and no image is the place of runs, and no class."""
+    found: dict[str, tuple[Path, ...]] = {}
+    forms: dict[str, str] = {}
+    for name, path in own.items():
+        passed: list[Path] = []
+        files = images(path, passed)
+        ignored += passed
+        if not files and any(map(is_run, passed)):
             continue
-        path = Path(entry.path)
-        if _hidden(entry.name):
-            ignored.append(path)
-        elif path.suffix.lower() in SUFFIXES:
-            images.append(path)
-        elif not _is_folder(entry):
-            ignored.append(path)
-        elif (identity := _identity(path)) not in seen:
-            seen.add(identity)
-            walks.append(_entries(path))
-    return tuple(images)
+        if twin := forms.get(_form(name)):
+            raise DataError(
+                f"{clean(folder)}: {twin!a} and {name!a} are one name in two Unicode forms; expected one "
+                "folder for a class"
+            )
+        forms[_form(name)] = name
+        found[name] = files
+    return found
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that is closed to us: a link to none
-        return False
+def _form(name: str) -> str:
+    """A name as it is compared: file systems write an accent within a letter or behind it."""
+    return unicodedata.normalize("NFC", name)
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{clean(path)}: cannot be listed: {error.strerror}") from error
-    return status.st_dev, status.st_ino
+def _check_classes(folder: Path, found: dict[str, tuple[Path, ...]], classes: tuple[str, ...]) -> None:
+    where = clean(folder)
+    if not classes:
+        raise DataError(
+            f"{where}: no class folders; it holds {_held(folder)}. One folder for each class would "
+            f"work: {clean(folder.name)}/cat/1.jpg, {clean(folder.name)}/dog/2.jpg"
+        )
+    if len(classes) == 1:
+        inside = list(folders(folder / classes[0], []))
+        hint = f"; if its folders {listed(inside)} are the classes, name {where}/{clean(classes[0])}"
+        raise DataError(
+            f"{where}: one class, {classes[0]!r}, is nothing to learn; two or more would work"
+            f"{hint if len(inside) > 1 else ''}"
+        )
+    if empty := [name for name in classes if not found[name]]:
+        raise DataError(f"{where}: no image in {listed(empty)}; files that end in {' '.join(sorted(SUFFIXES))} count")
 
 
-def listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
-    """Names in quotation marks, with control characters escaped."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+def _refuse_splits(folder: Path, own: dict[str, Path]) -> None:
+    """Raise DataError where the folders are more likely splits, or lie around splits or classes."""
+    where, instead = clean(folder), "data.layout=classes takes each folder for a class"
+    alike = {split_alike(name): name for name in own}
+    if "train" in alike and ("val" in alike or "test" in alike):
+        names = [name for split, name in sorted(alike.items(), key=str) if split]
+        raise DataError(
+            f"{where}: {listed(names)} look like splits, not classes; expected {where}/train/CLASS/1.jpg; {instead}"
+        )
+    inside: dict[str, list[str]] = {}
+    for name, path in own.items():
+        inside[name] = [entry.name for entry in entries(path) if is_folder(entry)]
+        splits = {split_named(each) for each in inside[name]}
+        if "train" in splits and ("val" in splits or "test" in splits):
+            held = listed([each for each in inside[name] if split_named(each)])
+            raise DataError(f"{where}: {name!r} holds the splits {held}; expected {where}/{clean(name)}; {instead}")
+    same = next(iter(inside.values()), [])
+    alone = not any(is_image_name(Path(entry.path)) for path in own.values() for entry in entries(path))
+    if alone and len(own) > 1 and len(same) > 1 and all(each == same for each in inside.values()):
+        raise DataError(
+            f"{where}: each of {listed(list(own))} holds the same folders, {listed(same)}; expected one folder for "
+            f"each class; {instead}, with the images of all folders in it"
+        )
 
 
 def _held(folder: Path) -> str:
-    names = [entry.name + ("/" if _is_folder(entry) else "") for entry in _entries(folder)]
+    names = [entry.name + ("/" if is_folder(entry) else "") for entry in entries(folder)]
     return listed(names, 5) if names else "nothing"

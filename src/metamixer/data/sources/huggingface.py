@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
+from metamixer.core.text import listed
 from metamixer.data.errors import DataError
-from metamixer.data.files.folder_scan import listed
 from metamixer.data.files.load_files import Reading, present, read
-from metamixer.data.splits import Data, assemble
+from metamixer.data.splits import Data, HoldOut, assemble
 
 SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+LABELS = ("label", "labels", "class")
+"""A column of names or numbers is taken for the classes if it is called so."""
+SAVED = ("dataset_dict.json", "state.json")
+TABLES = tuple(f"{depth}*.{ending}" for depth in ("", "*/", "*/*/") for ending in ("parquet", "arrow"))
+
+
+class Columns(NamedTuple):
+    """The names of the columns with images and classes; None: the only one of its kind."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+def is_table_folder(folder: Path) -> bool:
+    """Whether a folder holds parquet or arrow files, as ``save_to_disk`` writes and repositories of data sets have."""
+    return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in TABLES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +58,10 @@ def load_hf(
     name: str,
     download: bool,
     how: Reading,
-    *,
-    val_share: float,
-    seed: int,
-    train_limit: int | None,
-    image_column: str | None = None,
-    label_column: str | None = None,
+    columns: Columns,
+    **hold: Unpack[HoldOut],
 ) -> Data:
-    """A data set by its name on the hub, or a folder that ``save_to_disk`` wrote.
+    """A data set by its name on the hub, a folder that ``save_to_disk`` wrote, or one of parquet or arrow files.
 
     Images without a label (-1) are left out, as the test splits of some competitions have them.
 
@@ -60,8 +74,13 @@ def load_hf(
     if found["train"] is None:
         raise DataError(f"hf:{name}: has {', '.join(map(repr, splits)) or 'nothing'} but no 'train' to learn from")
     features = found["train"].features
-    image = _column(name, features, "Image", image_column, "image_column")
-    label = _column(name, features, "ClassLabel", label_column, "label_column")
+    image = columns.image or _plain(name, features, "image", _is_image, ())
+    label = columns.label or _plain(name, features, "label", _is_label, LABELS)
+    for option, column in (("image_column", image), ("label_column", label)):
+        if column not in features:
+            raise DataError(f"hf:{name}: data.{option}={column!r} is not a column; there are {_shown(features)}")
+    if not _is_image(features[image]):
+        raise DataError(f"hf:{name}: data.image_column={image!r} holds no images; there are {_shown(features)}")
     classes = _classes(found["train"], label)
     parts: dict[str, tuple[Sequence[bytes], Tensor]] = {}
     notes: tuple[str, ...] = ()
@@ -86,9 +105,7 @@ def load_hf(
         train,
         present(sets, "val"),
         present(sets, "test"),
-        val_share=val_share,
-        seed=seed,
-        train_limit=train_limit,
+        **hold,
         compare=True,
         notes=notes,
         skipped=skipped,
@@ -101,14 +118,14 @@ def _open(name: str, download: bool) -> dict[str, Any]:
     except ImportError as error:
         raise DataError(f"hf:{name} needs the package 'datasets': pip install 'metamixer[hf]'") from error
     try:
-        if Path(name).is_dir():
+        if any((Path(name) / file).is_file() for file in SAVED):
             found = datasets.load_from_disk(name)
-        elif download:
+        elif is_table_folder(Path(name)) or download:
             found = datasets.load_dataset(name)
         else:
             raise DataError(
                 f"hf:{name} is no folder here; download=True takes it from the hub, or from the hub's cache if it is "
-                "there, and hf:FOLDER reads what save_to_disk wrote"
+                "there, and hf:FOLDER reads what save_to_disk wrote, or parquet and arrow files"
             )
     except DataError:
         raise
@@ -117,16 +134,33 @@ def _open(name: str, download: bool) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 
-def _column(name: str, features: Any, kind: str, asked: str | None, option: str) -> str:
-    shown = ", ".join(f"{column!r} ({type(feature).__name__})" for column, feature in features.items())
-    if asked is not None:
-        if asked not in features:
-            raise DataError(f"hf:{name}: {option}={asked!r} is not a column; there are {shown}")
-        return asked
-    fitting = [column for column, feature in features.items() if type(feature).__name__ == kind]
+def _plain(name: str, features: Any, what: str, fits: Callable[[Any], bool], names: tuple[str, ...]) -> str:
+    """The one column that fits, or that goes by a usual name."""
+    fitting = [column for column, feature in features.items() if fits(feature)]
+    fitting = fitting or [column for column in names if column in features]
     if len(fitting) != 1:
-        raise DataError(f"hf:{name}: {len(fitting)} columns are a {kind}; choose one by {option}=… from {shown}")
+        raise DataError(
+            f"hf:{name}: {len(fitting)} columns are a {'ClassLabel' if what == 'label' else 'Image'}; choose one by "
+            f"data.{what}_column=NAME: {_shown(features)}"
+        )
     return str(fitting[0])
+
+
+def _shown(features: Any) -> str:
+    return ", ".join(f"{column!r} ({_kind(feature)})" for column, feature in features.items())
+
+
+def _kind(feature: Any) -> str:
+    return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
+
+
+def _is_image(feature: Any) -> bool:
+    """Also what parquet files without a note of the library hold: the files' content, alone or beside a path."""
+    return _kind(feature) in ("Image", "binary", "large_binary") or (isinstance(feature, dict) and "bytes" in feature)
+
+
+def _is_label(feature: Any) -> bool:
+    return _kind(feature) == "ClassLabel"
 
 
 def _undecoded(split: Any, image: str) -> Any:

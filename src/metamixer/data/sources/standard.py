@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -18,12 +18,10 @@ from metamixer.data.files.load_files import Reading
 from metamixer.data.image_set import TensorImages, conform
 from metamixer.data.sources import fashion_mini
 from metamixer.data.sources.idx import FILES, read_idx
-from metamixer.data.splits import Data, assemble
+from metamixer.data.splits import Data, HoldOut, assemble
 
 
-def load_standard(
-    name: str, root: Path, download: bool, how: Reading, *, val_share: float, seed: int, train_limit: int | None
-) -> Data:
+def load_standard(name: str, root: Path, download: bool, how: Reading, **hold: Unpack[HoldOut]) -> Data:
     """A set of ``STANDARD``.
 
     Raises:
@@ -40,9 +38,7 @@ def load_standard(
         TensorImages(conform(part.images, how.image_size, how.channels), part.labels, part.classes)
         for part in (train, test)
     )
-    return assemble(
-        name, train, None, test, val_share=val_share, seed=seed, train_limit=train_limit, mirror=standard.mirror
-    )
+    return assemble(name, train, None, test, mirror=standard.mirror, **hold)
 
 
 def _raw_folder(root: Path) -> Path | None:

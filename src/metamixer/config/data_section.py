@@ -1,0 +1,68 @@
+"""The recipe's ``data`` section: which images, and how they are read."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    """A section of a recipe: frozen, and what it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _later(neutral: Any, **limits: Any) -> Any:
+    """A setting that came after the first version: at its default it is not in the recipe's checksum."""
+    return Field(neutral, json_schema_extra={"neutral": neutral}, **limits)
+
+
+class DataSection(Section):
+    """Which images.
+
+    Args:
+        name: ``fashion-mini``, a standard set (``cifar10``, ...), ``hf:NAME``, or the path of a folder of images or
+            of parquet or arrow files.
+        root: where standard sets lie, and are put by ``download``.
+        download: fetch a standard set that is not there.
+        val_share: of the training images, held out for validation where the set brings no validation split.
+        seed: of that split, of the choice made by ``train_limit`` and of wrong labels.
+        image_size: side in pixels that images are resized to; None: see the documentation of image folders.
+        channels: 1 or 3; None: what the images have.
+        on_error: ``stop`` at an unreadable file, or ``skip`` and count.
+        train_limit: training images per class, for studies with little data; None: all.
+        label_noise: the share of training labels made wrong, for studies of noisy labels.
+        label_noise_kind: ``symmetric`` (any other class) or ``asymmetric`` (the class that theirs is taken for).
+        pad: pixels of zero padding before the random crop; None: an eighth of the side, 4 for CIFAR.
+        flip: random horizontal flips; None: where the set's images may be mirrored.
+        workers: processes that decode images which do not fit into memory.
+        layout: of a folder of images: ``auto`` finds splits by their names, ``classes`` takes each folder for a class.
+        image_column: with the images, in ``hf:`` sets and parquet files; None: the only one that fits.
+        label_column: with the classes, by name or number; None: the only one that fits.
+    """
+
+    name: str = "fashion-mini"
+    root: str = "data"
+    download: bool = False
+    val_share: float = Field(0.1, ge=0, lt=1)
+    seed: int = 0
+    image_size: int | None = Field(None, ge=1)
+    channels: Literal[1, 3] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    train_limit: int | None = Field(None, ge=1)
+    label_noise: float = Field(0.0, ge=0, le=1)
+    label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
+    pad: int | None = Field(None, ge=0)
+    flip: bool | None = None
+    workers: int = Field(0, ge=0)
+    layout: Literal["auto", "classes"] = _later("auto")
+    image_column: str | None = _later(None)
+    label_column: str | None = _later(None)
+
+    @field_validator("name", "root")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError(f"{value!r} is the name of no file")
+        return value
