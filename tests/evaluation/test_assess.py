@@ -111,7 +111,7 @@ def test_as_json():
     first = read["networks"][0]
     assert list(first) == [
         "name", "kind", "accuracy", "top5", "nll", "brier", "ece", "gap", "temperature", "calibrated", "per_class",
-        "confusion", "reliability",
+        "confusion", "reliability", "balanced_accuracy", "macro_f1",
     ]  # fmt: skip
     assert list(first["calibrated"]) == ["nll", "brier", "ece", "gap"]
     assert {name: len(values) for name, values in first["reliability"].items()} == {

@@ -15,12 +15,15 @@ from metamixer.evaluation.report import Report
 from metamixer.evaluation.robustness.robustness import Robustness
 from metamixer.metrics.network_scores import Score
 
+_MOST_CLASSES = 12
+
 
 def show(found: Report, title: str) -> None:
     """Print a full report: a row for each network, how the peers differ, and what else was measured."""
     _networks(found.networks, found.images, f"{found.images:,} {title}")
     if found.split == "val" and any(each.temperature for each in found.networks):
         say("The temperatures were fitted on these very images: the metrics after T are optimistically biased.")
+    _classes(found)
     _peers(found)
     if found.robustness:
         _robustness(found.robustness)
@@ -45,6 +48,28 @@ def _networks(networks: Sequence[Score], images: int, title: str) -> None:
         made.add_row(*cells, style="bold" if each.kind == "ensemble" else "")
     console().print(titled(title, made))
     say("ECE and gap (mean confidence - accuracy) are in percentage points; a gap above 0 is overconfident.")
+
+
+def _classes(found: Report) -> None:
+    """The recall of each class, the least first where there are many, and the averages over the classes."""
+    networks, main = found.networks, found.main
+    if not main.per_class:
+        return
+    made = table(["class", "images", *(clean(each.name) for each in networks)])
+    counts = [sum(row) for row in main.confusion]
+    shown = list(range(len(counts)))
+    if len(shown) > _MOST_CLASSES:
+        known = [(recall, k) for k, recall in enumerate(main.per_class) if recall is not None]
+        shown = [k for _, k in sorted(known)[:_MOST_CLASSES]]
+    for k in shown:
+        shares = (_share(each.per_class[k], 0) for each in networks)
+        made.add_row(Text(clean(found.classes[k])), f"{counts[k]:,}", *shares)
+    made.add_section()
+    images = found.images
+    made.add_row("balanced accuracy", f"{images:,}", *(_share(each.balanced_accuracy, images) for each in networks))
+    made.add_row("macro F1", f"{images:,}", *(_share(each.macro_f1, images) for each in networks))
+    some = "" if len(counts) <= _MOST_CLASSES else f": the {_MOST_CLASSES} lowest of {len(counts)} for {main.name}"
+    console().print(titled(f"recall by class{some}", made))
 
 
 def _peers(found: Report) -> None:

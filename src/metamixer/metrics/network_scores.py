@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -57,11 +58,26 @@ class Score:
     confusion: tuple[tuple[Count, ...], ...] = ()
     reliability: Reliability = field(default_factory=Reliability)
 
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """The mean recall of the classes that have images; None where no class was counted."""
+        known = [recall for recall in self.per_class if recall is not None]
+        return fmean(known) if known else None
+
+    @property
+    def macro_f1(self) -> float | None:
+        """The mean F1 score of the classes that an image has or is taken for; None where none was counted."""
+        columns = [sum(column) for column in zip(*self.confusion, strict=False)]
+        pairs = [(row[k], sum(row) + columns[k]) for k, row in enumerate(self.confusion) if k < len(columns)]
+        known = [2 * right / both for right, both in pairs if both]
+        return fmean(known) if known else None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values: the four metrics of every score, or everything, with None for what is not finite."""
         if not self.confusion:
             return {"name": self.name, "accuracy": self.accuracy, "top5": self.top5, "nll": self.nll}
-        return {"name": self.name, "kind": self.kind, **plain(asdict(self))}
+        averages = {"balanced_accuracy": self.balanced_accuracy, "macro_f1": self.macro_f1}
+        return {"name": self.name, "kind": self.kind, **plain(asdict(self)), **averages}
 
 
 def score(

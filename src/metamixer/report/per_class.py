@@ -50,6 +50,28 @@ def classes(run: RunFiles) -> Table | None:
     return Table(caption, (*columns, *map(titled, rest)), tuple(rows))
 
 
+def averages(found: Report) -> Table | None:
+    """Of each network the averages that give every class the same weight, and its lowest recall."""
+    rows, strong = [], set()
+    for one in found.networks:
+        pairs = zip(one.per_class, found.classes, strict=False)
+        known = [(recall, name) for recall, name in pairs if recall is not None]
+        if known:
+            lowest, name = min(known, key=lambda pair: pair[0])
+            cells = (share(one.balanced_accuracy, found.images, bar=True), share(one.macro_f1, found.images))
+            strong |= {len(rows)} if one.kind == "deployed" else set()
+            rows.append((Cell(titled(one)), *cells, share(lowest), Cell(name)))
+    if not rows:
+        return None
+    note = (
+        "Balanced accuracy: the mean recall of the classes. Macro F1: their mean F1 score. Both give a class of few "
+        "images the weight of a large one."
+    )
+    columns = ("network", "balanced accuracy", "macro F1", "lowest recall", "of class")
+    caption = f"Averages over the classes, {where(found)}"
+    return Table(caption, columns, tuple(rows), frozenset({4}), frozenset(strong), note=note)
+
+
 def confusion(found: Report, one: Score) -> Table | None:
     """The confusion matrix of a network; of many classes only what it confuses most."""
     if not square(found, one):

@@ -33,6 +33,7 @@ def of_run(run: RunFiles) -> dict[str, Any]:
         "alike": network_tables.alike(found) if found else [],
         "alike_text": _alike(run),
         "reliability": [one for one in map(reliability, _main_first(run)) if one is not None],
+        "averages": per_class.averages(found) if found else None,
         "classes": per_class.classes(run),
         "confusions": [one for one in confusions if one is not None],
         "robustness": robustness_tables.robustness(run),

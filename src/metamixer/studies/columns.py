@@ -93,6 +93,8 @@ FIGURES: dict[str, Figure] = {
     "brier": Figure("Brier", 1, 3, _evaluated("brier"), higher=False),
     "ece": Figure("ECE (%)", 100, 1, _evaluated("ece"), higher=False),
     "ensemble_ece": Figure("ECE, ensemble (%)", 100, 1, _evaluated("ece", "ensemble"), higher=False),
+    "balanced_accuracy": Figure("balanced accuracy (%)", 100, 1, _evaluated("balanced_accuracy")),
+    "macro_f1": Figure("macro F1 (%)", 100, 1, _evaluated("macro_f1")),
     "max_box_acc_v2": Figure("MaxBoxAccV2 (%)", 100, 1, _located("max_box_acc_v2")),
     "pointing": Figure("pointing game (%)", 100, 1, _located("pointing")),
     "energy": Figure("energy in box (%)", 100, 1, _located("energy")),
