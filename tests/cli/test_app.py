@@ -139,6 +139,10 @@ def test_predictions_as_csv(nasty, tmp_path):
     assert "nowhere.jpg: no such file" in result.stderr
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    unread = [row for row in rows if not row["class"]]
+    assert [Path(row["file"]).name for row in unread] == ["broken.jpg", "nowhere.jpg"]
+    assert not any(value for row in unread for key, value in row.items() if key != "file")
+    rows = [row for row in rows if row["class"]]
     assert {Path(row["file"]).name for row in rows} == {"=1+1.jpg", "[red].jpg", "$y$.jpg", "new\nline.jpg"}
     assert list(rows[0])[3:] == [f"'{name}" if name.startswith("=") else name for name in sorted(NASTY)]
     for row in rows:

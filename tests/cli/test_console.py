@@ -79,9 +79,29 @@ def test_time_left_and_no_mark_without_waiting():
         progress.on_step(StepRecord(1, step + 1, 32, {"task": torch.zeros(2)}, 0.1, 0.0, 1.0))
     text = shown(progress.view(), width=120)
     assert "0:01:40 left" in text
+    assert "validating" in text
     assert "waits 0 %" in text
+    clock[0] += 30.0  # a validation does not raise it
+    assert "0:01:10 left" in shown(progress.view(), width=120)
+    progress.on_step(StepRecord(2, 101, 32, {"task": torch.zeros(2)}, 0.1, 0.0, 1.0))
+    assert "validating" not in shown(progress.view(), width=120)
+    clock[0] += 1000.0
+    assert "0:00:00 left" in shown(progress.view(), width=120)
     assert "data ▱▱▱▱▱▱▱▱▱▱ compute up to 32/s" in text
     progress.on_end()
+
+
+def test_old_validations_are_named_by_their_epoch():
+    clock, target = [0.0], Console(file=StringIO(), force_terminal=False, width=200, _environ={})
+    progress = Progress(target, clock=lambda: clock[0])
+    progress.on_start(Start(3, 1, 0, NAMES))
+    for epoch, val in ((1, None), (2, a_report(0.5, 0.625, 0.75)), (3, None)):
+        progress.on_step(StepRecord(epoch, epoch, 32, {}, 0.1, 0.0, 1.0))
+        progress.on_epoch(EpochRecord(epoch, epoch, 0.1, {}, [0.25, 0.375], val, 1.0, 0.0, 1.0, ""))
+    lines = target.file.getvalue().splitlines()
+    assert "epoch 1/3  training 0 [red]$x$[/] 25.0 %" in lines[0]
+    assert "epoch 2/3  validation 0 [red]$x$[/] 50.0 %" in lines[1]
+    assert "epoch 3/3  validation after epoch 2 0 [red]$x$[/] 50.0 %" in lines[2]
 
 
 @pytest.mark.parametrize(

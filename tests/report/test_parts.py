@@ -69,6 +69,12 @@ def test_gains(value, other, text, tone):
     assert (cell.text, cell.tone) == (text, tone)
 
 
+def test_a_gain_that_may_be_chance_has_no_colour():
+    assert [gain(0.52, 0.5, images).tone for images in (100, 1000, 10_000)] == ["", "", "good"]
+    assert [gain(1.0, 0.0, images).tone for images in (1, 2, 6)] == ["", "", "good"]
+    assert gain(0.5, 0.52, 10_000).tone == "bad"
+
+
 def test_cells_of_plain_values():
     table = of_values(
         "c", ["name", "a", "b"], [["x", "77.1 ± 0.3", 10**400], ["y", "−1.5", math.nan], ["z", "+2 %", True]]

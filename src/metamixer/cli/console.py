@@ -12,11 +12,12 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Column, Table
 from rich.text import Text
 
 from metamixer.core.text import clean, percent
-from metamixer.metrics.chance import chance_note
+from metamixer.metrics.chance import chance_note, may_be_chance
 
 if TYPE_CHECKING:
     from metamixer.evaluation.evaluate import Report, Score
@@ -74,6 +75,8 @@ class Progress:
         self._terms: dict[str, list[float]] = {}
         self._train: list[float] = []
         self._val: list[Score] = []
+        self._val_epoch = self._done_epoch = 0
+        self._validating = Spinner("line", "validating")
         self._epoch, self._rate, self._waiting = 0, 0.0, 0.0
         self._helped = False
         self._seen, self._waited, self._seconds = 0, 0.0, 0.0
@@ -85,7 +88,7 @@ class Progress:
         self._first = self._step = start.step
         self._total = start.epochs * start.steps_per_epoch
         self._epoch = min(start.epochs, start.step // start.steps_per_epoch + 1)
-        self._began = self._looked = self._clock()
+        self._began = self._looked = self._at = self._clock()
         if self._console.is_terminal:
             self._live = Live(get_renderable=self.view, console=self._console, refresh_per_second=4)
             self._live.start()
@@ -95,6 +98,7 @@ class Progress:
     def on_step(self, record: StepRecord) -> None:
         """Count; now and then look at the terms."""
         self._epoch, self._step = record.epoch, record.step
+        self._at = self._clock()
         self._seen += record.images
         self._waited += record.waited
         self._seconds += record.seconds
@@ -112,9 +116,10 @@ class Progress:
     def on_epoch(self, record: EpochRecord) -> None:
         """Take over the accuracies; without a bar, print one of the few lines. Say once what helps against waiting."""
         self._epoch, self._step = record.epoch, record.step
+        self._done_epoch, self._at = record.epoch, self._clock()
         self._train = record.train_accuracy
         if record.val is not None:
-            self._val = list(record.val.rows)
+            self._val, self._val_epoch = list(record.val.rows), record.epoch
         if self._live is not None:
             self._terms = record.terms
             self._help(record)
@@ -122,7 +127,9 @@ class Progress:
         self._rate, self._waiting = record.images_per_second, record.waiting
         if record.epoch % math.ceil(self._start.epochs / _MOST_LINES) == 0 or record.epoch == self._start.epochs:
             if self._val:
-                metrics = "validation " + ", ".join(f"{clean(s.name)} {percent(s.accuracy)}" for s in self._val)
+                when = "" if self._val_epoch == record.epoch else f"after epoch {self._val_epoch} "
+                shares = ", ".join(f"{clean(s.name)} {percent(s.accuracy)}" for s in self._val)
+                metrics = f"validation {when}{shares}"
             else:
                 pairs = zip(self._names, self._train, strict=False)
                 metrics = "training " + ", ".join(f"{name} {percent(share)}" for name, share in pairs)
@@ -140,13 +147,15 @@ class Progress:
 
     def view(self) -> RenderableType:
         """The bar, what the time goes to, and a line for each peer."""
+        validating = self._step == self._epoch * self._start.steps_per_epoch and self._done_epoch < self._epoch
         bar = Table.grid(padding=(0, 2))
-        for _ in range(3):
+        for _ in range(4):
             bar.add_column(no_wrap=True)
         bar.add_row(
             Text(f"{clean(self._title)} epoch {self._epoch}/{self._start.epochs}".strip(), style="bold"),
             ProgressBar(total=max(1, self._total), completed=self._step, width=28),
             Text(self._left()),
+            *([self._validating] if validating else []),
         )
         peers = Table.grid(padding=(0, 2))
         rows = [self._row(index) for index in range(len(self._names))]
@@ -198,7 +207,9 @@ class Progress:
         done = self._step - self._first
         if not done or self._step >= self._total:
             return ""
-        seconds = round((self._clock() - self._began) / done * (self._total - self._step))
+        # Of the time at the last step, from which it counts down: a long step or a validation must not raise it.
+        left = (self._at - self._began) / done * (self._total - self._step)
+        seconds = round(max(0.0, left - (self._clock() - self._at)))
         hours, minutes = divmod(seconds // 60, 60)
         return f"{hours}:{minutes:02d}:{seconds % 60:02d} left"
 
@@ -302,7 +313,8 @@ def _cells(score: Score, top5: bool, images: int, baseline: Score | None) -> lis
         gain = 100 * (score.accuracy - baseline.accuracy)
         digits = 2 if images >= 10_000 else 1
         cells.append(Text(percent(baseline.accuracy, images)))
-        cells.append(Text(f"{gain:+.{digits}f}", style="green" if gain > 0 else "red" if gain < 0 else ""))
+        style = "" if may_be_chance(score.accuracy, baseline.accuracy, images) else "green" if gain > 0 else "red"
+        cells.append(Text(f"{gain:+.{digits}f}", style=style))
     return cells
 
 

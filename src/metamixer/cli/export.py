@@ -14,6 +14,7 @@ from metamixer.export.export import To
 from metamixer.export.quantize import Quantised
 
 _NOTABLE = 0.02  # accuracy that int8 may cost before it is worth a warning
+_AGREE = 0.95  # images for which both files should name the same class
 
 
 @told
@@ -70,6 +71,9 @@ def _show_int8(found: Quantised) -> None:
     if found.accuracy - found.accuracy_int8 > _NOTABLE:
         lost = 100 * (found.accuracy - found.accuracy_int8)
         say(f"warning: int8 costs {lost:.1f} points of accuracy", style="yellow", stderr=True)
+    if found.agreement < _AGREE:
+        other = percent(1 - found.agreement, found.images)
+        say(f"warning: int8 names another class for {other} of the images", style="yellow", stderr=True)
 
 
 def usage(done: Exported, to: To) -> list[str]:

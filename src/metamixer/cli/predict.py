@@ -21,7 +21,7 @@ from metamixer.cli.console import console, say, table
 from metamixer.cli.exit_codes import DATA, told
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
-from metamixer.core.text import clean, spreadsheet_cell
+from metamixer.core.text import clean, counted, spreadsheet_cell
 from metamixer.data import DataError, ImageError
 from metamixer.data.files.image_file import SUFFIXES
 from metamixer.export.onnx_file import OnnxClassifier
@@ -32,10 +32,11 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file, and its classes with their probabilities, the likeliest first."""
+    """One file, and its classes with their probabilities, the likeliest first; none where it could not be read."""
 
     file: str
-    ranking: tuple[tuple[str, float], ...]
+    ranking: tuple[tuple[str, float], ...] = ()
+    error: str = ""
 
 
 @told
@@ -55,15 +56,11 @@ def predict(
         say(f"not read: {error}", style="yellow", stderr=True)
     if failed:
         more = f", {len(failed) - 20} of them not listed" if len(failed) > 20 else ""
-        say(f"{len(failed)} of {_files(len(files))} could not be read{more}", style="yellow", stderr=True)
-    if not found:
+        say(f"{len(failed)} of {counted(len(files), 'file')} could not be read{more}", style="yellow", stderr=True)
+    if len(failed) == len(files):
         return DATA
     _write(found, classifier.classes, out, top)
     return 0
-
-
-def _files(count: int) -> str:
-    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def _load(model: Path) -> Classifier | OnnxClassifier:
@@ -135,20 +132,22 @@ def _predictions(
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for start in range(0, len(files), _BATCH):
             some = files[start : start + _BATCH]
-            images, names = [], []
+            images, predictions = [], {}
             for path, image in zip(some, pool.map(read, some), strict=True):
                 if isinstance(image, ImageError):
                     if on_error == "stop":
                         raise image
                     failed.append(image)
+                    predictions[path] = Prediction(str(path), error=str(image))
                 else:
-                    images.append(image)
-                    names.append(str(path))
+                    images.append((path, image))
             if images:
-                probabilities = classifier.probabilities(torch.stack(images).to(device)).cpu()
-                for name, row in zip(names, probabilities, strict=True):
+                probabilities = classifier.probabilities(torch.stack([image for _, image in images]).to(device)).cpu()
+                for (path, _), row in zip(images, probabilities, strict=True):
                     order = row.argsort(descending=True, stable=True).tolist()
-                    yield Prediction(name, tuple((classifier.classes[c], float(row[c])) for c in order))
+                    ranking = tuple((classifier.classes[c], float(row[c])) for c in order)
+                    predictions[path] = Prediction(str(path), ranking)
+            yield from (predictions[path] for path in some)
 
 
 def _write(found: Sequence[Prediction], classes: Sequence[str], out: Path | None, top: int | None) -> None:
@@ -161,18 +160,22 @@ def _write(found: Sequence[Prediction], classes: Sequence[str], out: Path | None
     text = as_csv(found, classes, top) if out.suffix.lower() == ".csv" else as_json(found, top)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, text, newline="", errors="surrogateescape")
-    say(f"predictions for {_files(len(found))} written to {out}")
+    say(f"predictions for {counted(sum(not one.error for one in found), 'file')} written to {out}")
 
 
 def _print(found: Sequence[Prediction], top: int) -> None:
     made = table(["file", *(f"class {k}" if top > 1 else "class" for k in range(1, top + 1))], numbers=False)
     for one in found:
-        made.add_row(clean(one.file), *(f"{clean(name)} {share:.3f}" for name, share in one.ranking[:top]))
+        if not one.error:  # said on stderr
+            made.add_row(clean(one.file), *(f"{clean(name)} {share:.3f}" for name, share in one.ranking[:top]))
     console().print(made)
 
 
 def as_csv(found: Sequence[Prediction], classes: Sequence[str], top: int | None) -> str:
-    """file, class and probability; then the second to the top-th likeliest, or without ``top`` a column a class."""
+    """file, class and probability; then the second to the top-th likeliest, or without ``top`` a column a class.
+
+    The row of a file that could not be read is empty but for its name.
+    """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if top is None:
@@ -180,7 +183,11 @@ def as_csv(found: Sequence[Prediction], classes: Sequence[str], top: int | None)
     else:
         more = (f"{what}_{k}" for k in range(2, top + 1) for what in ("class", "probability"))
         writer.writerow(["file", "class", "probability", *more])
+    columns = 3 + (len(classes) if top is None else 2 * (top - 1))
     for one in found:
+        if one.error:
+            writer.writerow([spreadsheet_cell(one.file), *[""] * (columns - 1)])
+            continue
         name, share = one.ranking[0]
         row = [spreadsheet_cell(one.file), spreadsheet_cell(name), f"{share:.6f}"]
         if top is None:
@@ -193,7 +200,10 @@ def as_csv(found: Sequence[Prediction], classes: Sequence[str], top: int | None)
 
 
 def as_json(found: Sequence[Prediction], top: int | None) -> str:
-    """A list with an object for each file: file, class, probability, and all probabilities or the top ones."""
+    """A list with an object for each file: file, class, probability, and all probabilities or the top ones.
+
+    That of a file that could not be read has its name, ``error``, and null for the class.
+    """
     rows: list[dict[str, Any]] = [
         {
             "file": one.file,
@@ -201,6 +211,8 @@ def as_json(found: Sequence[Prediction], top: int | None) -> str:
             "probability": round(one.ranking[0][1], 6),
             "probabilities": {name: round(share, 6) for name, share in one.ranking[:top]},
         }
+        if not one.error
+        else {"file": one.file, "class": None, "error": one.error}
         for one in found
     ]
     return json.dumps(rows, indent=1, ensure_ascii=True) + "\n"

@@ -12,7 +12,7 @@ from metamixer.cli.recipe_args import Sugar, check_free, listed, new_folder, rec
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
-from metamixer.core.text import clean
+from metamixer.core.text import clean, counted
 from metamixer.data import Data, WorkerError
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.run import Result, check_outside_of_data, check_start, load_data, read_recipe
@@ -143,7 +143,7 @@ def _headline(recipe: Recipe, data: Data, folder: Path) -> str:
         f"{data.name}: {len(data.train):,} training images of {size}, {len(data.classes)} classes "
         f"({listed(map(clean, data.classes))})\n"
         f"{' and '.join(peer.name for peer in recipe.peers)} by {recipe.loss.name} + {recipe.mixer.name}, "
-        f"{recipe.train.epochs} epochs, into {folder}"
+        f"{counted(recipe.train.epochs, 'epoch')}, into {folder}"
     )
 
 

@@ -25,6 +25,15 @@ def spreadsheet_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
+def counted(count: int, thing: str) -> str:
+    """A number with its thing, in the plural where it is not one.
+
+    >>> counted(1, "epoch"), counted(2_000, "file")
+    ('1 epoch', '2,000 files')
+    """
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def percent(share: float, images: int = 0) -> str:
     """A share in per cent, with a second digit where the images are enough for it.
 

@@ -38,6 +38,18 @@ def chance_range(accuracy: float, images: int, *, up: bool = True, level: float 
     return high / images
 
 
+def may_be_chance(first: float, second: float, images: int, level: float = 0.05) -> bool:
+    """Whether Fisher's exact test finds no difference between two accuracies on as many images.
+
+    >>> may_be_chance(0.5, 0.52, 1000), may_be_chance(0.5, 0.6, 1000)
+    (True, False)
+    """
+    from scipy.stats import fisher_exact
+
+    rights = [round(share * images) for share in (first, second)]
+    return bool(fisher_exact([[right, images - right] for right in rights]).pvalue >= level)
+
+
 def chance_note(accuracy: float, baseline: float, images: int) -> str:
     """A sentence about the gain of one accuracy over another on the same number of images, with one seed.
 

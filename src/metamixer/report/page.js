@@ -10,6 +10,17 @@
   toggle.hidden = false;
   name();
 
+  // What is wider than the page fades at its edge, and its caption says that it scrolls.
+  const hint = (box) => {
+    const more = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("cut", more > 1 && box.scrollLeft < more - 1);
+    box.parentElement.querySelector(":scope > figcaption")?.classList.toggle("cut", more > 1);
+  };
+  for (const box of document.querySelectorAll(".scroll")) {
+    new ResizeObserver(() => hint(box)).observe(box);
+    box.addEventListener("scroll", () => hint(box), { passive: true });
+  }
+
   const key = (row, column) => {
     const cell = row.cells[column];
     return "value" in cell.dataset ? Number(cell.dataset.value) : null;

@@ -138,7 +138,7 @@ def _with_pictures(
     from metamixer.report.map_gallery import gallery as drawn
 
     notes = list(view["notes"])
-    view = {**view, "preview": None, "gallery": []}
+    view = {**view, "preview": None, "gallery": [], "gallery_boxes": {}}
     faults = (RecipeError, DataError, UnknownModel, OSError, ValueError, RuntimeError, ImportError)
     if preview is not None:
         try:
@@ -147,7 +147,12 @@ def _with_pictures(
             notes.append(f"No mixing preview: {_short(error)}")
     if gallery is not None:
         try:
-            view["gallery"] = drawn(gallery(run.folder))
+            rows = drawn(gallery(run.folder))
+            boxes = {
+                "truth": any(row["truth"] for row in rows),
+                "found": any(c["box"] for r in rows for c in r["cells"]),
+            }
+            view |= {"gallery": rows, "gallery_boxes": boxes}
         except faults as error:
             notes.append(f"No activation maps: {_short(error)}")
     return {**view, "notes": notes}

@@ -44,7 +44,10 @@ def classes(run: RunFiles) -> Table | None:
         cells = [Cell(name), *([Cell(f"{counts[k]:,}", counts[k])] if counts else [])]
         cells.append(share(main.per_class[k], bar=True))
         if other:
-            cells += [share(other.per_class[k]), gain(main.per_class[k], other.per_class[k])]
+            cells += [
+                share(other.per_class[k]),
+                gain(main.per_class[k], other.per_class[k], counts[k] if counts else 0),
+            ]
         rows.append((*cells, *(share(one.per_class[k]) for one in rest)))
     caption = f"Accuracy of each class, {where(found)}"
     return Table(caption, (*columns, *map(titled, rest)), tuple(rows))
@@ -52,7 +55,8 @@ def classes(run: RunFiles) -> Table | None:
 
 def averages(found: Report) -> Table | None:
     """Of each network the averages that give every class the same weight, and its lowest recall."""
-    rows, strong = [], set()
+    rows: list[tuple[Cell, ...]] = []
+    strong: set[int] = set()
     for one in found.networks:
         pairs = zip(one.per_class, found.classes, strict=False)
         known = [(recall, name) for recall, name in pairs if recall is not None]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from metamixer.core.text import percent
+from metamixer.metrics.chance import may_be_chance
 
 NOTHING = "–"
 
@@ -76,12 +77,14 @@ def number(value: float | None, digits: int = 3) -> Cell:
 
 
 def gain(value: float | None, other: float | None, images: int = 0) -> Cell:
-    """The difference of two shares in percentage points."""
+    """The difference of two shares in percentage points, in colour where it is more than chance on so many images."""
     if not known(value) or not known(other):
         return Cell(NOTHING)
     points = 100 * (value - other)
     digits = 2 if images >= 10_000 else 1
-    return Cell(f"{points:+.{digits}f}", value - other, "good" if points > 0 else "bad" if points < 0 else "")
+    chance = images > 0 and may_be_chance(value, other, images)
+    tone = "" if chance or not points else "good" if points > 0 else "bad"
+    return Cell(f"{points:+.{digits}f}", value - other, tone)
 
 
 def points(value: float | None, *, signed: bool = False) -> Cell:

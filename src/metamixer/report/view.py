@@ -6,6 +6,7 @@ import shlex
 from statistics import fmean
 from typing import Any
 
+from metamixer.metrics.chance import may_be_chance
 from metamixer.report import network_tables, per_class, robustness_tables
 from metamixer.report.curves import curves, overlaid, robustness
 from metamixer.report.read_runs import RunFiles
@@ -42,6 +43,7 @@ def of_run(run: RunFiles) -> dict[str, Any]:
         "main": found.main.name if found else "",
         "preview": None,
         "gallery": [],
+        "gallery_boxes": {},
         "yaml": run.yaml.splitlines(),
         "versions": versions(run),
     }
@@ -96,7 +98,7 @@ def _part(run: RunFiles, key: str) -> str:
 
 
 def tiles(run: RunFiles) -> list[dict[str, Any]]:
-    """The few figures that stand out."""
+    """The few metrics that stand out."""
     ended = run.ended
     if ended is None:
         return []
@@ -114,8 +116,13 @@ def tiles(run: RunFiles) -> list[dict[str, Any]]:
     add("Ensemble", share(last.ensemble.accuracy, images), f"of {len(last.peers)} peers")
     add("Mean of the peers", share(fmean(peers) if peers else None, images), "after the last epoch")
     if base is not None and base.deployed is not None and ended.deployed is not None:
-        change = gain(ended.deployed.accuracy, base.deployed.accuracy, images)
-        add("Over the baseline", change, "percentage points, deployed network")
+        for what, mine, other in (
+            ("deployed network", ended.deployed.accuracy, base.deployed.accuracy),
+            ("ensemble", last.ensemble.accuracy, base.last_epoch.ensemble.accuracy),
+        ):
+            if known(mine) and known(other) and images:
+                chance = "; may be chance" if may_be_chance(mine, other, images) else ""
+                add("Over the baseline", gain(mine, other, images), f"percentage points, {what}{chance}")
     if run.evaluation is not None:
         main = run.evaluation.main
         add("Calibration error", points(main.ece), f"ECE in percentage points, {main.name}")

@@ -114,7 +114,9 @@ class Classifier:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
         except (OSError, safetensors.SafetensorError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise ValueError(
+                f"{path} cannot be read as a safetensors file ({error}); expected the model.safetensors of a run"
+            ) from error
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"{path} is no classifier of metamixer: its metadata name no format {_FORMAT!r}")
         try:

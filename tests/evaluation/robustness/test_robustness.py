@@ -56,10 +56,10 @@ def test_clean_and_corrupted_images(probe):
     for kind in ("fog", "jpeg_compression"):
         expected = [by_hand(probe, corrupt(pixels, kind, severity, seed=1)) for severity in range(1, 6)]
         for column, name in enumerate(probe.panel.names):
-            assert found["kinds"][kind][name] == pytest.approx([row[column] for row in expected])
-    cells = [share for kind in found["kinds"].values() for share in kind["ensemble"]]
+            assert found.kinds[kind][name] == pytest.approx([row[column] for row in expected])
+    cells = [share for kind in found.kinds.values() for share in kind["ensemble"]]
     assert len(cells) == 75
-    assert found["mean"]["ensemble"] == pytest.approx(sum(cells) / 75)
+    assert found.mean["ensemble"] == pytest.approx(sum(cells) / 75)
 
 
 def test_each_network_is_attacked_through_itself(probe):
@@ -73,8 +73,8 @@ def test_each_network_is_attacked_through_itself(probe):
     assert not probe.panel.cohort.peers[1].training  # frozen
     assert all(torch.equal(weights[name], value) for name, value in probe.panel.cohort.state_dict().items())
     assert all(parameter.grad is None for parameter in probe.panel.cohort.parameters())
-    assert told == [("attacks", 0, 20), ("attacks", 20, 20)]
-    assert found["pgd-10"]["eps"] == 0.05
+    assert told == [("attacks", done, 160) for done in range(0, 161, 20)]
+    assert found["pgd-10"].eps == 0.05
     images, labels = normalise(probe.images.images[::2], MEAN, STD), probe.images.labels[::2]
     peers = [each.eval() for each in probe.panel.cohort.peers]
 
@@ -85,8 +85,8 @@ def test_each_network_is_attacked_through_itself(probe):
         for attack, how in chosen.items():
             changed = attacked(attacked_network, images, labels, Pixels.of(MEAN, STD), how)
             right = float((attacked_network(changed).argmax(1) == labels).float().mean())
-            assert found[attack]["accuracy"][name] == pytest.approx(right)
-    assert found["pgd-10"]["accuracy"]["1 b"] < clean(probe)["1 b"]  # frozen, but not without a gradient
+            assert found[attack].accuracy[name] == pytest.approx(right)
+    assert found["pgd-10"].accuracy["1 b"] < clean(probe)["1 b"]  # frozen, but not without a gradient
 
 
 def test_the_ensembles_gradient_is_that_of_all_peers(probe):
@@ -122,8 +122,8 @@ def test_official_files_are_read(probe, official):
     files = CifarC.open(official, probe.images.labels)
     found = corruptions(probe, files)
     expected = [by_hand(probe, corrupt(probe.images.images, "snow", s, seed=7)[::2]) for s in range(1, 6)]
-    assert found["kinds"]["snow"]["0 a"] == pytest.approx([row[0] for row in expected])
-    assert found["source"] == "files"
+    assert found.kinds["snow"]["0 a"] == pytest.approx([row[0] for row in expected])
+    assert found.source == "files"
     rows = torch.tensor([5, 3])
     assert torch.equal(files.images("fog", 4, rows), corrupt(probe.images.images, "fog", 4, seed=7)[rows])
 

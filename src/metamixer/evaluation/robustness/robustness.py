@@ -94,16 +94,25 @@ class Probe:
     precision: AbstractContextManager[Any] | None = None
     progress: Progress | None = None
 
-    def batches(self, what: str) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """For each batch its first place, its rows, its pixels on the CPU and its labels on the device."""
         done = 0
         for rows in torch.split(self.rows, _BATCH):
-            if self.progress:
-                self.progress(what, done, len(self.rows))
             yield done, rows, self.images.fetch(rows).cpu(), self.images.labels[rows].to(self.device)
             done += len(rows)
-        if self.progress:
-            self.progress(what, done, len(self.rows))
+
+    def counter(self, stage: str, passes: int = 1) -> Callable[[int], None]:
+        """To be called with the number of images after each pass over a batch, of ``passes`` over all images."""
+        total, done = passes * len(self.rows), 0
+
+        def count(images: int) -> None:
+            nonlocal done
+            done += images
+            if self.progress:
+                self.progress(stage, done, total)
+
+        count(0)
+        return count
 
     def prepared(self, pixels: Tensor) -> Tensor:
         """``(B, C, H, W)`` uint8 -> what the networks see."""
@@ -125,8 +134,10 @@ def clean(probe: Probe) -> dict[str, float]:
     """The accuracies on the same images as they are."""
     right = torch.zeros(len(probe.panel.names), dtype=torch.int64)
     with evaluating(*probe.panel.modules):
-        for _, _, pixels, labels in probe.batches("clean images"):
+        count = probe.counter("clean images")
+        for _, _, pixels, labels in probe.batches():
             right += probe.right(pixels, labels)
+            count(len(labels))
     return probe.shares(right)
 
 
@@ -140,7 +151,8 @@ def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> Cor
     """
     right = {kind: torch.zeros(len(SEVERITIES), len(probe.panel.names), dtype=torch.int64) for kind in CORRUPTIONS}
     with evaluating(*probe.panel.modules):
-        for first, rows, pixels, labels in probe.batches("corruptions"):
+        count = probe.counter("corruptions", len(CORRUPTIONS) * len(SEVERITIES))
+        for first, rows, pixels, labels in probe.batches():
             for kind, counts in right.items():
                 for place, severity in enumerate(SEVERITIES):
                     if files is None:
@@ -148,6 +160,7 @@ def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> Cor
                     else:
                         changed = conform(files.images(kind, severity, rows), probe.images.size, probe.images.channels)
                     counts[place] += probe.right(changed, labels)
+                    count(len(labels))
     kinds = {
         kind: {
             name: tuple(count / len(probe.rows) for count in column)
@@ -166,7 +179,8 @@ def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> d
     pixels_range = Pixels.of(probe.mean, probe.std)
     right = {name: torch.zeros(len(probe.panel.names), dtype=torch.int64) for name in chosen}
     with evaluating(*probe.panel.modules):
-        for _, _, pixels, labels in probe.batches("attacks"):
+        count = probe.counter("attacks", len(chosen) * len(probe.panel.names))
+        for _, _, pixels, labels in probe.batches():
             images = probe.prepared(pixels)
             for name, attack in chosen.items():
                 for row in range(len(probe.panel.names)):
@@ -174,6 +188,7 @@ def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> d
                     changed = attacked(network, images, labels, pixels_range, attack)
                     with torch.no_grad():
                         right[name][row] += int((network(changed).argmax(1) == labels).sum())
+                    count(len(labels))
     return {name: UnderAttack(chosen[name].eps, probe.shares(counts)) for name, counts in right.items()}
 
 
