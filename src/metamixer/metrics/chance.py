@@ -19,7 +19,7 @@ def chance_range(accuracy: float, images: int, *, up: bool = True, level: float 
         None where no difference on so few images is large enough.
 
     >>> chance_range(0.5, 6), round(chance_range(0.5, 1000), 3)
-    (None, 0.046)
+    (None, 0.045)
     """
     from scipy.stats import fisher_exact
 
