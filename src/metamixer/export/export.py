@@ -206,16 +206,16 @@ def _place(run: Path, peer: str, to: str, out: str | Path | None) -> _Place:
             raise RecipeError(f"--out {out}: a file for {to} ends in {usual.suffix}, and a folder has no ending")
         file = folder
         return _Place(
-            file, file.with_name(f"{file.stem}-quantize.onnx"), file.with_suffix(".md"), file.with_suffix(".json")
+            file, file.with_name(f"{file.stem}-int8.onnx"), file.with_suffix(".md"), file.with_suffix(".json")
         )
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"--out {out} is a file; a folder, or a name that ends in {usual.suffix}, would work")
-    return _Place(folder / usual, folder / "model-quantize.onnx", folder / "README.md", folder / "model.json")
+    return _Place(folder / usual, folder / "model-int8.onnx", folder / "README.md", folder / "model.json")
 
 
 def _quantised(chosen: Chosen, written: Path, folder: Path, calibration: int) -> Quantised:
     pixels = quantize.calibration_images(chosen.data.train, calibration, chosen.recipe.train.seed)
-    small = folder / "model-quantize.onnx"
+    small = folder / "model-int8.onnx"
     quantize.quantise(written, small, pixels)
     split, images = chosen.shown
     return quantize.compare(written, small, split, images, len(pixels))
