@@ -7,9 +7,7 @@ import torch
 from hypothesis import settings
 
 from metamixer.core import trusted_imports
-from metamixer.core.torchvision_compat import mend
 
-mend()
 torch.set_num_threads(1)  # xdist runs a process per core
 
 # The same examples in every run, so that a red test is red again. HYPOTHESIS_PROFILE=search looks for new ones.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metamixer.core import torchvision_compat
 from metamixer.core.registry import lazy_names
 from metamixer.losses import LOSSES
 from metamixer.mixers import MIXERS
@@ -42,6 +43,7 @@ _LOOP += ["evaluation.evaluate:evaluate", "evaluation.assess:Assessment", "evalu
 __getattr__, __all__ = lazy_names(
     __name__, [*(f"metamixer.{name}" for name in (*_VALUES, *_PARTS, *_LOOP)), *MIXERS.targets, *LOSSES.targets]
 )
+torchvision_compat.mend()  # so that timm can be imported beside a CPU-only torch; nothing is imported by it
 
 
 def __dir__() -> list[str]:

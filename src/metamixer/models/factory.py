@@ -17,7 +17,6 @@ from typing import Any
 from torch import nn
 
 from metamixer.core import trusted_imports as imports
-from metamixer.core.torchvision_compat import mend
 from metamixer.models import MODELS
 from metamixer.models.ensemble import build_ensemble
 
@@ -109,7 +108,6 @@ def check_name(name: str, options: Mapping[str, Any]) -> None:
 def _timm(
     name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, options: dict[str, Any]
 ) -> nn.Module:
-    mend()
     import timm
 
     on_a_hub = ":" in name
@@ -132,7 +130,6 @@ def _timm(
 def _torchvision(
     name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, options: dict[str, Any]
 ) -> nn.Module:
-    mend()
     from torchvision import models
 
     if name not in (known := models.list_models(module=models)):

@@ -11,7 +11,6 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from metamixer.core import torchvision_compat
 from metamixer.core.standard_sets import STANDARD
 from metamixer.data.errors import DataError
 from metamixer.data.files.load_files import Reading
@@ -57,7 +56,6 @@ def _raw(folder: Path, part: str) -> TensorImages:
 
 
 def _from_torchvision(name: str, origin: str, root: Path, download: bool, part: str) -> TensorImages:
-    torchvision_compat.mend()
     import torchvision.datasets as sets
 
     chosen: dict[str, Any] = {"split": part} if origin in ("SVHN", "STL10") else {"train": part == "train"}
