@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from metamixer.cohort.batch_axis import find_axes
 from metamixer.cohort.concurrency import PARALLEL, Parallel, in_threads
 from metamixer.cohort.folder_exchange import exchange
-from metamixer.cohort.hooks import Tap, install
+from metamixer.cohort.hooks import Tap, install, tensors
 from metamixer.cohort.peer_exchange import Elsewhere, PeerExchange
 from metamixer.cohort.shared_trunk import Trunk, counters_left_out, trunk_of
 from metamixer.cohort.stages import check_stages, find_stages
@@ -263,6 +264,8 @@ class Cohort(nn.Module):
         shown = _mix_images(settled, self._views(images))
         inside = [each.after_images() for each in settled]
         self._check_trunks(inside)
+        if any(each.operations for each in inside) and not torch.compiler.is_compiling():
+            self._find_axes(shown)
         with ExitStack() as stack:
             for trunk in dict.fromkeys(self._trunks.values()):
                 stack.enter_context(trunk.computed_once())
@@ -292,6 +295,7 @@ class Cohort(nn.Module):
             images=tuple(shown),
             run=again,
             layouts=lambda: [self._layout(index, own) for index, own in enumerate(shown)],
+            without_graph=frozenset().union(*(self._taps[index].without_graph for index in self.learners)),
         )
 
     def _layout(self, index: int, images: Tensor) -> tuple[Layout, ...]:
@@ -301,6 +305,13 @@ class Cohort(nn.Module):
         if index not in self._layouts:
             self._layouts[index] = stage_layouts(self.peers[index], images.detach(), self.stage_paths[index])
         return self._layouts[index]
+
+    def _find_axes(self, images: Sequence[Tensor]) -> None:
+        """Before the first mixing inside of the peers: where the batch is in what their stages put out."""
+        for index in self.here:
+            tap = self._taps[index]
+            if tap.axes is None:
+                find_axes(self.peers[index], images[index], tap, self.stage_paths[index], f"peer {index}")
 
     def _led_by(self, index: int) -> int:
         """The peer itself, or the one that a shadow follows: both are mixed in the same way."""
@@ -381,7 +392,7 @@ class Cohort(nn.Module):
                 f"{[stage for stage, _ in seen]}: each of {', '.join(self.stage_paths[index])} has to run exactly once "
                 "and in this order"
             )
-        logits = getattr(output, "logits", output)
+        logits = _logits(output, len(images), f"peer {index} ({type(self.peers[index]).__name__})")
         if features is None or features.ndim != 2:  # no linear layer, or one that sees every position
             last = seen[-1][1]
             features = pooled(channels_first(last, self._layout(index, images)[-1]) if last.ndim > 2 else last)
@@ -406,6 +417,18 @@ class Cohort(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}  # a copy compiles its own networks
+
+
+def _logits(output: Any, batch: int, name: str) -> Tensor:
+    """What a network puts out, or the logits in it; ValueError for anything else."""
+    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
+    if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == batch:
+        return logits
+    found = [f"{type(output).__name__}", *(f"of {tuple(each.shape)}" for each in tensors(output)[:4])]
+    raise ValueError(
+        f"{name} puts out a {' '.join(found)} for {batch} images; accepted: logits ({batch}, classes), or an object or "
+        "a dict that has them as `logits`"
+    )
 
 
 def _mix_images(plans: Sequence[MixPlan], images: Sequence[Tensor]) -> list[Tensor]:

@@ -100,9 +100,11 @@ def blend(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
         partner: ``(B,)`` int64 in 0 ... B-1. A permutation that is on the CPU has the fastest backward pass.
 
     Raises:
-        ValueError: ``lam`` or ``partner`` has another length than ``x``.
+        ValueError: ``x`` holds integers, or ``lam`` or ``partner`` has another length.
     """
     check_rows(x, lam, partner)
+    if not (x.is_floating_point() or x.is_complex()):
+        raise ValueError(f"a tensor of {x.dtype} cannot be blended; accepted: floating point, for images normalised")
     share, other = lam.to(x.device, x.dtype), partner.to(x.device)
     if lam.requires_grad or _transformed():
         return _plain(x, share, other)

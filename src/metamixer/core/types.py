@@ -88,6 +88,8 @@ class Outputs:
         images: ``images[p]`` are the images ``(B, C, ...)`` that peer ``p`` was shown, after mixing at the input.
         run: runs a peer again, for methods that look at other images.
         layouts: gives ``layouts()[p][k]``, how ``stages[p][k]`` is to be read; None: channels are on axis 1.
+        without_graph: ``stages`` or ``features`` where a peer that learns computed them without a graph, so that no
+            gradient comes back from them: in ``torch.no_grad``, or in checkpointing with ``use_reentrant=True``.
     """
 
     logits: Tensor
@@ -99,6 +101,7 @@ class Outputs:
     images: tuple[Tensor, ...] = ()
     run: Run | None = None
     layouts: Callable[[], Sequence[Sequence[Layout]]] | None = None
+    without_graph: frozenset[str] = frozenset()
 
     @cached_property
     def maps(self) -> tuple[tuple[Tensor, ...], ...]:

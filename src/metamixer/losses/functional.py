@@ -101,6 +101,12 @@ def require(
         raise ValueError(f"{method} compares features: outputs of a Cohort have them, these have none")
     if stages and (len(outputs.stages) < outputs.peers or min(map(len, outputs.stages)) < stages):
         raise ValueError(f"{method} compares the outputs of {stages} stages; stages=[...] of a Cohort names more")
+    asked = {"features": features, "stages": bool(stages) or trunk}
+    if blind := [kind for kind, wanted in asked.items() if wanted and kind in outputs.without_graph]:
+        raise ValueError(
+            f"{method} learns through the {blind[0]} of the peers, and one computes them without gradients; accepted: "
+            "no torch.no_grad around them, and activation checkpointing with use_reentrant=False"
+        )
     if trunk and not outputs.shared:
         raise ValueError(
             f"{method} needs branches on one trunk: share_trunk(networks, 'layer2') before the Cohort, or in a recipe "

@@ -1,0 +1,68 @@
+"""Which axis of what a stage puts out is the batch: seen from two batches of different sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from warnings import catch_warnings, simplefilter
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.cohort.hooks import Axes, Shapes, Tap
+from metamixer.core.eval_mode import evaluating
+
+_SIZES = (2, 3)
+
+
+@torch.no_grad()
+def find_axes(peer: nn.Module, images: Tensor, tap: Tap, paths: Sequence[str], name: str) -> None:
+    """Run a peer on two and on three images, in evaluation mode, and note the axes of the batch in its tap.
+
+    Sizes of one batch cannot tell: an output ``(6, 6, 8)`` of six images may begin with time.
+
+    Args:
+        peer: the network.
+        images: ``(B, C, ...)``, B at least 1.
+        tap: of the peer's points.
+        paths: of its stages.
+        name: of the peer, for messages.
+
+    Raises:
+        ValueError: a stage puts out nothing that has the batch as an axis.
+    """
+    found = []
+    for size in _SIZES:
+        rows = torch.arange(size, device=images.device) % len(images)
+        with evaluating(peer), torch.random.fork_rng(devices=[]), tap.looking() as shapes, catch_warnings():
+            try:
+                simplefilter("ignore")  # checkpointing warns where no gradient is asked for
+                peer(images.index_select(0, rows))
+            except (RuntimeError, ValueError, AssertionError):  # it runs on batches of its own size only, or not at all
+                tap.axes = {}
+                return
+            found.append(dict(shapes))
+    some, more = found
+    tap.axes = {
+        stage: _axes(some[stage], more[stage], f"{name}, stage {stage} ({path})")
+        for stage, path in enumerate(paths, start=1)
+        if stage in some and stage in more
+    }
+
+
+def _axes(some: Shapes, more: Shapes, name: str) -> Axes:
+    found: list[int | None] = []
+    for one, other in zip(some, more, strict=False):
+        differing = [axis for axis, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]]
+        if len(one) == len(other) and not differing:
+            found.append(None)
+        elif len(one) == len(other) and [(one[axis], other[axis]) for axis in differing] == [_SIZES]:
+            found.append(differing[0])
+        else:
+            break
+    if len(found) < max(len(some), len(more)) or all(axis is None for axis in found):
+        shown = " and ".join(", ".join(str(tuple(shape)) for shape in shapes) or "no tensor" for shapes in (some, more))
+        raise ValueError(
+            f"{name} puts out {shown} for {_SIZES[0]} and {_SIZES[1]} images: no axis is the batch, so it cannot be "
+            "mixed; accepted: stages=[...] with modules whose outputs have one"
+        )
+    return tuple(found)
