@@ -35,7 +35,9 @@ class Tap:
         self.without_graph: set[str] = set()
         """What the last pass recorded without a graph although the peer learns: ``stages``, ``features``."""
         self.axes: dict[int, Axes] | None = None
-        """Of every stage; None: nobody looked yet."""
+        """Of every stage where the batch is on one; None: nobody looked yet."""
+        self.refused = ""
+        """Why a stage cannot be mixed; empty if all can."""
         self.shapes: dict[int, Shapes] | None = None
         """What the stages put out in a pass that only looks; None: this is no such pass."""
         self._passes: deque[tuple[int, int, MixPlan]] = deque(maxlen=256)
