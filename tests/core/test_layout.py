@@ -8,12 +8,10 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.cohort.stages import find_stages
 from metamixer.core.layout import Layout, channels_first, stage_layouts
-from metamixer.core.torchvision_compat import mend
 from metamixer.core.types import Outputs
 from metamixer.losses import AFD, AMLN, FFL, LMCL, ONE
 from metamixer.models import resnet8
 
-mend()
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 
