@@ -330,7 +330,7 @@ def test_the_package_alone_imports_nothing():
         "import sys; before = set(sys.modules); import metamixer\n"
         "print(*sorted({name for name in set(sys.modules) - before if name.startswith('metamixer')}))\n"
         "assert not {'torch', 'numpy', 'lightning_fabric', 'timm', 'rich', 'typer', 'pydantic'} & set(sys.modules)\n"
-        "assert len(set(sys.modules) - before) < 40"
+        "assert len(set(sys.modules) - before) < 60"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert not done.returncode, done.stderr

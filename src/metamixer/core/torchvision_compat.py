@@ -9,16 +9,18 @@ because a declaration made first would clash with a library that works.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
 
 _declared: list[Any] = []  # a Library undoes its definitions when it is collected
 
 
-class _Loader(Loader):
+class _Loader:
     """Runs torchvision as its own loader does, and once more with the operators declared where they are missing."""
 
     def __init__(self, own: Loader) -> None:
@@ -47,7 +49,7 @@ class _Loader(Loader):
             self.own.exec_module(module)
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Steps in when somebody imports torchvision, which costs nothing before."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -55,7 +57,7 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]  # importlib.abc would cost the start
         return spec
 
 
