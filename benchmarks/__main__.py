@@ -34,13 +34,13 @@ def main(
     networks: Annotated[str | None, typer.Option(metavar="A,B", help=f"[default: {','.join(NETWORKS)}]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step of a small network. [default: 128]")] = None,
     precision: Annotated[str | None, typer.Option(metavar="32,bf16", help="One or both. [default: both]")] = None,
-    device: Annotated[Device, typer.Option(help="Device to measure on.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Device to measure on.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Number of CPU threads of torch.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Smoke test with tiny sizes.")] = False,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder.")] = Path("runs/bench"),
 ) -> None:
     """Benchmark training on this machine, against plain training and other libraries."""
-    raise typer.Exit(bench(suite, rounds, networks, batch_size, precision, device.value, threads, quick, out))
+    raise typer.Exit(bench(suite, rounds, networks, batch_size, precision, device, threads, quick, out))
 
 
 @told

@@ -18,6 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 import metamixer
+from metamixer.config.settings_table import markdown
 from metamixer.core.registry import Registry
 from metamixer.losses import LOSSES
 from metamixer.mixers import MIXERS
@@ -84,6 +85,8 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname in ROOT_PAGES:
         text = (ROOT / ROOT_PAGES[docname]).read_text(encoding="utf-8")
         source[0] = re.sub(r"\]\((?!#|\w+:)", "](../", text)
+    if "<!-- table of settings -->" in source[0]:
+        source[0] = source[0].replace("<!-- table of settings -->", markdown())
     for folder, registry in REGISTRIES.items():
         marker = f"<!-- table of {folder} -->"
         if marker in source[0]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,34 +62,14 @@ AllowImports = Annotated[
 ]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize images to this side in pixels.")]
 
-
-class Device(StrEnum):
-    """Device to compute on."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Split(StrEnum):
-    """Splits of a run's data."""
-
-    test = "test"
-    val = "val"
-
-
-class Checkpoint(StrEnum):
-    """A checkpoint of a run."""
-
-    last = "last"
-    best = "best"
-
-
-class OnError(StrEnum):
-    """What to do with unreadable files."""
-
-    skip = "skip"
-    stop = "stop"
+Device = Literal["auto", "cpu", "cuda"]
+Split = Literal["test", "val"]
+Checkpoint = Literal["last", "best"]
+OnError = Literal["skip", "stop"]
+Engine = Literal["processes", "ray"]
+To = Literal["onnx", "torch-export", "safetensors", "hub"]
+Quantize = Literal["int8"]
+Layout = Literal["auto", "classes"]
 
 
 def _version(asked: bool) -> None:
@@ -148,16 +127,15 @@ def train(
     from metamixer.cli.recipe_args import Sugar
     from metamixer.cli.train import train as run
 
-    where = device.value if device else None
-    sugar = Sugar(data, peers, mixer, loss, epochs, batch_size, seed, precision, where, image_size)
+    sugar = Sugar(data, peers, mixer, loss, epochs, batch_size, seed, precision, device, image_size)
     raise typer.Exit(run(words or [], sugar, out, resume, baseline, quiet))
 
 
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    split: Annotated[Split, typer.Option("--split", help="Split to evaluate on.")] = Split.test,
-    checkpoint: Annotated[Checkpoint, typer.Option("--checkpoint", help="Checkpoint to evaluate.")] = Checkpoint.last,
+    split: Annotated[Split, typer.Option("--split", help="Split to evaluate on.")] = "test",
+    checkpoint: Annotated[Checkpoint, typer.Option("--checkpoint", help="Checkpoint to evaluate.")] = "last",
     robustness: Annotated[
         str | None,
         typer.Option(
@@ -185,7 +163,7 @@ def evaluate(
             "--held-out-boxes", metavar="FILE.csv", help="Bounding boxes of validation images, to choose thresholds."
         ),
     ] = None,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = Device.auto,
+    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     allow_imports: AllowImports = False,
     quick: Annotated[bool, typer.Option("--quick", help="Report accuracy and NLL only; write nothing.")] = False,
@@ -194,14 +172,7 @@ def evaluate(
     from metamixer.cli.evaluate import evaluate as work
 
     more = (robustness, limit, cifar_c, boxes, held_out_boxes)
-    raise typer.Exit(work(run, split.value, checkpoint.value, *more, device.value, as_json, quick))
-
-
-class Engine(StrEnum):
-    """How the runs of a study are started."""
-
-    processes = "processes"
-    ray = "ray"
+    raise typer.Exit(work(run, split, checkpoint, *more, device, as_json, quick))
 
 
 @app.command()
@@ -220,9 +191,7 @@ def study(
         int | None,
         typer.Option("--threads", min=1, help="Threads per run. [default: the cores, divided among the runs]"),
     ] = None,
-    engine: Annotated[
-        Engine, typer.Option("--engine", help="Run on this machine, or on a Ray cluster.")
-    ] = Engine.processes,
+    engine: Annotated[Engine, typer.Option("--engine", help="Run on this machine, or on a Ray cluster.")] = "processes",
     address: Annotated[
         str | None, typer.Option("--address", help="Address of the Ray cluster. [default: this machine]")
     ] = None,
@@ -243,7 +212,7 @@ def study(
     from metamixer.cli.study import study as work
 
     files = [*(results or ()), *(more or ())]
-    raise typer.Exit(work(file, out, jobs, threads, engine.value, address, nice, files, table_only, dry_run))
+    raise typer.Exit(work(file, out, jobs, threads, engine, address, nice, files, table_only, dry_run))
 
 
 @app.command()
@@ -257,28 +226,13 @@ def predict(
     ] = None,
     top: Annotated[int | None, typer.Option("--top", help="Number of top classes to show. [default: all]")] = None,
     allow_imports: AllowImports = False,
-    on_error: Annotated[OnError, typer.Option("--on-error", help="What to do with unreadable files.")] = OnError.skip,
-    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = Device.auto,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="What to do with unreadable files.")] = "skip",
+    device: Annotated[Device, typer.Option("--device", help="Device to compute on.")] = "auto",
 ) -> None:
     """Classify images."""
     from metamixer.cli.predict import predict as work
 
-    raise typer.Exit(work(model, paths, out, top, on_error.value, device.value))
-
-
-class To(StrEnum):
-    """A kind of exported file."""
-
-    onnx = "onnx"
-    torch_export = "torch-export"
-    safetensors = "safetensors"
-    hub = "hub"
-
-
-class Quantize(StrEnum):
-    """Quantization of an exported file."""
-
-    int8 = "int8"
+    raise typer.Exit(work(model, paths, out, top, on_error, device))
 
 
 @app.command()
@@ -287,7 +241,7 @@ def export(
     peer: Annotated[
         str, typer.Option("--peer", metavar="best|N|leader|ensemble", help="Network to export; best: the deployed one.")
     ] = "best",
-    to: Annotated[To, typer.Option("--to", help="File format; hub: a Hugging Face folder.")] = To.onnx,
+    to: Annotated[To, typer.Option("--to", help="File format; hub: a Hugging Face folder.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="PATH", help="A file or folder. [default: in RUN/export/]")
     ] = None,
@@ -295,7 +249,7 @@ def export(
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Largest accepted difference of a logit from PyTorch.")
     ] = 1e-4,
-    device: Annotated[Device, typer.Option("--device", help="Device of a torch-export file.")] = Device.cpu,
+    device: Annotated[Device, typer.Option("--device", help="Device of a torch-export file.")] = "cpu",
     license: Annotated[
         str | None, typer.Option("--license", help="License in the model card, such as apache-2.0.")
     ] = None,
@@ -307,9 +261,7 @@ def export(
     """Export a trained network, and verify its outputs."""
     from metamixer.cli.export import export_run as work
 
-    raise typer.Exit(
-        work(run, peer, to.value, out, quantize.value if quantize else None, tolerance, device.value, license, push)
-    )
+    raise typer.Exit(work(run, peer, to, out, quantize, tolerance, device, license, push))
 
 
 @app.command()
@@ -343,24 +295,18 @@ def list_names(
     raise typer.Exit(show_names(what, only))
 
 
-class Layout(StrEnum):
-    """How a folder of images is read."""
-
-    auto = "auto"
-    classes = "classes"
-
-
 @app.command()
 def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
     layout: Annotated[
-        Layout, typer.Option("--layout", help="auto: find splits by their names; classes: each folder is a class.")
-    ] = Layout.auto,
+        Layout,
+        typer.Option("--layout", help="Find splits by their names (auto), or take each folder for a class (classes)."),
+    ] = "auto",
 ) -> None:
     """Decode all images of a folder, and list the unreadable ones."""
     from metamixer.cli.inspect_data import check as work
 
-    raise typer.Exit(work(folder, layout.value))
+    raise typer.Exit(work(folder, layout))
 
 
 @app.command()
