@@ -1,11 +1,14 @@
 """``metamixer export`` and what ``metamixer predict`` makes of its files."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from metamixer.cli.export import _show_int8
 from metamixer.export import choose
+from metamixer.export.quantize import Quantised
 from tests.command import metamixer
 
 
@@ -39,6 +42,13 @@ def test_predict_takes_onnx_files_and_ensembles(run, picture, by_command, tmp_pa
         assert [float(row[each]) for each in classes] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_int8_that_names_other_classes_is_warned_of(capsys):
+    """Accuracy alone may stay the same."""
+    for agreement, warned in ((0.67, True), (0.99, False)):
+        _show_int8(Quantised(Path("model-int8.onnx"), "test", 300, 0.8, 0.798, agreement, 100, 30, 256))
+        assert ("int8 names another class for 33.0 % of the images" in capsys.readouterr().err) == warned
+
+
 def test_faults_have_exit_codes(run, tmp_path):
     assert "is no run" in metamixer("export", tmp_path, code=2).stderr
     assert "no such peer" in metamixer("export", run, "--peer", "7", "--to", "safetensors", code=2).stderr
@@ -47,5 +57,8 @@ def test_faults_have_exit_codes(run, tmp_path):
     )
     assert "does not say what the network says" in tight.stderr
     assert not list((tmp_path / "x").iterdir())
+    (tmp_path / "no.pt2").write_bytes(b"PK\x03\x04" + b"\xff" * 100)
+    said = metamixer("predict", tmp_path / "no.pt2", tmp_path / "x.png", code=65).stderr
+    assert "expected the model.safetensors of a run" in said
     (tmp_path / "no.onnx").write_bytes(b"nothing")
     assert "cannot be read" in metamixer("predict", tmp_path / "no.onnx", tmp_path / "x.png", code=65).stderr

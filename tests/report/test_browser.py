@@ -36,12 +36,14 @@ const up = column();
 const dark = getComputedStyle(document.body).backgroundColor;
 document.getElementById("theme").click();
 const light = getComputedStyle(document.body).backgroundColor;
+const cut = [...document.querySelectorAll(".scroll")].map((box) =>
+  [box.scrollWidth > box.clientWidth + 1, box.classList.contains("cut")]);
 const svg = document.querySelector("svg[data-chart]");
 svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
 svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
 const legend = [...svg.parentElement.querySelectorAll(".value, .at")].map((each) => each.textContent);
-parent.postMessage(JSON.stringify({ inner: root.clientWidth, wide: root.scrollWidth, ready: root.dataset.ready, before,
-  down, up, dark, light, legend, sort: header.getAttribute("aria-sort") }), "*");
+parent.postMessage(JSON.stringify({ inner: root.clientWidth, wide: root.scrollWidth, ready: root.dataset.ready, cut,
+  before, down, up, dark, light, legend, sort: header.getAttribute("aria-sort") }), "*");
 """
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is installed")
@@ -81,6 +83,8 @@ def test_seen_on_a_phone(page, tmp_path):
     assert found["sort"] == "ascending"
     assert found["dark"] != found["light"]
     assert found["legend"][-1] == "at epoch 3"
+    assert all(wide == says for wide, says in found["cut"])
+    assert any(wide for wide, _ in found["cut"])
 
 
 def test_seen_on_a_desk(page, tmp_path):

@@ -370,6 +370,14 @@ def test_a_gallery(tmp_path):
     assert f"{NASTY[0]}, 62.5 % ✓" in page.text
     assert f"{NASTY[1]}, 62.5 % ✗" in page.text
 
+    assert "the true box" in page.text
+    assert "the box around the largest bright part" in page.text
+    bare = [Shown(torch.zeros(1, 8, 10, dtype=torch.uint8), "a", None, (LookedAt("n", "a", 0.5, None, None),))]
+    page = Page(report([folder], tmp_path / "a.html", gallery=lambda path: bare))
+    assert "a, 50.0 %; no map ✓" in page.text
+    assert "the true box" not in page.text
+    assert "the box around" not in page.text
+
     def fails(path):
         raise RuntimeError("no <weights>")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,9 +12,9 @@ import torch
 from metamixer.cli.console import console, report_table, say, titled
 from metamixer.cli.evaluation_tables import show
 from metamixer.cli.exit_codes import told
+from metamixer.cli.progress_bars import bars
 from metamixer.config.yaml_file import RecipeError
 from metamixer.evaluation.localization.localize import Localization
-from metamixer.evaluation.robustness.robustness import Progress
 from metamixer.runs.evaluate_run import FILE, ROBUSTNESS, assess_run
 from metamixer.runs.localize_run import localize_run
 from metamixer.runs.run import OpenRun, evaluate_run
@@ -52,7 +50,7 @@ def evaluate(
         raise RecipeError("--held-out-boxes chooses thresholds for --boxes FILE.csv, which is missing")
     if boxes is not None and split != "test":
         raise RecipeError("--boxes measures on test images and chooses thresholds on validation images; --split test")
-    with _bar() as progress:
+    with bars("reading images") as progress:
 
         def localize(run: OpenRun) -> Localization:
             return localize_run(
@@ -95,7 +93,8 @@ def _wanted(robustness: str | None) -> tuple[str, ...]:
 
 def _quick(folder: Path, split: Literal["test", "val"], pointer: Literal["LATEST", "BEST"], as_json: bool) -> int:
     """Accuracy and likelihood alone, as after each epoch of a training; nothing is written."""
-    report = evaluate_run(folder, split, pointer)
+    with bars("evaluating"):
+        report = evaluate_run(folder, split, pointer)
     if as_json:
         checkpoint = "last" if pointer == "LATEST" else "best"
         found = {"run": str(folder), "split": split, "checkpoint": checkpoint, **report.as_dict()}
@@ -105,25 +104,3 @@ def _quick(folder: Path, split: Literal["test", "val"], pointer: Literal["LATEST
     console().print(titled(title, report_table(report)))
     say(f"All peers name the same class for {100 * report.agreement:.1f} % of the images.")
     return 0
-
-
-@contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A bar for each thing that is done, on stderr, where that is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    target = console(stderr=True)
-    if not target.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(28), MofNCompleteColumn(), TimeRemainingColumn())
-    tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=target, transient=True) as bars:
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield tell

@@ -8,6 +8,7 @@ from typing import Literal
 
 from metamixer.cli.console import console, say, table
 from metamixer.cli.exit_codes import told
+from metamixer.cli.progress_bars import bars
 from metamixer.core.text import percent
 from metamixer.export import Exported, export
 from metamixer.export.export import To
@@ -34,9 +35,10 @@ def export_run(
         import torch
 
         device = "cuda" if to == "torch-export" and torch.cuda.is_available() else "cpu"
-    done = export(
-        run, peer, to, out=out, quantize=quantize, tolerance=tolerance, device=device, license=license, push=push
-    )
+    with bars("reading images, writing and checking"):
+        done = export(
+            run, peer, to, out=out, quantize=quantize, tolerance=tolerance, device=device, license=license, push=push
+        )
     checked = done.checked
     say(done.title)
     say("written:", style="bold")

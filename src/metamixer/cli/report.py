@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metamixer.cli.console import say
 from metamixer.cli.exit_codes import told
+from metamixer.cli.progress_bars import bars
 from metamixer.report import plots
 from metamixer.report import report as write
 from metamixer.runs.localize_run import show_run
@@ -22,9 +23,11 @@ def report(paths: Sequence[Path], out: Path, static: Path | None, title: str, pi
         if static is not None and (path / "recipe.yaml").is_file():
             check_outside_of_data(read_recipe(path), static)
     preview, gallery = (partial(draw, images=6), partial(show_run, count=8)) if pictures else (None, None)
-    page = write(paths, out, title=title, preview=preview, gallery=gallery)
+    with bars("writing the page, its mixing preview and activation maps" if pictures else "writing the page"):
+        page = write(paths, out, title=title, preview=preview, gallery=gallery)
     say(f"written: {page}")
     if static is not None:
-        written = plots(paths, static)
+        with bars("drawing plots"):
+            written = plots(paths, static)
         say(f"written: {len(written)} plots in {static}" if written else f"no plots: nothing in {static}")
     return 0

@@ -17,6 +17,7 @@
     box.parentElement.querySelector(":scope > figcaption")?.classList.toggle("cut", more > 1);
   };
   for (const box of document.querySelectorAll(".scroll")) {
+    hint(box);
     new ResizeObserver(() => hint(box)).observe(box);
     box.addEventListener("scroll", () => hint(box), { passive: true });
   }

@@ -1,0 +1,36 @@
+"""Bars on stderr for what takes longer than a moment, where that is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from metamixer.cli.console import console
+from metamixer.evaluation.robustness.robustness import Progress
+
+
+@contextmanager
+def bars(first: str) -> Iterator[Progress | None]:
+    """A bar for each stage that reports, progress(stage, done, total); until one does, ``first`` moves with its time.
+
+    None where stderr is no terminal.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    target = console(stderr=True)
+    if not target.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn())
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, TimeRemainingColumn(), console=target, transient=True) as shown:
+        waiting = shown.add_task(first, total=None)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            shown.update(waiting, visible=False)
+            if stage not in tasks:
+                tasks[stage] = shown.add_task(stage, total=total)
+            shown.update(tasks[stage], completed=done)
+
+        yield progress
