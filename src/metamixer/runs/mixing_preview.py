@@ -8,12 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,6 +56,8 @@ def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[s
     Raises:
         RecipeError, DataError: the recipe does not fit.
     """
+    import matplotlib
+
     recipe = recipe.model_copy(update={"train": replace(recipe.train, batch_size=images, seed=seed)})
     data = load_data(recipe)
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
@@ -134,7 +131,11 @@ def _where(depths: Sequence[Any], stages: int) -> str:
     return f"mixed {places} of {stages}{by_peer}; the blend of the images illustrates it"
 
 
-def _figure(rows: Sequence[Row], data: Data) -> Figure:
+def _figure(rows: Sequence[Row], data: Data) -> Any:
+    from matplotlib import font_manager
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     count = len(rows[0].images)
     width = LEFT + count * CELL[0] + 2 * MARGIN
     height = len(rows) * CELL[1] + 2 * MARGIN
@@ -179,6 +180,8 @@ def _denormalise(images: Tensor, data: Data) -> Any:
 
 
 def _outline(axes: Any, paste: Paste, row: int) -> None:
+    from matplotlib.patches import Rectangle
+
     low, high = (bound if bound.ndim == 1 else bound[row] for bound in (paste.low, paste.high))
     (y, x), (height, width) = low.tolist(), (high - low).tolist()
     for colour, thickness in (("white", 2.0), ("#d62728", 1.0)):
