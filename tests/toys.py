@@ -67,7 +67,7 @@ class StopAt:
     """A loader whose epoch raises after some steps: a crash at a place of one's choosing."""
 
     def __init__(self, inner: TrainLoader, step: int) -> None:
-        self.inner, self.left = inner, step
+        self.inner, self.left, self.class_counts = inner, step, inner.class_counts
 
     def __len__(self) -> int:
         return len(self.inner)

@@ -15,7 +15,7 @@ from metamixer.core.types import Batch, Outputs, total
 from metamixer.losses import LOSSES
 from metamixer.runs.run import train
 from metamixer.training.small_loss import SmallLoss, rows_of
-from metamixer.training.train_step import train_step
+from metamixer.training.train_step import Compare, train_step
 from tests import toys
 from tests.losses.test_contract import build, outputs_of, targets_of
 
@@ -106,7 +106,9 @@ def test_a_loss_that_attacks_images_works_with_it():
     loss = InfoMaxAdversarial(mode="inputs", mean=(0.0,), std=(1.0,))
     loss.setup(cohort(images))
     batch = Batch(images, torch.tensor([0, 1, 2, 0, 1, 2]))
-    step = train_step(cohort, MetaMixer(), loss, batch, torch.Generator().manual_seed(0), select=SmallLoss(0.5))
+    step = train_step(
+        cohort, MetaMixer(), loss, batch, torch.Generator().manual_seed(0), compare=Compare(select=SmallLoss(0.5))
+    )
     total(step.terms).backward()
     assert all(term.isfinite().all() for term in step.terms.values())
     assert step.outputs.logits.shape[1] == 6  # what is measured is the whole batch

@@ -40,7 +40,8 @@ Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the tr
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per step.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed.")]
 Precision = Annotated[
-    str | None, typer.Option("--precision", metavar="32|bf16", help="Training precision; bf16 needs hardware support.")
+    str | None,
+    typer.Option("--precision", metavar="32|bf16|16", help="Training precision; bf16 and 16 need hardware support."),
 ]
 
 

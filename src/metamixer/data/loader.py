@@ -82,6 +82,11 @@ class TrainLoader:
         return max(1, len(self.images) // self.batch_size)
 
     @property
+    def class_counts(self) -> list[int]:
+        """How many images each class has."""
+        return torch.bincount(self.images.labels.cpu(), minlength=len(self.images.classes)).tolist()
+
+    @property
     def reading(self) -> Literal["memory", "device", "disk", "workers"]:
         """Where batches are made: by this process from ``memory`` or from ``disk``, so that a step waits for all of
         it; or beside the step, on the ``device`` or by ``workers``.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,29 @@ from torch import Tensor, nn
 
 from metamixer.core.types import Outputs, pooled
 
+_CLASS_WEIGHTS: ContextVar[Tensor | None] = ContextVar("class_weights", default=None)
+
+
+@contextmanager
+def weighing(weights: Tensor | None) -> Iterator[None]:
+    """Weights of the classes ``(C,)`` in every :func:`soft_cross_entropy` meanwhile; None: all count alike.
+
+    A context and no argument, so that it reaches the cross-entropies of every method, those of ensembles included.
+    """
+    token = _CLASS_WEIGHTS.set(weights)
+    try:
+        yield
+    finally:
+        _CLASS_WEIGHTS.reset(token)
+
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """``(P, B, C), (B, C) -> (P,)``: -sum_c t_c log p_c in nats, the mean over the batch."""
+    """``(P, B, C), (B, C) -> (P,)``: -sum_c t_c log p_c in nats, the mean over the batch.
+
+    Inside of :func:`weighing` -sum_c w_c t_c log p_c, as ``torch.nn.functional.cross_entropy`` has it.
+    """
+    if (weights := _CLASS_WEIGHTS.get()) is not None:
+        targets = targets * weights.to(targets)
     return -(targets * _single(logits).log_softmax(-1)).sum(-1).mean(-1)
 
 

@@ -33,6 +33,7 @@ from metamixer.training import checkpoint
 from metamixer.training.callbacks import Callback
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.run_logger import Files
+from metamixer.training.settings import HALF
 from metamixer.training.started import is_first_process, layout
 from metamixer.training.trainer import Best, Fitted, Trainer
 
@@ -309,7 +310,8 @@ def evaluate_run(
 
 def precision(run: OpenRun) -> torch.autocast:
     """That of the training, so that the metrics are those of its table."""
-    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.recipe.train.precision == "bf16")
+    half = HALF.get(run.recipe.train.precision)
+    return torch.autocast(run.device.type, half, enabled=half is not None)
 
 
 def recipe_path(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from metamixer.training.settings import TrainSettings
+from metamixer.training.settings import HALF, TrainSettings
 from metamixer.training.started import CHILD, STRAY, layout, started
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class ProcessGrid:
         self._fabric: Any = _fabric(settings, devices, nodes, self._timeout) if world > 1 else None
         self.device: torch.device = self._fabric.device if self._fabric else _device(settings.accelerator)
         """Where this process computes."""
-        self._half = torch.bfloat16 if settings.precision == "bf16" else None
+        self._half = HALF.get(settings.precision)
         self.groups, self.shares = groups, world // groups
         self.across: Any = None
         """The processes with the same images, one of each peer group."""

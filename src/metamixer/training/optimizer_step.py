@@ -18,8 +18,7 @@ from metamixer.training.distributed import ProcessGrid
 from metamixer.training.nan_checks import LateLook, not_finite, not_finite_images
 from metamixer.training.out_of_memory import is_of_memory, what_fits
 from metamixer.training.settings import TrainSettings
-from metamixer.training.small_loss import SmallLoss
-from metamixer.training.train_step import Step, StepInput, follow
+from metamixer.training.train_step import Compare, Step, StepInput, follow
 
 MOST_SKIPPED = 10
 """Steps in a row that may be skipped: more of them are no accident."""
@@ -40,15 +39,15 @@ class DoesNotFit(TrainingError):
 class Line(nn.Module):
     """Cohort and loss as one module: what learns together, and what a checkpoint holds."""
 
-    def __init__(self, cohort: Cohort, loss: nn.Module, select: SmallLoss | None = None) -> None:
+    def __init__(self, cohort: Cohort, loss: nn.Module, compare: Compare | None = None) -> None:
         super().__init__()
         self.cohort = cohort
         self.loss = loss
-        self.select = select
+        self.compare = compare or Compare()
 
     def forward(self, given: Callable[[], StepInput]) -> Step:
         """The step; its input comes in as a function, because torch's wrapper for several processes copies tensors."""
-        return follow(self.cohort, self.loss, given(), self.select)
+        return follow(self.cohort, self.loss, given(), self.compare)
 
 
 class Updates:
@@ -79,6 +78,7 @@ class Updates:
         self.clip, self.names, self.settings = clip, names, settings
         self.factor = 1.0
         """Of the learning rate; ``backoff`` halves it."""
+        self.scaler = torch.amp.GradScaler(grid.device.type, enabled=settings.precision == "16")
         self.skipped_in_a_row = 0
         # Reading a loss waits for the device. On an accelerator that is done one step late, unless it must decide.
         self._looks_at_once = grid.device.type == "cpu" or settings.on_nonfinite != "stop"
@@ -140,12 +140,19 @@ class Updates:
         """Forward, backward and an update of all peers, or of one."""
         self.optimizer.zero_grad(set_to_none=True)
         step = self._gradients(given, peer)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         norms = self._clip()
         if self._looks_at_once:
-            wrong = not_finite(step.terms, self.names) or _wrong_norms(norms, self.optimizer)
+            wrong = not_finite(step.terms, self.names)
+            if not self.scaler.is_enabled():  # it leaves out steps with gradients that are too large for its scale
+                wrong = wrong or _wrong_norms(norms, self.optimizer)
             if self.grid.largest(float(bool(wrong)))[0]:
                 raise _NotFinite(next(found for found in self.grid.everyone(wrong) if found))
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise NotFiniteError(f"gradients are not finite at any scale: accepted are precision=bf16 or 32, {_ADVICE}")
         return step
 
     def _gradients(self, given: StepInput, peer: int | None) -> Step:
@@ -163,7 +170,7 @@ class Updates:
                 objective = total(
                     step.terms if peer is None else {name: term[peer] for name, term in step.terms.items()}
                 )
-                self.grid.backward(objective if weight == 1 else objective * weight)
+                self.grid.backward(self.scaler.scale(objective if weight == 1 else objective * weight))
             found.append((_numbers(step), len(part.batch) / len(batch)))
             del step, objective  # and with them all activations
         return found[0][0] if parts == 1 else _joined(found)
@@ -205,7 +212,7 @@ class Updates:
         if self.grid.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            self.grid.backward(total(self._forward(part, None).terms))
+            self.grid.backward(self.scaler.scale(total(self._forward(part, None).terms)))
         except (RuntimeError, MemoryError) as error:
             if not is_of_memory(error):
                 raise

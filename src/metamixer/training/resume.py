@@ -130,6 +130,7 @@ class Keeper:
                 "factor": run.updates.factor,
                 "rate": run.rate,
                 "skipped": run.skipped,
+                **({"scaler": run.updates.scaler.state_dict()} if run.updates.scaler.is_enabled() else {}),
             }
             facts = {"torch": str(torch.__version__), "world_size": self.grid.world, **self.facts}
             try:
@@ -172,6 +173,8 @@ class Keeper:
             run.open_epoch = state["sums"]["images"] > 0
             run.step, run.skipped, run.best_step = state["step"], state["skipped"], state["best_step"]
             run.updates.factor, run.rate = state["factor"], state["rate"]
+            if run.updates.scaler.is_enabled():
+                run.updates.scaler.load_state_dict(state["scaler"])
             run.best = None if state["best"] is None else Best(**state["best"])
             self._mend_best(found, run)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

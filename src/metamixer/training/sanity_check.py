@@ -48,6 +48,11 @@ def check_parts(cohort: Cohort, loss: nn.Module, grid: ProcessGrid, settings: Tr
             f"of {micro_batches} micro-batches each cannot exchange samples"
         )
     if grid.groups > 1:
+        if settings.precision == "16":
+            raise TrainingError(
+                f"precision='16' with peer_groups={grid.groups}: gradients have one scale for all peers; accepted are "
+                "precision='bf16' or '32', or peer_groups=1"
+            )
         _check_groups(cohort, loss, grid)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 
 from metamixer.core.ranges import Count, Positive, check_fields
+from metamixer.training.class_weights import ClassWeights
 
-Precision = Literal["32", "bf16"]
+Precision = Literal["32", "bf16", "16"]
+HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+"""What is computed in by autocast."""
 Update = Literal["joint", "alternating"]
 OnNonfinite = Literal["stop", "skip", "backoff"]
 
@@ -21,7 +25,8 @@ class TrainSettings:
     Args:
         epochs: how many times the training images are seen.
         seed: random seed of training, the networks' dropout included, and of the initial weights.
-        precision: ``32``, or ``bf16`` (autocast), about twice as fast where the processor has it.
+        precision: ``32``; ``bf16`` (autocast), about twice as fast where the processor has it; or ``16`` (autocast in
+            float16 with gradient scaling), for GPUs without bf16.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine.
         num_nodes: machines. Under torchrun, devices and num_nodes are what it started.
@@ -40,6 +45,10 @@ class TrainSettings:
         select_small_loss: for wrong labels, with every loss: the share of each batch, of the largest cross-entropies,
             that is left out (``metamixer.training.small_loss``), of each part and each process by itself; 0: none.
         select_small_loss_ramp: the share of training over which that share rises from 0.
+        label_smoothing: the share of every target, as mixed, that is spread over all classes (arXiv 1512.00567).
+        class_weights: weights of the classes in every cross-entropy: ``none``; ``balanced``: in inverse proportion to
+            the training images of a class; ``effective``: by their effective number (arXiv 1901.05555).
+        class_weights_beta: beta of ``effective``.
         checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
         validate_every: epochs between validations; the last epoch always ends with one.
 
@@ -61,6 +70,9 @@ class TrainSettings:
     update: Update = "joint"
     select_small_loss: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.0})] = 0.0
     select_small_loss_ramp: Annotated[float, Field(ge=0, le=1, json_schema_extra={"neutral": 0.05})] = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.0})] = 0.0
+    class_weights: Annotated[ClassWeights, Field(json_schema_extra={"neutral": "none"})] = "none"
+    class_weights_beta: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.999})] = 0.999
     checkpoint_every: Count = 1
     validate_every: Count = 1
 

@@ -1,7 +1,7 @@
 """Who started this process: torchrun, srun, the training's first process, or nobody but the user.
 
 It is read from what these programs set themselves. Variables that anything may leave behind, such as ``RANK``, count
-only beside them. Needs no torch.
+only beside them.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from metamixer.core.plan import Mixer, MixPlan
 from metamixer.core.types import Batch, Outputs, Terms
 from metamixer.losses.base import Loss
+from metamixer.losses.functional import weighing
+from metamixer.training.class_weights import smoothed
 from metamixer.training.small_loss import SmallLoss
 
 
@@ -23,6 +25,30 @@ class Step(NamedTuple):
     outputs: Outputs
     targets: Tensor
     watched: Mapping[str, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Compare:
+    """How outputs and targets come to the loss.
+
+    Args:
+        smoothing: the share of every target that is spread over all classes.
+        select: leaves the samples with the largest loss out of the terms; None: all count.
+        weights: of the classes ``(C,)`` in cross-entropies; None: all count alike.
+    """
+
+    smoothing: float = 0.0
+    select: SmallLoss | None = None
+    weights: Tensor | None = None
+
+    def __call__(self, loss: nn.Module, outputs: Outputs, targets: Tensor, progress: float | None) -> Terms:
+        """The terms."""
+        targets = smoothed(targets, self.smoothing)
+        if self.select:
+            outputs, targets = self.select(outputs, targets, progress)
+        with weighing(self.weights):
+            terms: Terms = loss(outputs, targets, progress=progress)
+        return terms
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,7 @@ def train_step(
     batch: Batch,
     generator: torch.Generator | None = None,
     progress: float | None = None,
-    select: SmallLoss | None = None,
+    compare: Compare = Compare(),
 ) -> Step:
     """One forward pass of every peer over one mixed batch, and the loss; ``total(step.terms).backward()`` follows.
 
@@ -65,21 +91,20 @@ def train_step(
         loss: maps outputs and soft targets to terms.
         batch: images ``(B, C, ...)``, labels ``(B,)``, companions or None.
         progress: the share of training that is done; None: settings that change with it are at full strength.
-        select: leaves the samples with the largest loss out of the terms; None: all count.
+        compare: label smoothing, weights of classes, and what is left out of the terms.
     """
     plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
-    return follow(cohort, loss, StepInput(batch, plan, progress), select)
+    return follow(cohort, loss, StepInput(batch, plan, progress), compare)
 
 
-def follow(cohort: nn.Module, loss: nn.Module, given: StepInput, select: SmallLoss | None = None) -> Step:
+def follow(cohort: nn.Module, loss: nn.Module, given: StepInput, compare: Compare = Compare()) -> Step:
     """The step of a plan that is drawn already.
 
     Args:
-        cohort, loss, select: as in :func:`train_step`. Outputs and targets of the step are those of the whole batch.
+        cohort, loss, compare: as in :func:`train_step`. Outputs and targets of the step are those of the whole batch.
         given: batch, plan and progress.
     """
     outputs: Outputs = cohort(given.batch.seen, given.plan)
     targets = given.plan.targets(given.batch.labels, num_classes=outputs.logits.shape[-1])
-    compared = select(outputs, targets, given.progress) if select else (outputs, targets)
-    terms = loss(*compared, progress=given.progress)
+    terms = compare(loss, outputs, targets, given.progress)
     return Step(terms, outputs, targets, Loss.of(loss).watched)

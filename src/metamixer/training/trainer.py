@@ -20,6 +20,7 @@ from metamixer.data.files.streaming import worker_fault
 from metamixer.evaluation.evaluate import Report, evaluate
 from metamixer.losses.base import Loss
 from metamixer.training.callbacks import Callback, EpochRecord, Start, StepRecord
+from metamixer.training.class_weights import weights_of
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.interrupt import Interrupted, Watch
 from metamixer.training.nan_checks import not_finite
@@ -30,7 +31,7 @@ from metamixer.training.running_means import Sums
 from metamixer.training.sanity_check import check_parts, dry_run, wrong_label
 from metamixer.training.settings import Precision, TrainSettings, Update
 from metamixer.training.small_loss import SmallLoss
-from metamixer.training.train_step import StepInput
+from metamixer.training.train_step import Compare, StepInput
 
 __all__ = ["Batches", "Best", "Fitted", "Precision", "TrainSettings", "Trainer", "TrainingError", "Update"]
 
@@ -147,11 +148,11 @@ class Trainer:
             raise
 
     def _fit(self, train: Batches, val: Iterable[Batch] | None, resume: bool) -> Fitted:
+        counts = getattr(train, "class_counts", None)
         train, reading = _shared(train, self.grid), getattr(train, "reading", "")
         first = next(iter(train.epoch(0)))
         known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.classes)
-        rate, ramp = self.settings.select_small_loss, self.settings.select_small_loss_ramp
-        line = Line(self.cohort, self.loss, SmallLoss(rate, ramp) if rate else None)
+        line = Line(self.cohort, self.loss, _compare(self.settings, counts, known, self.grid.device))
         module, optimizer = self.grid.setup(line), _optimizer(self.optim, line, self.grid)
         updates = Updates(
             self.grid, line, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
@@ -316,6 +317,20 @@ class Trainer:
     def _stop_if_asked(self) -> None:
         if number := int(self.grid.largest(self._watch.number)[0]):  # all processes stop at the same step
             raise Interrupted(number, self._run.step, self._keeper.save(self._run, "LATEST", whole=False))
+
+
+def _compare(settings: TrainSettings, counts: Any, classes: int, device: torch.device) -> Compare:
+    """What the settings say about targets and terms; ``counts``: training images of each class, or None."""
+    rate, weights = settings.select_small_loss, None
+    if settings.class_weights != "none":
+        if counts is None or len(counts) != classes:
+            raise TrainingError(
+                f"class_weights={settings.class_weights!r}: the training batches do not say how many images each of "
+                f"the {classes} classes has; accepted are batches with an attribute class_counts, as of TrainLoader"
+            )
+        weights = weights_of(settings.class_weights, counts, settings.class_weights_beta)
+    select = SmallLoss(rate, settings.select_small_loss_ramp) if rate else None
+    return Compare(settings.label_smoothing, select, None if weights is None else weights.to(device))
 
 
 def _optimizer(optim: Optim, line: Line, grid: ProcessGrid) -> torch.optim.Optimizer:

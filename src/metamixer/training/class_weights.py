@@ -1,0 +1,39 @@
+"""Weights of classes for training data in which some are rare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ClassWeights = Literal["none", "balanced", "effective"]
+
+
+def weights_of(kind: ClassWeights, counts: Sequence[int] | Tensor, beta: float = 0.999) -> Tensor | None:
+    """``(C,)`` float32, or None for ``none``.
+
+    ``balanced``: N / (C n_c), as in scikit-learn: their mean over the training images is 1. ``effective``: by the
+    effective number of images, (1 - beta) / (1 - beta^n_c), with sum C (Cui et al., CVPR 2019, arXiv 1901.05555).
+
+    Args:
+        kind: which.
+        counts: training images of each class; a class without any counts as one with a single image.
+        beta: of ``effective``: 0 is no weighting, 1 tends to weights in inverse proportion to the counts.
+
+    >>> weights_of("balanced", [30, 10])
+    tensor([0.6667, 2.0000])
+    """
+    if kind == "none":
+        return None
+    count = torch.as_tensor(counts, dtype=torch.float64).clamp(min=1)
+    if kind == "balanced":
+        return (count.sum() / (len(count) * count)).float()
+    weights = (1 - beta) / (1 - beta**count)
+    return (weights * len(count) / weights.sum()).float()
+
+
+def smoothed(targets: Tensor, share: float) -> Tensor:
+    """``(B, C)`` -> ``(B, C)``: ``(1 - share) t + share / C`` (Szegedy et al., arXiv 1512.00567)."""
+    return targets if share == 0 else targets * (1 - share) + share / targets.shape[-1]
