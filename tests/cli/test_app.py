@@ -17,10 +17,11 @@ from safetensors import safe_open
 
 import metamixer as metamixer_package
 from metamixer.cli.console import Progress
-from metamixer.cli.recipe_args import Sugar, new_folder, recipe_of, slug
+from metamixer.cli.recipe_args import Sugar, folder_name, recipe_of, slug
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.data import DataError
+from metamixer.runs.claim import new_folder
 from tests.command import metamixer
 
 TINY = ["data.train_limit=20", "--peers", "resnet8,resnet8", "--epochs", "2", "--batch-size", "50", "--device", "cpu"]
@@ -263,19 +264,14 @@ def test_a_recipe_file_and_changes(tmp_path):
 
 def test_run_folders_stay_where_they_belong(tmp_path):
     for name in ("../../x", "/etc/passwd", "..", "Ü [b]/$(rm)", "a" * 500, *NASTY):
-        folder = new_folder(recipe_of([], Sugar(data=name)), tmp_path)
+        folder = new_folder(tmp_path, folder_name(recipe_of([], Sugar(data=name))))
         assert folder.parent == tmp_path
         assert set(folder.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
         assert len(folder.name) < 200
         assert not folder.name.startswith(".")
-    recipe = Recipe.of({})
-    names = []
-    for _ in range(3):
-        names.append(new_folder(recipe, tmp_path))
-        (names[-1] / "x").mkdir(parents=True)
-    assert [name.name for name in names] == [
-        f"fashion-mini-dml-metamixer-seed0{end}" for end in ("", "-2", "-3")
-    ]  # fmt: skip
+    name = folder_name(Recipe.of({}))
+    assert name == "fashion-mini-resnet20-resnet20-dml-metamixer-seed0"
+    assert [new_folder(tmp_path, name).name for _ in range(3)] == [name, f"{name}-2", f"{name}-3"]
     assert slug("..", "/") == "run"
 
 

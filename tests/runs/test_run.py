@@ -90,7 +90,7 @@ def test_the_classifier_gives_the_same_as_the_network(run):
 
 def test_a_folder_in_use_is_refused(run):
     recipe, result = run
-    with pytest.raises(RecipeError, match="is not empty: --resume goes on with it"):
+    with pytest.raises(RecipeError, match="is a run: --resume"):
         train(recipe, result.folder)
 
 

@@ -1,4 +1,4 @@
-"""From the words of a command line to a recipe and to the folder of a run."""
+"""From the words of a command line to a recipe and to the name of its run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from metamixer.config.recipe import CODE, Recipe
 from metamixer.config.yaml_file import RecipeError, parse_yaml
 from metamixer.core import trusted_imports
-from metamixer.runs.run import is_taken, recipe_path
+from metamixer.runs.run import recipe_path
 
 
 @dataclass(frozen=True)
@@ -112,29 +112,12 @@ def slug(*parts: str) -> str:
     return "-".join(part[:60] for part in plain if part) or "run"
 
 
-def new_folder(recipe: Recipe, base: Path = Path("runs")) -> Path:
-    """A folder in ``base`` that is named after the recipe and is not taken."""
+def folder_name(recipe: Recipe) -> str:
+    """What a run's folder is called by default: data, peers, method and seed."""
     data = recipe.data.name
     short = data.replace(":", "-") if data.startswith("hf:") else Path(data).expanduser().resolve().name
-    name = slug(short, recipe.loss.name, recipe.mixer.name, f"seed{recipe.train.seed}")
-    folder, number = base / name, 1
-    while _taken(folder):
-        number += 1
-        folder = base / f"{name}-{number}"
-    return folder
-
-
-def check_free(folder: Path) -> None:
-    """Raise RecipeError unless a new run can be put there."""
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder} is a file; --out names a folder")
-    if _taken(folder):
-        what = "a run" if (folder / "recipe.yaml").is_file() else "not empty"
-        raise RecipeError(f"{folder} is {what}: --resume {folder} resumes a run, --out FOLDER writes to another place")
-
-
-def _taken(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or is_taken(folder))
+    peers = "-".join(peer.name for peer in recipe.peers)
+    return slug(short, peers, recipe.loss.name, recipe.mixer.name, f"seed{recipe.train.seed}")
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from metamixer.cli.console import Progress, console, result_table, result_text, say
 from metamixer.cli.exit_codes import Stopped, allowed_again, resume_command, told
-from metamixer.cli.recipe_args import Sugar, check_free, listed, new_folder, recipe_of
+from metamixer.cli.recipe_args import Sugar, folder_name, listed, recipe_of
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.core.text import clean, counted
 from metamixer.data import Data, WorkerError
 from metamixer.runs.budget_warning import short_budget
-from metamixer.runs.run import Result, check_outside_of_data, check_start, load_data, read_recipe
+from metamixer.runs.claim import claimed, new_folder
+from metamixer.runs.run import Result, check_outside_of_data, check_same, check_start, load_data
 from metamixer.runs.run import train as follow
 from metamixer.training.distributed import ProcessLost
 from metamixer.training.interrupt import Interrupted
@@ -30,6 +32,11 @@ def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | No
     if not is_first_process():
         return _work_along(words, sugar, out, resume)
     recipe, folder, going_on = _begin(words, sugar, out, resume)
+    with claimed(folder, resume=going_on):
+        return _train(recipe, folder, going_on, baseline, quiet)
+
+
+def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: bool) -> int:
     check_start(recipe)
     plain = None
     if baseline or (going_on and (folder / "baseline" / "recipe.yaml").is_file()):
@@ -49,7 +56,6 @@ def train(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | No
     try:
         before = None
         if plain is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             if not going_on:  # so that --resume finds the recipe while the baseline trains
                 write_whole(folder / "recipe.yaml", recipe.as_yaml())
             before = _follow(plain, folder / "baseline", data, going_on, quiet, "baseline:")
@@ -87,10 +93,9 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
     """The recipe, its folder, and whether it goes on there."""
     if resume is None:
         recipe = recipe_of(words, sugar)
-        folder = new_folder(recipe) if out is None else out
-        check_free(folder)
-        check_outside_of_data(recipe, folder)
-        return recipe, folder, False
+        name = folder_name(recipe)
+        check_outside_of_data(recipe, Path("runs", name) if out is None else out)
+        return recipe, new_folder(Path("runs"), name) if out is None else out, False
     if resume == "auto":
         if out is None:
             raise RecipeError("--resume auto needs --out FOLDER, the run to resume or to start")
@@ -104,8 +109,7 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         if out not in (None, folder):
             raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
         recipe = recipe_of(words, sugar, folder)  # allows what the command names, before the folder's recipe is read
-    if differences := recipe.differences(read_recipe(folder)):
-        raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *(f"  {line}" for line in differences)]))
+    check_same(recipe, folder)
     return recipe, folder, True
 
 
@@ -120,7 +124,7 @@ def _clear(folder: Path) -> None:
         if place.is_dir() and not (place / "metrics.jsonl").exists():
             for name in ("recipe.yaml", "environment.json"):
                 (place / name).unlink(missing_ok=True)
-            if not any(place.iterdir()):
+            with contextlib.suppress(OSError):  # not empty; the folder that is claimed goes with its lock
                 place.rmdir()
 
 

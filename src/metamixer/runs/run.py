@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from metamixer.data import DATASETS, Augment, Data, EvalLoader, ImageSet, TrainL
 from metamixer.data.sources.scenes import PREFIX
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
+from metamixer.runs.claim import claimed
 from metamixer.runs.classifier import Classifier
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
@@ -128,13 +130,21 @@ def train(
         data: the recipe's data, if they are loaded already.
 
     Raises:
-        RecipeError, DataError, TrainingError, CheckpointError: something does not fit; nothing of it is a bug.
+        RecipeError, DataError, TrainingError, CheckpointError: something does not fit, or another process trains in the
+            folder; nothing of it is a bug.
         ProcessLost: another process of this run ended; ``resume`` goes on.
         Interrupted: a signal came; ``resume`` goes on.
     """
     check_start(recipe)
-    if is_first_process():
-        _prepare_folder(recipe, folder, resume)
+    if is_first_process() and not (folder / "recipe.yaml").is_file():
+        check_outside_of_data(recipe, folder)
+    with claimed(folder, resume=resume) if is_first_process() else nullcontext():
+        return _train(recipe, folder, resume, callbacks, data)
+
+
+def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callback], data: Data | None) -> Result:
+    if is_first_process() and resume and (folder / "recipe.yaml").is_file():
+        check_same(recipe, folder)
     try:
         grid = ProcessGrid(recipe.train)
     except ValueError as error:
@@ -337,17 +347,7 @@ def check_outside_of_data(recipe: Recipe, folder: Path) -> None:
     raise RecipeError(f"{folder} is inside of the data, {clean(data)}; a folder outside is accepted: --out {beside}")
 
 
-def is_taken(folder: Path) -> bool:
-    """Whether anything lies in a folder but what a killed process was about to write."""
-    return any(path.suffix != ".tmp" for path in folder.iterdir())
-
-
-def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    known = folder / "recipe.yaml"
-    if not resume and folder.exists() and is_taken(folder):
-        raise RecipeError(f"{folder} is not empty: --resume goes on with it, --out names another place")
-    if resume and known.is_file() and (differences := recipe.differences(Recipe.read(known))):
-        raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *differences]))
-    if not known.is_file():
-        check_outside_of_data(recipe, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def check_same(recipe: Recipe, folder: Path) -> None:
+    """Refuse to go on with a run of another recipe; ``RecipeError`` names the differences."""
+    if differences := recipe.differences(read_recipe(folder)):
+        raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *(f"  {line}" for line in differences)]))
