@@ -19,7 +19,6 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.core.plan import Blend, MixPlan
 from metamixer.core.types import Outputs, total
 from metamixer.losses import InfoMaxAdversarial
-from metamixer.losses.components.gradient_balance import Balance
 from tests import toys
 from tests.oracle import draw, log_softmax
 
@@ -401,9 +400,6 @@ def test_balance_says_where_it_cannot_work():
         made(outputs, balance=True)(outputs, targets_of())
     with pytest.raises(ValueError, match="balance=True"):
         InfoMaxAdversarial(mode="inputs", balance=True)
-    norms = Balance(2, ["x"])
-    with pytest.raises(ValueError, match="balance=False"):
-        norms.update({"x": torch.ones(2)}, {0: torch.ones(3, requires_grad=True)})
 
 
 # Attacks on cohorts

@@ -13,7 +13,6 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.core.types import Outputs, total
 from metamixer.losses import PCL
-from metamixer.losses.components.step_counter import StepCount
 from tests import oracle, toys
 from tests.oracle import log_softmax
 
@@ -191,11 +190,6 @@ def test_the_count_is_resumed():
             twin.after_step(resumed)
         assert resumed.decays == straight.decays[3:] == pytest.approx([3 / 4, 4 / 5])
         assert twin.count.steps == 5
-
-
-def test_the_count_is_not_read_from_the_device():
-    count = StepCount().to("meta")  # where nothing can be read
-    assert [count.add(), count.add()] == [1, 2]
 
 
 def test_at_first_the_averages_are_the_mean_of_all_steps():
