@@ -179,7 +179,9 @@ def test_nothing_that_a_user_supplies_is_markup(capsys):
 
 def a_result(*accuracies, split="test", chosen=0.9, images=1000):
     report = a_report(*accuracies, images=images, top5=0.95)
-    return Result(Path("run"), split, report, report.peers[1], Best(7, 1, chosen, 1.0), Path("run/model.safetensors"))
+    return Result(
+        Path("run"), split, report, report.peers[1], Best(7, 1, chosen, 1.0), Path("run/model.safetensors"), 10
+    )
 
 
 def test_the_result_names_epochs_and_gains():

@@ -78,7 +78,7 @@ def evaluation():
 def result(first):
     scores = [Score(name, first + 0.0111 * i, 0.9 + 0.01 * i, 1.25 + i) for i, name in enumerate(NAMES[:3])]
     report = Report(tuple(scores[:2]), scores[2], 0.5, 12_000)
-    return Result(Path("run"), "test", report, scores[1], Best(100, 1, 0.5, 1.0), Path("run/model.safetensors"))
+    return Result(Path("run"), "test", report, scores[1], Best(100, 1, 0.5, 1.0), Path("run/model.safetensors"), 100)
 
 
 def tables():

@@ -17,7 +17,15 @@ from metamixer.core.text import clean, counted
 from metamixer.data import Data, WorkerError
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.claim import claimed, new_folder
-from metamixer.runs.run import Result, check_outside_of_data, check_same, check_start, load_data
+from metamixer.runs.run import (
+    Result,
+    check_outside_of_data,
+    check_same,
+    check_start,
+    load_data,
+    longer,
+    read_recipe,
+)
 from metamixer.runs.run import train as follow
 from metamixer.training.distributed import ProcessLost
 from metamixer.training.interrupt import Interrupted
@@ -71,7 +79,7 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
         if not going_on:
             _clear(folder)
         raise
-    _show(result, recipe.train.epochs, before)
+    _show(result, result.epochs, before)
     return 0
 
 
@@ -81,6 +89,8 @@ def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: st
     going_on = resume is not None and folder is not None and (folder / "recipe.yaml").is_file()
     named = bool(words) or sugar != Sugar()
     recipe = recipe_of(words, sugar, folder if going_on and (resume != "auto" or not named) else None)
+    if going_on and folder is not None:
+        recipe = longer(recipe, folder)
     try:
         follow(recipe, folder or Path(), resume=going_on)
     except Interrupted as interrupted:
@@ -109,7 +119,14 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         if out not in (None, folder):
             raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
         recipe = recipe_of(words, sugar, folder)  # allows what the command names, before the folder's recipe is read
+    recipe = longer(recipe, folder)
     check_same(recipe, folder)
+    if recipe.differences(read_recipe(folder)):
+        ended = recipe.train.continued[-1]
+        say(
+            f"the run of {ended} epochs has ended: epochs {ended + 1} to {recipe.train.epochs} follow, with a new "
+            "learning-rate schedule over them"
+        )
     return recipe, folder, True
 
 

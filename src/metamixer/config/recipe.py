@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -97,6 +97,7 @@ class TrainSection(TrainSettings):
         sync_batchnorm: batch norm over the images of all processes of a group; CUDA only.
         per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
         parallel: peers one after the other (``none``), or side by side on the cores of a CPU (``threads``).
+        checkpointing: compute blocks of the peers again in the backward pass: less memory, about a third more time.
         compile: mode of ``torch.compile`` for the peers: ``false``, ``default``, or ``reduce-overhead`` and
             ``max-autotune``, which record CUDA graphs on a GPU.
     """
@@ -106,6 +107,7 @@ class TrainSection(TrainSettings):
     per_class: Annotated[int, Field(ge=2)] | None = None
     parallel: Parallel = "none"
     compile: Compile = False
+    checkpointing: Annotated[bool, Field(json_schema_extra={"neutral": False})] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -269,6 +271,23 @@ class Recipe(Section):
         content |= {key: effective(content[key], of) for key, of in parts.items()}
         return content | {"peers": [effective(peer, PeerSection) for peer in content["peers"]]}
 
+    def continued(self, earlier: Recipe) -> Recipe:
+        """This recipe, or where it is ``earlier`` with more epochs, the one that trains the rest of them after it."""
+        before = earlier.train
+        if self.train.epochs <= before.epochs:
+            return self
+        longer = self.model_copy(update={"train": replace(self.train, continued=(*before.continued, before.epochs))})
+        assert longer.before is not None  # noqa: S101
+        return self if longer.before.differences(earlier) else longer
+
+    @property
+    def before(self) -> Recipe | None:
+        """The recipe of the run that this one continues, or None."""
+        if not self.train.continued:
+            return None
+        *earlier, epochs = self.train.continued
+        return self.model_copy(update={"train": replace(self.train, epochs=epochs, continued=tuple(earlier))})
+
     def differences(self, other: Recipe) -> list[str]:
         """The places where ``other`` computes something else, as in ``optim.lr: 0.1, here 0.05``."""
         here, there = flat(self._what), flat(other._what)
@@ -345,6 +364,7 @@ class Recipe(Section):
                 shadows=bool(self.loss.as_loss.shadows),
                 parallel=self.train.parallel,
                 compile=self.train.compile,
+                checkpointing=self.train.checkpointing,
             )
         except ValueError as error:
             raise RecipeError(f"peers: {error}") from error

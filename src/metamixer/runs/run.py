@@ -51,6 +51,7 @@ class Result:
         deployed: the network in ``model``, chosen by validation accuracy, on the same images.
         best: which peer and epoch that is.
         model: the file of the deployed network.
+        epochs: how many were trained.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Result:
     deployed: Score
     best: Best
     model: Path
+    epochs: int
 
 
 def load_data(recipe: Recipe) -> Data:
@@ -173,10 +175,12 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         names=recipe.names,
         classes=len(data.classes),
         callbacks=(Files(folder), *callbacks),
-        facts={"recipe": recipe.digest},
+        facts={"recipe": recipe.digest} | ({"recipe_before": recipe.before.digest} if recipe.before else {}),
     )
     data = data.to(trainer.device)
     if grid.is_first:
+        if recipe.before and (folder / "recipe.yaml").is_file() and recipe.differences(read_recipe(folder)):
+            (folder / "report.json").unlink(missing_ok=True)  # it says that a run has ended
         write_whole(folder / "recipe.yaml", recipe.as_yaml())
         write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
@@ -217,7 +221,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
     last = trainer.evaluate(batches)
     best, cohort, grid = fitted.best, trainer.cohort, trainer.grid
     load_checkpoint(cohort, folder, "BEST")
-    deployed = (last if best.epoch == recipe.train.epochs else trainer.evaluate(batches)).peers[best.peer]
+    deployed = (last if best.epoch == fitted.epochs else trainer.evaluate(batches)).peers[best.peer]
     model = folder / "model.safetensors"
     facts = {
         "data": data.name,
@@ -253,7 +257,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
         # That the file is there says that the run has ended.
         write_whole(folder / "report.json", json.dumps(report, indent=1))
     grid.close()
-    return Result(folder, split, last, deployed, best, model)
+    return Result(folder, split, last, deployed, best, model, fitted.epochs)
 
 
 def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BEST"]) -> checkpoint.Checkpoint:
@@ -347,7 +351,15 @@ def check_outside_of_data(recipe: Recipe, folder: Path) -> None:
     raise RecipeError(f"{folder} is inside of the data, {clean(data)}; a folder outside is accepted: --out {beside}")
 
 
+def longer(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe, or where it is that of an ended run with more epochs, the one that trains the rest of them."""
+    return recipe.continued(read_recipe(folder)) if (folder / "report.json").is_file() else recipe
+
+
 def check_same(recipe: Recipe, folder: Path) -> None:
-    """Refuse to go on with a run of another recipe; ``RecipeError`` names the differences."""
-    if differences := recipe.differences(read_recipe(folder)):
+    """Refuse to resume a run of another recipe, unless this one continues it; ``RecipeError`` names the differences."""
+    known = read_recipe(folder)
+    if recipe.before is not None and not recipe.before.differences(known):
+        return
+    if differences := recipe.differences(known):
         raise RecipeError("\n".join([f"{folder} is a run of another recipe:", *(f"  {line}" for line in differences)]))

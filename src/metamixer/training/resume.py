@@ -80,7 +80,8 @@ class Keeper:
     Args:
         grid: processes.
         folder: the run's folder, or None: nothing is kept.
-        facts: what manifests say beside the step, and what has to be the same when the run goes on.
+        facts: what manifests say beside the step, and what has to be the same when the run resumes; the value of a fact
+            ``NAME_before`` is accepted for ``NAME`` too.
     """
 
     def __init__(self, grid: ProcessGrid, folder: Path | None, facts: Mapping[str, Any]) -> None:
@@ -154,7 +155,10 @@ class Keeper:
         if found is None:
             return
         for name, value in self.facts.items():
-            if found.manifest.get(name) != value:
+            if not name.endswith("_before") and found.manifest.get(name) not in (
+                value,
+                self.facts.get(f"{name}_before"),
+            ):
                 raise checkpoint.CheckpointError(
                     f"{found.path} was written with {name} {found.manifest.get(name)}, this run has {value}"
                 )

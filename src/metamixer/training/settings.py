@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -49,6 +50,10 @@ class TrainSettings:
         class_weights: weights of the classes in every cross-entropy: ``none``; ``balanced``: in inverse proportion to
             the training images of a class; ``effective``: by their effective number (arXiv 1901.05555).
         class_weights_beta: beta of ``effective``.
+        patience: stop early, after so many epochs in which validation accuracy was not better (equal accuracy: negative
+            log-likelihood); the schedule is that of all epochs. None: train them all.
+        continued: after which epochs the learning-rate schedule started anew, because a run that had ended with so many
+            was given more; ``metamixer train --resume RUN --epochs N`` sets it.
         checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
         validate_every: epochs between validations; the last epoch always ends with one.
 
@@ -73,8 +78,23 @@ class TrainSettings:
     label_smoothing: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.0})] = 0.0
     class_weights: Annotated[ClassWeights, Field(json_schema_extra={"neutral": "none"})] = "none"
     class_weights_beta: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.999})] = 0.999
+    patience: Annotated[Count | None, Field(json_schema_extra={"neutral": None})] = None
+    continued: Annotated[tuple[Count, ...], Field(json_schema_extra={"neutral": []})] = ()
     checkpoint_every: Count = 1
     validate_every: Count = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
+        rising = (*self.continued, self.epochs)
+        if any(one >= other for one, other in pairwise(rising)):
+            raise ValueError(f"continued={self.continued}: accepted are rising numbers below epochs={self.epochs}")
+
+    def schedule(self, epochs_done: float) -> float:
+        """The share of the learning-rate schedule that is done.
+
+        >>> TrainSettings(epochs=10).schedule(5), TrainSettings(epochs=10, continued=(5,)).schedule(5)
+        (0.5, 0.0)
+        """
+        start = max((epoch for epoch in self.continued if epoch <= epochs_done), default=0)
+        end = min((epoch for epoch in self.continued if epoch > epochs_done), default=self.epochs)
+        return (epochs_done - start) / (end - start)

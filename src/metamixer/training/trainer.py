@@ -57,12 +57,14 @@ class Fitted:
     Args:
         step: steps done.
         val: figures on the validation split after the last epoch, or None without one.
+        epochs: epochs done: fewer than asked for where ``patience`` stopped the training.
         best: which peer to deploy; its weights are those of the checkpoint ``BEST`` of the run's folder.
     """
 
     step: int
     val: Report | None
     best: Best
+    epochs: int
 
 
 class Trainer:
@@ -138,6 +140,8 @@ class Trainer:
         """
         if not len(train):
             raise ValueError("there is no batch to train on")
+        if self.settings.patience is not None and val is None:
+            raise TrainingError(f"patience={self.settings.patience} needs validation data; accepted without is None")
         self.grid.launch()
         try:
             with self.grid.naming_lost_processes():
@@ -174,7 +178,7 @@ class Trainer:
                 with self._watch.without_terminal():
                     callback.on_end()
         assert self._run.best is not None  # noqa: S101
-        return Fitted(self._run.step, val_report, self._run.best)
+        return Fitted(self._run.step, val_report, self._run.best, self._run.step // len(train))
 
     def _epochs(
         self, train: Batches, val: Iterable[Batch] | None, looking: Sequence[Callback], reading: str
@@ -184,9 +188,11 @@ class Trainer:
         first, inside = divmod(run.step, per_epoch)
         if run.open_epoch and not inside:  # stopped after the last step of an epoch, before it was closed
             first, inside = first - 1, per_epoch
-        elif run.step >= self.settings.epochs * per_epoch and val is not None:
+        elif val is not None and (first >= self.settings.epochs or (not inside and self._is_over(first))):
             report = self.evaluate(val)
         for epoch in range(first, self.settings.epochs):
+            if not inside and self._is_over(epoch):
+                break
             began = time.perf_counter()
             self.cohort.train()
             self.grid.align(self.cohort)
@@ -251,7 +257,8 @@ class Trainer:
         # Reading labels stalls accelerators: there only those of the first step are looked at.
         if (grid.device.type == "cpu" or run.step == 0) and (wrong := wrong_label(batch, run.classes)):
             raise TrainingError(f"{wrong} (epoch {epoch + 1}, batch {number + 1})")
-        self._set_rate(self.optim.rate(progress) * run.updates.factor)
+        scheduled = self.settings.schedule(run.step / per_epoch) if self.settings.continued else progress
+        self._set_rate(self.optim.rate(scheduled) * run.updates.factor)
         # Dropout draws from torch's global generator, so it is seeded for the step.
         torch.manual_seed(derive(self.settings.seed, "network", run.step, grid.rank))
         when = f"step {run.step + 1} (epoch {epoch + 1}, batch {number + 1}, learning rate {run.rate:g})"
@@ -311,8 +318,15 @@ class Trainer:
             run.best, run.best_step = found, run.step
             # LATEST moves last: a run that dies in between comes by here again.
             self._keeper.save(run, "BEST", "LATEST", whole=True)
-        elif last or epoch % self.settings.checkpoint_every == 0:
+        elif last or epoch % self.settings.checkpoint_every == 0 or self._is_over(epoch):
             self._keeper.save(run, "LATEST", whole=True)
+
+    def _is_over(self, epoch: int) -> bool:
+        """Whether patience has an end after that epoch; of the checkpoint alone, so that a resumed run knows it too."""
+        best, patience = self._run.best, self.settings.patience
+        if patience is None or best is None or epoch % self.settings.validate_every:
+            return False
+        return epoch - best.epoch >= patience
 
     def _stop_if_asked(self) -> None:
         if number := int(self.grid.largest(self._watch.number)[0]):  # all processes stop at the same step
