@@ -1,8 +1,9 @@
 """Plans: targets as the fold of the operations, and where the operations happen."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -180,6 +181,18 @@ def test_frozen():
     for value, name in ((MixPlan(), "operations"), (HALF, "lam"), (HALF, "stage")):
         with pytest.raises(FrozenInstanceError):
             setattr(value, name, None)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, torch.tensor], ids=["int64", "int32", "tensor"])
+def test_stages_of_other_integer_types(kind):
+    plain = MixPlan((Blend(torch.tensor(0.3), torch.tensor([1, 0]), 2),))
+    other = MixPlan((Blend(torch.tensor(0.3), torch.tensor([1, 0]), kind(2)),))
+    x = torch.tensor([[1.0], [5.0]])
+    for plan in (other, other.at(3), MixPlan((replace(plain.operations[0], stage=(kind(2), kind(1))),)).at(3, 0)):
+        assert torch.equal(plan.apply(x, 2), plain.apply(x, 2))
+        assert torch.equal(plan.apply(x, 1), x)
+    half = MixPlan((replace(plain.operations[0], stage=np.float32(0.5)),))
+    assert half.at(4).operations[0].stage == 2
 
 
 def test_partners_that_repeat_cannot_stay_within_parts():

@@ -289,6 +289,38 @@ def test_terms_are_one_finite_number_a_peer_with_gradients(name, peers):
     assert not outputs.logits.grad[list(outputs.frozen)].any()
 
 
+@every_loss_and_number
+def test_masked_classes_are_left_out(name, peers):
+    """Logits of -inf, as some mask the classes of other tasks: no term is NaN, and it is as if the class were not."""
+    outputs, targets = outputs_of(LOSSES[name], peers), targets_of()
+    assert not targets[:, 3].any(), "nobody is of the class that is masked"
+    left = [0, 1, 2, 4]
+    masked = outputs.logits.detach().clone()
+    masked[..., 3] = -torch.inf
+    masked.requires_grad_()
+    without = outputs.logits.detach()[..., left].requires_grad_()
+    loss = build(name, dataclasses.replace(outputs, logits=masked))
+    terms = run(loss, dataclasses.replace(outputs, logits=masked), targets)
+    assert all(term.isfinite().all() for term in terms.values())
+    total(terms).backward()
+    assert masked.grad.isfinite().all()
+    assert not masked.grad[..., 3].any()
+    if not list(loss.parameters()):
+        wanted = run(loss, dataclasses.replace(outputs, logits=without), targets[:, left])
+        total(wanted).backward()
+        torch.testing.assert_close(terms, wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(masked.grad[..., left], without.grad, rtol=1e-4, atol=1e-7)
+
+
+@every_loss
+def test_a_masked_class_that_somebody_is_of_has_an_infinite_loss(name):
+    outputs, targets = outputs_of(LOSSES[name], 2), targets_of()
+    logits = outputs.logits.detach().clone()
+    logits[..., 0] = -torch.inf
+    terms = run(build(name, outputs), dataclasses.replace(outputs, logits=logits), targets)
+    assert not torch.stack(list(terms.values())).isfinite().all()
+
+
 @every_loss
 def test_permuting_peers_permutes_terms(name):
     peers = 3

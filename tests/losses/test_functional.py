@@ -104,6 +104,22 @@ def test_ramp_up():
     ids=["indices", "classes", "integers", "per peer"],
 )
 def test_targets_have_to_be_soft(targets):
-    check_targets(torch.zeros(2, 3, 5), torch.zeros(3, 5))
+    check_targets(torch.zeros(2, 3, 5), torch.full((3, 5), 0.2))
     with pytest.raises(ValueError, match=r"soft ones of \(3, 5\).*plan\.targets"):
         check_targets(torch.zeros(2, 3, 5), targets)
+
+
+@pytest.mark.parametrize(
+    "row", [[1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1.5, -0.5, 0, 0, 0]], ids=["two", "none", "below 0"]
+)
+def test_targets_have_to_be_distributions(row):
+    targets = torch.full((3, 5), 0.2)
+    targets[1] = torch.tensor(row)
+    with pytest.raises(ValueError, match=r"row 1 of the targets sums to .* accepted: a distribution in each row"):
+        check_targets(torch.zeros(2, 3, 5), targets)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1), (2, 0, 5), (2, 5), (2, 3, 5, 8, 8)], ids=str)
+def test_logits_of_one_class_no_image_or_every_pixel(shape):
+    with pytest.raises(ValueError, match=r"accepted: \(peers, B, classes\), at least one image and two classes"):
+        check_targets(torch.zeros(shape), torch.ones(shape[1:]))

@@ -272,8 +272,9 @@ class Cohort(nn.Module):
         shown = _mix_images(settled, self._views(images))
         inside = [each.after_images() for each in settled]
         self._check_trunks(inside)
-        if not torch.compiler.is_compiling():
-            self._find_axes(shown, mixes=any(each.operations for each in inside))
+        mixes = any(each.operations for each in inside)
+        if (mixes or torch.is_grad_enabled()) and not torch.compiler.is_compiling():
+            self._find_axes(shown, mixes)
         with ExitStack() as stack:
             for trunk in dict.fromkeys(self._trunks.values()):
                 stack.enter_context(trunk.computed_once())
@@ -315,7 +316,11 @@ class Cohort(nn.Module):
         return self._layouts[index]
 
     def _find_axes(self, images: Sequence[Tensor], mixes: bool) -> None:
-        """Before the first pass: where the batch is in what stages put out; ValueError where that forbids to mix."""
+        """Before the first pass that learns or mixes: where the batch is in what stages put out.
+
+        Raises:
+            ValueError: a stage cannot be mixed, and the plan mixes.
+        """
         for index in self.here:
             tap = self._taps[index]
             if tap.axes is None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from metamixer.core.labels import soft_targets
 from metamixer.core.mixing import blend, box_share, paste
 
 Stage = int | float
@@ -145,9 +146,13 @@ class MixPlan:
             ValueError: an operation's stage is still relative or per peer; :meth:`at` settles it.
         """
         for operation in self.operations:
-            if not isinstance(operation.stage, int):
-                raise ValueError(f"stage {operation.stage} depends on the network: plan.at(stages=K) settles it")
-            if operation.stage == stage:
+            try:
+                acts = index(cast(int, operation.stage)) == stage
+            except TypeError:
+                raise ValueError(
+                    f"stage {operation.stage} depends on the network: plan.at(stages=K) settles it"
+                ) from None
+            if acts:
                 x = operation(x)
         return x
 
@@ -156,11 +161,15 @@ class MixPlan:
         return MixPlan(tuple(operation for operation in self.operations if operation.stage != 0))
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
-        """Soft targets: ``(B,)`` int64 class indices -> ``(B, num_classes)`` float32, rows summing to 1.
+        """Soft targets: ``(B,)`` class indices or ``(B, num_classes)`` soft labels -> ``(B, num_classes)`` float32.
 
-        The fold of the operations over one-hot labels. Same-class pasting then leaves them as they are.
+        The fold of the operations over one-hot or soft labels, rows summing to 1. Same-class pasting leaves one-hot
+        ones as they are.
+
+        Raises:
+            ValueError: labels of another shape or kind, out of range, or no distribution.
         """
-        targets = F.one_hot(labels, num_classes).float()
+        targets = soft_targets(labels, num_classes)
         for operation in self.operations:
             targets = operation.mix_targets(targets)
         return targets
@@ -248,9 +257,11 @@ def _settle(operation: Operation, stages: int, peer: int) -> Operation:
         if peer >= len(stage):
             raise ValueError(f"the plan has stages for {len(stage)} peers, this is peer {peer}: draw more of them")
         stage = stage[peer]
-    if isinstance(stage, float):
+    try:
+        stage = index(cast(int, stage))  # also numpy's integers
+    except TypeError:
         if not 0 <= stage < 1:
-            raise ValueError(f"a relative depth lies in [0, 1), not at {stage}")
+            raise ValueError(f"a relative depth lies in [0, 1), not at {stage}") from None
         stage = int(stage * stages)
     if not 0 <= stage <= stages:
         raise ValueError(f"the plan mixes at stage {stage}, but the networks have stages 0 (images) to {stages}")

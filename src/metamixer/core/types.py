@@ -22,7 +22,7 @@ class Batch:
 
     Args:
         images: ``(B, C, ...)`` float, normalised: signals, images or volumes.
-        labels: ``(B,)`` int64 class indices.
+        labels: ``(B,)`` class indices, or ``(B, classes)`` soft labels.
         companions: ``(B, C, ...)``; ``companions[b]`` is another training image of class ``labels[b]``
             (the image itself, augmented anew, where its class holds no other). None: the mixer pairs inside
             the batch.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.eval_mode import evaluating
+from metamixer.core.labels import class_indices
 from metamixer.core.types import Batch
 from metamixer.evaluation.localization.localize import Localization
 from metamixer.evaluation.networks import Panel
@@ -79,7 +80,7 @@ def predict_all(
                 logits, other = panel.logits(batch.images)
             peers.append(logits.cpu())
             others += [] if other is None else [other.cpu()]
-            labels.append(batch.labels.cpu())
+            labels.append(class_indices(batch.labels).cpu())
             done += len(batch)
             if progress:
                 progress(done)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.core.labels import class_indices
 from metamixer.core.probabilities import log_mean
 from metamixer.core.types import Batch
 from metamixer.evaluation.networks import ENSEMBLE, Panel
@@ -51,7 +52,7 @@ def evaluate(
                 logits = cohort(batch.images).logits
             logs = logits.float().log_softmax(-1)
             scores = torch.cat([logs, log_mean(logs)[None]])
-            labels = batch.labels.expand(len(scores), -1)
+            labels = class_indices(batch.labels).expand(len(scores), -1)
             top = scores.topk(min(5, scores.shape[-1]), -1).indices == labels[..., None]
             images += len(batch)
             with_more_than_five += len(batch) * (scores.shape[-1] > 5)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from metamixer.core.types import Batch, Outputs, Terms
-from metamixer.losses.functional import check_targets, learning, spread
+from metamixer.losses.functional import check_targets, finite, learning, spread
 
 
 class Loss(nn.Module):
@@ -43,7 +44,7 @@ class Loss(nn.Module):
             ValueError: targets that are no soft ones, or outputs without what the method compares.
         """
         check_targets(outputs.logits, targets)
-        terms = self.terms(outputs, targets, progress)
+        terms = self.terms(_finite(outputs, targets), targets, progress)
         if self.watched:
             self.watched = {name: _placed(each, outputs, all=True) for name, each in self.watched.items()}
         return {name: _placed(each, outputs) for name, each in terms.items()}
@@ -68,6 +69,17 @@ class Loss(nn.Module):
     def of(module: nn.Module) -> Loss:
         """The module with everything that a loop asks of a loss: what a plain ``nn.Module`` lacks has its default."""
         return module if isinstance(module, Loss) else cast(Loss, _Completed(module))
+
+
+def _finite(outputs: Outputs, targets: Tensor) -> Outputs:
+    """The outputs with finite logits for classes that are masked by -inf, in this pass and in others."""
+    run = outputs.run
+
+    def again(peer: int, images: Tensor, training: bool = True) -> Tensor:
+        assert run is not None  # noqa: S101
+        return finite(run(peer, images, training=training), targets)
+
+    return replace(outputs, logits=finite(outputs.logits, targets), run=None if run is None else again)
 
 
 def _placed(values: Tensor, outputs: Outputs, all: bool = False) -> Tensor:

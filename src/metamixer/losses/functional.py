@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metamixer.core.labels import check_distribution
 from metamixer.core.types import Outputs, pooled
 
 _CLASS_WEIGHTS: ContextVar[Tensor | None] = ContextVar("class_weights", default=None)
@@ -139,12 +140,35 @@ def require(
 
 
 def check_targets(logits: Tensor, targets: Tensor) -> None:
-    """Raise ValueError unless the targets are soft, ``(B, C)``: a batch of class indices would broadcast."""
+    """Raise ValueError unless the targets are soft, ``(B, C)``: a batch of class indices would broadcast.
+
+    Whether they are a distribution is looked at on a CPU only: reading them stops other devices.
+    """
+    if logits.ndim != 3 or not logits.shape[1] or logits.shape[2] < 2:
+        raise ValueError(
+            f"logits are {tuple(logits.shape)}; accepted: (peers, B, classes), at least one image and two classes"
+        )
     if targets.shape != logits.shape[1:] or not torch.is_floating_point(targets):
         raise ValueError(
-            f"targets are {tuple(targets.shape)} {targets.dtype}, expected soft ones of {tuple(logits.shape[1:])}: "
-            "plan.targets(labels, num_classes) makes them"
+            f"targets are {tuple(targets.shape)} {targets.dtype}; accepted: soft ones of {tuple(logits.shape[1:])}, "
+            "which plan.targets(labels, num_classes) makes"
         )
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_distribution(targets)
+
+
+MASKED = -1e4
+"""What stands for a logit of -inf: its probability is 0 at any temperature, and 0 times its logarithm is 0."""
+
+
+def finite(logits: Tensor, targets: Tensor) -> Tensor:
+    """``(..., B, C)`` logits with :data:`MASKED` for -inf, which masks a class; but not where a target ``(B, C)`` has a
+    share in it: such a loss is infinite, and has to be seen.
+
+    >>> finite(torch.tensor([[0.0, -torch.inf, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]]))
+    tensor([[ 0.0000e+00,        -inf, -1.0000e+04]])
+    """
+    return logits.masked_fill(logits.isneginf() & (targets == 0), MASKED)
 
 
 def layer(channels: int, width: int, axes: int, size: int = 1, stride: int = 1) -> nn.Module:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from metamixer.core.labels import soft_targets
 from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Batch, Outputs, Terms
 from metamixer.losses.base import Loss
@@ -111,7 +111,7 @@ class KDCL(Loss):
         try:
             for batch in held_out:
                 outputs: Outputs = cohort(batch.images)
-                errors = outputs.logits.softmax(-1) - F.one_hot(batch.labels, outputs.logits.shape[-1])
+                errors = outputs.logits.softmax(-1) - soft_targets(batch.labels, outputs.logits.shape[-1])
                 products = errors.flatten(1) @ errors.flatten(1).T
                 sums = products if sums is None else sums + products
                 images += len(batch)

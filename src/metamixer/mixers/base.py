@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from metamixer.core.labels import class_indices
 from metamixer.core.plan import MixPlan
 from metamixer.core.ranges import check_fields
 from metamixer.mixers.sampling import happens, strength
@@ -49,7 +50,18 @@ class BaseMixer:
         generator: torch.Generator | None = None,
         progress: float | None = None,
     ) -> MixPlan:
-        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`."""
+        """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`.
+
+        Of soft labels ``(B, C)`` the class with the largest share counts where partners have to be of one class.
+
+        Raises:
+            ValueError: no images, or not as many labels.
+        """
+        if not len(images) or len(labels) != len(images):
+            raise ValueError(
+                f"there are {len(images)} images and {len(labels)} labels; accepted: equal numbers, at least one"
+            )
+        labels = class_indices(labels)
         return self.draw(Draw(images, labels, companions, generator, progress))
 
     def draw(self, draw: Draw) -> MixPlan:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metamixer.core.ranges import Share, check_fields
 from metamixer.core.types import Outputs, Run
+from metamixer.losses.functional import finite
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class SmallLoss:
         if kept == len(targets):
             return outputs, targets
         with torch.no_grad():
-            each = -(targets * outputs.logits.log_softmax(-1)).sum(-1)  # (P, B)
+            each = -(targets * finite(outputs.logits, targets).log_softmax(-1)).sum(-1)  # (P, B)
             mean = torch.stack([each[peer] for peer in outputs.learners]).mean(0)
             # What is not a number stays in, to be found where losses are looked at.
             chosen = mean.nan_to_num(nan=-torch.inf).argsort(stable=True)[:kept].sort().values
