@@ -272,7 +272,7 @@ def test_what_is_missing_names_the_command(tmp_path):
     assert f"metamixer evaluate '{folder / 'baseline'}'" in text
     (folder / "report.json").unlink()
     text = Page(report([folder], tmp_path / "a.html")).text
-    assert f"The training has not ended. It goes on with: metamixer train --resume '{folder}'" in text
+    assert f"The training has not ended. Resume it with: metamixer train --resume '{folder}'" in text
     plain = evaluation(NASTY, hard=False)
     shutil.rmtree(folder)
     (run(folder) / "evaluation.json").write_text(json.dumps(plain))
@@ -403,7 +403,7 @@ def test_what_a_report_needs(tmp_path):
 
     assert "no such folder" in told(tmp_path / "none")
     assert "is no run and no study" in told(tmp_path)
-    assert "ends in .html would work" in told(folder, "--out", tmp_path / "a.pdf")
+    assert "expected a name that ends in .html" in told(folder, "--out", tmp_path / "a.pdf")
     (tmp_path / "b.html").mkdir()
     assert "is a folder" in told(folder, "--out", tmp_path / "b.html")
     (tmp_path / "file").write_text("")

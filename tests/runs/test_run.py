@@ -197,7 +197,7 @@ class OfViews(DML):
 
 def test_peers_see_views_of_their_own_where_the_loss_needs_them(tmp_path):
     recipe = Recipe.of(
-        {"loss": "tests.test_runs:OfViews", "mixer": "none"}, [*TINY, "train.epochs=1"], allow_imports=True
+        {"loss": "tests.runs.test_run:OfViews", "mixer": "none"}, [*TINY, "train.epochs=1"], allow_imports=True
     )
     loader = train_loader(recipe, load_data(recipe), torch.device("cpu"))
     assert (loader.views, loader.per_class) == (2, None)
@@ -217,7 +217,7 @@ def test_peers_see_views_of_their_own_where_the_loss_needs_them(tmp_path):
 
 def test_a_frozen_teacher_has_a_view_as_well():
     peers = ["resnet8", "resnet8", {"name": "resnet8", "frozen": True}]
-    recipe = Recipe.of({"loss": "tests.test_runs:OfViews", "peers": peers}, TINY[:1], allow_imports=True)
+    recipe = Recipe.of({"loss": "tests.runs.test_run:OfViews", "peers": peers}, TINY[:1], allow_imports=True)
     assert train_loader(recipe, load_data(recipe), torch.device("cpu")).views == 3
 
 

@@ -19,7 +19,7 @@ def checked(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     if log_probabilities.ndim != 2 or labels.shape != log_probabilities.shape[:1]:
         raise ValueError(
             f"log-probabilities {tuple(log_probabilities.shape)} and labels {tuple(labels.shape)}: "
-            "(N, C) and (N,) would work"
+            "expected (N, C) and (N,)"
         )
     if not len(labels):
         raise ValueError("there are no images to count")

@@ -57,9 +57,9 @@ def report(
     """
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise RecipeError(f"{out}: the report is a page; a name that ends in .html would work")
+        raise RecipeError(f"{out}: the report is a page; expected a name that ends in .html")
     if out.is_dir():
-        raise RecipeError(f"{out} is a folder; the name of a file would work")
+        raise RecipeError(f"{out} is a folder; expected the name of a file")
     runs, studies = read_all([paths] if isinstance(paths, str | Path) else paths)
     views = [_with_pictures(run, of_run(run), preview, gallery) for run in runs]
     text = render(views, of_runs(runs) if len(runs) > 1 else None, studies, title or _title(runs, studies))

@@ -98,7 +98,7 @@ def read_all(paths: Sequence[str | Path]) -> tuple[list[RunFiles], list[StudyFil
         elif (folder / "recipe.yaml").is_file():
             runs.append(read_run(folder, shown))
         elif not folder.exists():
-            raise RecipeError(f"{folder}: no such folder; the folder of a run or of a study would work")
+            raise RecipeError(f"{folder}: no such folder; expected the folder of a run or of a study")
         else:
             raise RecipeError(f"{folder} is no run and no study: it has neither recipe.yaml nor study.yaml")
     return runs, studies
@@ -115,7 +115,7 @@ def read_run(folder: Path, name: str, *, is_baseline: bool = False) -> RunFiles:
     command = shlex.quote(str(folder))
     ended = _read(folder / "report.json", Ended.model_validate, notes)
     if ended is None and not is_baseline and not (folder / "report.json").exists():
-        notes.append(f"The training has not ended. It goes on with: metamixer train --resume {command}")
+        notes.append(f"The training has not ended. Resume it with: metamixer train --resume {command}")
     evaluation = _read(folder / "evaluation.json", read_report, notes)
     baseline = None
     if (folder / "baseline" / "recipe.yaml").is_file():

@@ -88,7 +88,7 @@ def gain(value: float | None, other: float | None, images: int = 0) -> Cell:
 
 
 def points(value: float | None, *, signed: bool = False) -> Cell:
-    """A share in percentage points, as errors of calibration are told."""
+    """A share in percentage points, as calibration errors are given."""
     return Cell(f"{100 * value:{'+' if signed else ''}.1f}", value) if known(value) else Cell(NOTHING)
 
 

@@ -170,7 +170,7 @@ def _of_split(data: Data, split: Literal["test", "val"], path: Path | None) -> M
         found = [box[None] for box in data.boxes[split]]
     else:
         raise RecipeError(
-            f"{data.name} has no boxes; a CSV file of them, or data.name=scenes:{data.name} in the recipe, would work"
+            f"{data.name} has no boxes; expected a CSV file of them, or data.name=scenes:{data.name} in the recipe"
         )
     has = torch.tensor([len(box) > 0 for box in found])
     if not has.any():

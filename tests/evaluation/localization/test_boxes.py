@@ -81,10 +81,10 @@ def test_what_is_cut_off_is_left_out():
     [
         (["cat/deep/0.png,0,0,61,40"], r"line 2: the box 0,0,61,40 is outside of 'cat/deep/0.png', 60 x 40"),
         (["cat/deep/0.png,-1,0,61,40"], "line 2: the box -1,0"),
-        (["cat/deep/0.png,1,1,2,2", "cat/deep/0.png,5,0,5,4"], "line 3: 5,0,5,4 is no box; x0 < x1"),
+        (["cat/deep/0.png,1,1,2,2", "cat/deep/0.png,5,0,5,4"], "line 3: 5,0,5,4 is no box; expected x0 < x1"),
         (["cat/deep/0.png,0,0,nan,4"], "line 2: 0,0,nan,4 is no box"),
         (["cat/deep/0.png,0,0,a,4"], "line 2: '0,0,a,4' are not four numbers"),
-        (["cat/deep/0.png,0,0,4"], "line 2: 4 cells; 5 would work"),
+        (["cat/deep/0.png,0,0,4"], "line 2: 4 cells; expected 5"),
         (["", "cat/deep/9.png,0,0,4,4"], r"line 3: 'cat/deep/9.png' is not in .*test"),
         ([f"x{row},0,0,1,1" for row in range(8)], r"8 lines are wrong\n(.*\n){5}.*and 3 more"),
     ],
@@ -99,7 +99,7 @@ def test_errors_of_the_file(folder, tmp_path):
     data = load(folder)
     with pytest.raises(DataError, match=r"nowhere\.csv: No such file"):
         read_boxes(tmp_path / "nowhere.csv", data.test, folder)
-    with pytest.raises(DataError, match="'file,x,y,w,h'; 'file,x0,y0,x1,y1' would work"):
+    with pytest.raises(DataError, match="'file,x,y,w,h'; expected 'file,x0,y0,x1,y1'"):
         read_boxes(written(tmp_path, header="file,x,y,w,h"), data.test, folder)
     with pytest.raises(DataError, match="these images are not files"):
         read_boxes(written(tmp_path), load("fashion-mini").test, folder)

@@ -193,7 +193,12 @@ def test_large_images_get_larger_blurs():
         (torch.zeros(1, 1, 32, 32), "fog", 1, "uint8 with C = 1 or 3"),
         (torch.zeros(1, 2, 32, 32, dtype=torch.uint8), "fog", 1, "C = 1 or 3"),
         (torch.zeros(1, 1, 15, 32, dtype=torch.uint8), "fog", 1, "from 16 pixels on"),
-        (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), "rain", 1, "'rain' is no corruption; gaussian_noise"),
+        (
+            torch.zeros(1, 1, 32, 32, dtype=torch.uint8),
+            "rain",
+            1,
+            "'rain' is no corruption; expected one of gaussian_noise",
+        ),
         (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), "fog", 6, "1 to 5"),
     ],
 )

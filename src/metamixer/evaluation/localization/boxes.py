@@ -119,13 +119,13 @@ def _lines(path: Path, wrong: list[str]) -> Mapping[str, list[_Row]]:
             reader = csv.reader(file)
             header = tuple(cell.strip() for cell in next(reader, []))
             if header != HEADER:
-                raise DataError(f"{path}: the first line is {','.join(header)!r}; {','.join(HEADER)!r} would work")
+                raise DataError(f"{path}: the first line is {','.join(header)!r}; expected {','.join(HEADER)!r}")
             for cells in reader:
                 if not cells:
                     continue
                 number = reader.line_num
                 if len(cells) != len(HEADER):
-                    wrong.append(f"line {number}: {len(cells)} cells; {len(HEADER)} would work: {','.join(HEADER)}")
+                    wrong.append(f"line {number}: {len(cells)} cells; expected {len(HEADER)}: {','.join(HEADER)}")
                     continue
                 try:
                     x0, y0, x1, y1 = map(float, cells[1:])
@@ -133,7 +133,7 @@ def _lines(path: Path, wrong: list[str]) -> Mapping[str, list[_Row]]:
                     wrong.append(f"line {number}: {','.join(cells[1:])!r} are not four numbers")
                     continue
                 if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
-                    wrong.append(f"line {number}: {_plain((x0, y0, x1, y1))} is no box; x0 < x1 and y0 < y1 would work")
+                    wrong.append(f"line {number}: {_plain((x0, y0, x1, y1))} is no box; expected x0 < x1 and y0 < y1")
                     continue
                 found.setdefault(cells[0].strip(), []).append((number, x0, y0, x1, y1))
     except OSError as error:

@@ -38,7 +38,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.eps < 0 or self.step <= 0:
-            raise ValueError(f"{self}: at least 1 step, eps from 0 on and a step above 0 would work")
+            raise ValueError(f"{self}: expected at least 1 step, eps of at least 0 and a step above 0")
 
 
 ATTACKS = {"fgsm": Attack(1), "pgd-10": Attack(10), "pgd-20": Attack(20)}

@@ -52,18 +52,18 @@ class CifarC:
         if found.shape != (5 * count,) or not all(torch.equal(part, labels) for part in found.view(5, count)):
             raise DataError(
                 f"{folder / 'labels.npy'} does not list the classes of the {count} test images of this run five times; "
-                "a run on cifar10 would work"
+                "expected a run on cifar10"
             )
         for kind in CORRUPTIONS:
             shape, dtype = (images := _load(folder / f"{kind}.npy")).shape, images.dtype
             if len(shape) != 4 or shape[0] != 5 * count or shape[3] != 3 or dtype != np.uint8:
-                raise DataError(f"{folder / kind}.npy holds {dtype} {shape}; uint8 {(5 * count, 32, 32, 3)} would work")
+                raise DataError(f"{folder / kind}.npy holds {dtype} {shape}; expected uint8 {(5 * count, 32, 32, 3)}")
         return cls(folder, labels)
 
     def images(self, kind: str, severity: int, rows: Tensor) -> Tensor:
         """``(B,)`` indices of test images -> ``(B, C, H, W)`` uint8."""
         if severity not in SEVERITIES:
-            raise ValueError(f"severity {severity!r}: 1 to 5 would work")
+            raise ValueError(f"severity {severity!r}: expected 1 to 5")
         first = (severity - 1) * len(self.labels)
         pixels = _load(self.folder / f"{kind}.npy")[first + rows.numpy()]
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)

@@ -3,7 +3,7 @@
 The kinds and their severities are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations", ICLR 2019, arXiv 1903.12261, in their version for images of 32 x 32 (CIFAR-10-C).
 **This is not CIFAR-10-C itself**: the random draws are other ones, image libraries differ in details, and the frost is
-drawn instead of photographed. Figures are comparable with each other, not with published ones;
+drawn instead of photographed. Accuracies are comparable with each other, not with published ones;
 :mod:`metamixer.evaluation.robustness.cifar_c` reads the official files.
 
 What is published in pixels of a 32 x 32 image (radii and widths of blur, the reach of elastic and glass, the size of
@@ -72,12 +72,12 @@ def corrupt(images: Tensor, kind: str, severity: int, *, seed: int = 0, first: i
     tensor([138], dtype=torch.uint8)
     """
     if kind not in CORRUPTIONS:
-        raise ValueError(f"{kind!r} is no corruption; {', '.join(CORRUPTIONS)} would work")
+        raise ValueError(f"{kind!r} is no corruption; expected one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
-        raise ValueError(f"severity {severity!r}: 1 to 5 would work")
+        raise ValueError(f"severity {severity!r}: expected 1 to 5")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
-            f"images are {images.dtype} {tuple(images.shape)}; (N, C, H, W) uint8 with C = 1 or 3 would work"
+            f"images are {images.dtype} {tuple(images.shape)}; expected (N, C, H, W) uint8 with C = 1 or 3"
         )
     if min(images.shape[2:]) < LEAST:
         raise ValueError(
