@@ -12,7 +12,6 @@ from metamixer.cli.exit_codes import told
 from metamixer.core.seeding import derive
 from metamixer.training.checkpoint import pointed, read
 from metamixer.training.distributed import ProcessLost
-from metamixer.training.nan_checks import LateLook, not_finite, not_finite_weight
 from metamixer.training.optimizer import load_state, saved_state
 from metamixer.training.optimizer_step import MOST_SKIPPED, DoesNotFit, NotFiniteError
 from metamixer.training.train_step import train_step
@@ -179,27 +178,6 @@ class _Spoils:
         if record.step == self.at:
             with torch.no_grad():
                 self.cohort.peers[1][0][0].weight[0, 0, 0, 0] = float("inf")
-
-
-def test_an_accelerator_is_looked_at_one_step_late():
-    look = LateLook(["a", "b"])
-    fine, wrong = {"task": torch.tensor([1.0, 2.0])}, {"task": torch.tensor([1.0, float("inf")])}
-    assert look.look(fine, "step 1") == ""
-    assert look.look(wrong, "step 2") == ""
-    assert look.look(fine, "step 3") == "the term 'task' of peer b became inf in step 2"
-    assert look.rest() == ""
-    assert look.look(wrong, "step 4") == ""
-    assert look.rest() == "the term 'task' of peer b became inf in step 4"
-    assert look.rest() == ""
-
-
-def test_what_is_not_finite_is_named():
-    assert not_finite({"a": torch.ones(2)}, "01") == ""
-    network = nn.Linear(2, 2)
-    assert not_finite_weight(network) == ""
-    network.bias.data[1] = float("nan")
-    assert not_finite_weight(network) == "bias"
-    assert not_finite_weight(nn.ReLU()) == ""
 
 
 class Memory(nn.Module):

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,10 +22,8 @@ from metamixer.training.callbacks import flat_row
 from metamixer.training.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.run_logger import Files
-from metamixer.training.sanity_check import check_parts
-from metamixer.training.settings import TrainSettings
 from metamixer.training.train_step import train_step
-from metamixer.training.trainer import Best, TrainingError
+from metamixer.training.trainer import TrainingError
 from tests import toys
 
 STEPS = 5  # per epoch of the toy
@@ -305,14 +302,6 @@ def test_bf16_learns_with_float32_weights():
     assert fitted.val.ensemble.accuracy > 0.5
 
 
-def test_best_orders_by_accuracy_then_likelihood():
-    one = Best(1, 0, 0.5, 1.0)
-    assert one.beats(None)
-    assert Best(2, 0, 0.6, 9.0).beats(one)
-    assert Best(2, 1, 0.5, 0.9).beats(one)
-    assert not Best(2, 1, 0.5, 1.0).beats(one)
-
-
 def test_a_second_interrupt_stops_at_once():
     class Twice(SignalAfter):
         def on_step(self, record):
@@ -324,14 +313,6 @@ def test_a_second_interrupt_stops_at_once():
     with pytest.raises(KeyboardInterrupt):
         toys.trainer(epochs=1, callbacks=[Twice(0)]).fit(toys.loader())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_gradients_do_not_add_up_in_cuda_graphs():
-    cohort = Cohort([toys.network(0), toys.network(1)], stages=["0", "1"], compile="reduce-overhead")
-    gpu = SimpleNamespace(device=torch.device("cuda"), world=1, shares=1, groups=1)
-    with pytest.raises(TrainingError, match=r"micro_batches=2: .* accepted are compile='default' or micro_batches=1"):
-        check_parts(cohort, Independent(), gpu, TrainSettings(micro_batches=2))
-    check_parts(cohort, Independent(), gpu, TrainSettings())
 
 
 def test_dropout_in_threads_is_an_error_of_the_training():
