@@ -25,7 +25,7 @@ from metamixer.mixers import MIXERS
 
 DOCS = Path(__file__).parent.resolve()
 ROOT = DOCS.parent
-ROOT_PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
+ROOT_PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "vulnerabilities": "SECURITY.md"}
 NOT_API = {"__main__", "bench", "cli", "report"}
 
 REGISTRIES = {"methods": LOSSES, "mixers": MIXERS}  # folder of the cards -> what they are cards of
@@ -96,7 +96,9 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     # Sphinx cannot put a link to a copied file into a table of contents.
     source[0] = re.sub(r"(?m)^#.*", lambda title: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title[0]), source[0])
-    source[0] = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)]*)?\)", lambda link: _outward(docname, *link.groups()), source[0])
+    source[0] = re.sub(
+        r"\[([^][]*)\]\((\.\./[^)#\s]*)(#[^)]*)?\)", lambda link: _outward(docname, *link.groups()), source[0]
+    )
 
 
 def _table(registry: Registry, folder: str) -> str:
@@ -130,7 +132,7 @@ def _card(name: str, registry: Registry, text: str) -> str:
     return "\n".join([title, *table, body, *reference])
 
 
-def _outward(docname: str, path: str, anchor: str | None) -> str:
+def _outward(docname: str, text: str, path: str, anchor: str | None) -> str:
     """A link that may leave docs/: to the page that stands for the file, or to the source, or to a copy of the file."""
     here = DOCS / Path(docname).parent
     file = Path(os.path.normpath(here / path))
@@ -140,10 +142,10 @@ def _outward(docname: str, path: str, anchor: str | None) -> str:
     if not target.exists():
         log.warning("%s: %s is not in the repository", docname, path)
     if not target.is_relative_to(DOCS) and (source := source_url()):
-        return f"]({source}/{target.relative_to(ROOT)}{anchor or ''})"
-    if target.is_dir():
-        return "]"  # nothing to open: the text stays
-    return f"]({os.path.relpath(target, here)}{anchor or ''})"
+        return f"[{text}]({source}/{target.relative_to(ROOT)}{anchor or ''})"
+    if target.is_dir() or (target.suffix == ".md" and not target.is_relative_to(DOCS)):
+        return text  # nothing that Sphinx could open or copy
+    return f"[{text}]({os.path.relpath(target, here)}{anchor or ''})"
 
 
 def source_url() -> str:
