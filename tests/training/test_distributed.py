@@ -39,7 +39,7 @@ class Double:
     """Training data in double precision."""
 
     def __init__(self, inner):
-        self.inner = inner
+        self.inner, self.class_counts = inner, inner.class_counts
 
     def __len__(self):
         return len(self.inner)
@@ -198,6 +198,18 @@ def test_micro_batches_of_shares_are_the_batch(tmp_path):
 
 def _micro():
     return train("inside", "dml", 8, micro_batches=2)
+
+
+def _weighted(**more):
+    settings = {"ema": 0.9, "class_weights": "balanced", "label_smoothing": 0.1, "patience": 5}
+    return train("metamixer", "dml", **settings, **more)
+
+
+def test_shares_average_weights_and_weight_classes_as_one_process_does(tmp_path):
+    wanted = _weighted(mixing_groups=2)
+    assert any(name.startswith("average.") for name in wanted["weights"])
+    for found in processes.together(tmp_path, 2, _weighted):
+        assert_equal(found, wanted)
 
 
 PEERS = [

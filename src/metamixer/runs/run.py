@@ -221,7 +221,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
     last = trainer.evaluate(batches)
     best, cohort, grid = fitted.best, trainer.cohort, trainer.grid
     load_checkpoint(cohort, folder, "BEST")
-    deployed = (last if best.epoch == fitted.epochs else trainer.evaluate(batches)).peers[best.peer]
+    deployed = (last if best.epoch == fitted.epochs else trainer.evaluate(batches, averaged=False)).peers[best.peer]
     model = folder / "model.safetensors"
     facts = {
         "data": data.name,
@@ -261,7 +261,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
 
 
 def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BEST"]) -> checkpoint.Checkpoint:
-    """Put the weights of a run's checkpoint into a cohort built from its recipe.
+    """Put the weights of a run's checkpoint into a cohort built from its recipe: the averaged ones where it has them.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -270,7 +270,7 @@ def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BE
     if path is None:
         raise checkpoint.CheckpointError(f"{folder} has no checkpoint yet")
     found = checkpoint.read(path)
-    found.load_weights(nn.ModuleDict({"cohort": cohort}), partial=True)
+    found.load_weights(nn.ModuleDict({"cohort": cohort}), partial=True, averaged=True)
     return found
 
 

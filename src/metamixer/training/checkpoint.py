@@ -25,6 +25,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from metamixer.training.average import in_place_of_peers
+
 SCHEMA = 2
 _WEIGHTS, _STATE, _MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 _NAME = re.compile(r"step-[0-9]{1,20}-(whole|inside)")
@@ -43,15 +45,18 @@ class Checkpoint:
     manifest: dict[str, Any]
     state: dict[str, Any]
 
-    def load_weights(self, module: nn.Module, *, partial: bool = False) -> None:
+    def load_weights(self, module: nn.Module, *, partial: bool = False, averaged: bool = False) -> None:
         """Put the weights into ``module``, which must have those names and shapes.
 
         Args:
             module: of the same structure as the one that was written.
             partial: leave aside what the module has no place for.
+            averaged: peers get their averaged weights, if there are any.
         """
         try:
             tensors = safetensors.torch.load_file(self.path / _WEIGHTS)
+            if averaged:
+                tensors |= {place: tensors[name] for name in tensors if (place := in_place_of_peers(name))}
             found = module.load_state_dict(tensors, strict=False)
             own = _places(module.state_dict())
             there = {own[name] for name in tensors if name in own}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.types import Outputs, Terms, total
+from metamixer.training.average import Average
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.nan_checks import LateLook, not_finite, not_finite_images
 from metamixer.training.out_of_memory import is_of_memory, what_fits
@@ -37,13 +38,16 @@ class DoesNotFit(TrainingError):
 
 
 class Line(nn.Module):
-    """Cohort and loss as one module: what learns together, and what a checkpoint holds."""
+    """Cohort and loss as one module: what learns together, and what a checkpoint holds, with the averaged weights."""
 
-    def __init__(self, cohort: Cohort, loss: nn.Module, compare: Compare | None = None) -> None:
+    def __init__(
+        self, cohort: Cohort, loss: nn.Module, compare: Compare | None = None, ema: float | None = None
+    ) -> None:
         super().__init__()
         self.cohort = cohort
         self.loss = loss
         self.compare = compare or Compare()
+        self.average = None if ema is None else Average(cohort, ema)
 
     def forward(self, given: Callable[[], StepInput]) -> Step:
         """The step; its input comes in as a function, because torch's wrapper for several processes copies tensors."""

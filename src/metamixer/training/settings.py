@@ -50,6 +50,8 @@ class TrainSettings:
         class_weights: weights of the classes in every cross-entropy: ``none``; ``balanced``: in inverse proportion to
             the training images of a class; ``effective``: by their effective number (arXiv 1901.05555).
         class_weights_beta: beta of ``effective``.
+        ema: decay of an exponential moving average of every peer's weights, such as 0.999: the averaged peers are
+            validated, evaluated and deployed; None: the peers as they learn.
         patience: stop early, after so many epochs in which validation accuracy was not better (equal accuracy: negative
             log-likelihood); the schedule is that of all epochs. None: train them all.
         continued: after which epochs the learning-rate schedule started anew, because a run that had ended with so many
@@ -78,6 +80,7 @@ class TrainSettings:
     label_smoothing: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.0})] = 0.0
     class_weights: Annotated[ClassWeights, Field(json_schema_extra={"neutral": "none"})] = "none"
     class_weights_beta: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.999})] = 0.999
+    ema: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Field(json_schema_extra={"neutral": None})] = None
     patience: Annotated[Count | None, Field(json_schema_extra={"neutral": None})] = None
     continued: Annotated[tuple[Count, ...], Field(json_schema_extra={"neutral": []})] = ()
     checkpoint_every: Count = 1

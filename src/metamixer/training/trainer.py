@@ -156,7 +156,7 @@ class Trainer:
         train, reading = _shared(train, self.grid), getattr(train, "reading", "")
         first = next(iter(train.epoch(0)))
         known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.classes)
-        line = Line(self.cohort, self.loss, _compare(self.settings, counts, known, self.grid.device))
+        line = Line(self.cohort, self.loss, _compare(self.settings, counts, known, self.grid.device), self.settings.ema)
         module, optimizer = self.grid.setup(line), _optimizer(self.optim, line, self.grid)
         updates = Updates(
             self.grid, line, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
@@ -269,6 +269,8 @@ class Trainer:
             return {}
         terms = {**step.terms, **step.watched}
         Loss.of(self.loss).after_step(self.cohort)
+        if (average := run.line.average) is not None:
+            average.update(self.cohort, run.step)
         run.sums.add(terms, step.outputs.logits, step.targets)
         return terms
 
@@ -292,8 +294,18 @@ class Trainer:
         for group in run.optimizer.param_groups:
             group["lr"] = rate
 
-    def evaluate(self, batches: Iterable[Batch]) -> Report:
-        """Every peer and the ensemble on held-out batches, which the processes divide among them."""
+    def evaluate(self, batches: Iterable[Batch], averaged: bool = True) -> Report:
+        """Every peer and the ensemble on held-out batches, which the processes divide among them.
+
+        Args:
+            batches: the same in every process.
+            averaged: of the averaged peers, where they are averaged; False: of the cohort as it is.
+        """
+        average = self._run.line.average if averaged and hasattr(self, "_run") else None
+        if average is not None:
+            self.grid.align(average)
+            with average.shown(self.cohort):
+                return self.evaluate(batches, averaged=False)
         self.grid.align(self.cohort)
         number, parts = self.grid.share, self.grid.shares
         if shared := getattr(batches, "shared", None):
