@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metamixer.evaluation.evaluate import Report as Report
     from metamixer.evaluation.evaluate import Score as Score
     from metamixer.evaluation.evaluate import evaluate as evaluate
+    from metamixer.export.load_model import load as load
     from metamixer.training.optimizer import Optim as Optim
     from metamixer.training.train_step import Step as Step
     from metamixer.training.train_step import train_step as train_step
@@ -38,10 +39,11 @@ _PARTS = ["cohort.cohort:Cohort", "cohort.shared_trunk:share_trunk"]
 _LOOP = ["training.train_step:Step", "training.train_step:train_step", "training.trainer:Trainer"]
 _LOOP += ["training.optimizer:Optim", "evaluation.evaluate:Score", "evaluation.evaluate:Report"]
 _LOOP += ["evaluation.evaluate:evaluate", "evaluation.assess:Assessment", "evaluation.assess:assess"]
+_USE = ["export.load_model:load"]
 
 # The mixers and losses are those of the registries; each name is imported when it is first used.
 __getattr__, __all__ = lazy_names(
-    __name__, [*(f"metamixer.{name}" for name in (*_VALUES, *_PARTS, *_LOOP)), *MIXERS.targets, *LOSSES.targets]
+    __name__, [*(f"metamixer.{name}" for name in (*_VALUES, *_PARTS, *_LOOP, *_USE)), *MIXERS.targets, *LOSSES.targets]
 )
 torchvision_compat.mend()  # so that timm can be imported beside a CPU-only torch; nothing is imported by it
 

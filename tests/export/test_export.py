@@ -1,8 +1,13 @@
 """Every kind of file, compared with networks that are put together here from the checkpoint's own file."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,11 +15,15 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
+import metamixer
 from metamixer.config.yaml_file import RecipeError
+from metamixer.data import DataError, ImageError
 from metamixer.export import ExportError, OnnxClassifier, choose, export
 from metamixer.export.export import TARGETS
-from metamixer.export.onnx_file import read_onnx
+from metamixer.export.model_card import describe, text
+from metamixer.export.onnx_file import read_onnx, write_onnx
 from metamixer.export.verify import check, reference
 from metamixer.models import build
 from metamixer.runs.classifier import Classifier
@@ -112,6 +121,97 @@ def test_an_onnx_file_is_a_classifier(both, test_images):
     probabilities = found.probabilities(test_images.images[:5])
     assert probabilities.sum(1).allclose(torch.ones(5))
     assert (len(found.classes), found.channels, found.size) == (10, 1, (12, 12))
+
+
+PHOTOS = {"wide.jpg": (640, 360), "high.png": (90, 150), "turned.jpg": (200, 300), "clear.png": (60, 40)}
+
+
+def photographs(folder):
+    """Images like those of cameras, much larger than the network's: a decoder at a reduced scale shows."""
+    for number, (name, (width, height)) in enumerate(PHOTOS.items()):
+        rng = np.random.default_rng(number)
+        mode = "RGBA" if name == "clear.png" else "RGB"
+        rough = Image.fromarray(rng.integers(0, 256, (height // 3, width // 3, len(mode)), np.uint8), mode)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if name == "turned.jpg" else 1
+        rough.resize((width, height)).save(folder / name, exif=exif)
+    return [folder / name for name in PHOTOS]
+
+
+ALONE = """
+import sys
+{code}
+assert not {{"torch", "metamixer"}} & set(sys.modules)
+for path in {paths}:
+    logits = session.run(["logits"], {{"images": prepare(path)[None]}})[0]
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    print(json.dumps(shares[0].tolist()))
+"""
+
+
+@pytest.mark.parametrize("fit", ["docs", "crop", "letterbox", "squash"])
+def test_without_this_package_the_file_gives_the_same_numbers(run, both, tmp_path, fit):
+    paths = [str(path) for path in photographs(tmp_path)]
+    shutil.copy(paths[0], tmp_path / "cat.jpg")
+    if fit in ("docs", "crop"):
+        file = both.path
+        card = (Path(__file__).parents[2] / "docs" / "export.md" if fit == "docs" else both.card).read_text()
+        shutil.copy(file, tmp_path / "model.onnx")
+    else:
+        chosen = choose(run)
+        chosen = replace(chosen, classifier=replace(chosen.classifier, fit=fit))
+        write_onnx(chosen.classifier, tmp_path / "model.onnx", CPU)
+        card = text(
+            describe(chosen, {}, None), {"model.onnx": {"bytes": 1, "difference": 0, "checked_images": 0, "limit": 0}}
+        )
+    code = next(block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "def prepare" in block)
+    script = ALONE.format(code=code, paths=paths)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model = metamixer.load(tmp_path / "model.onnx")
+    expected = [[found.probabilities[name] for name in model.classes] for found in model.predict(paths)]
+    alone = np.array([json.loads(line) for line in done.stdout.splitlines()[1:]])
+    np.testing.assert_allclose(alone, expected, atol=2e-6)
+    assert np.ptp(alone, axis=0).max() > 0.01
+
+
+def test_one_image_or_several_of_any_kind(run, both, tmp_path):
+    paths = photographs(tmp_path)
+    for where in (run, run / "model.safetensors", both.path):
+        model = metamixer.load(where)
+        one = model.predict(paths[0])
+        assert one.label == max(one.probabilities, key=one.probabilities.get)
+        assert one.probability == next(iter(one.probabilities.values()))
+        opened = Image.open(paths[0])
+        pixels = np.asarray(opened)
+        tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        kinds = [str(paths[0]), opened, pixels, tensor, paths[0].read_bytes()]
+        assert [found.probabilities for found in model.predict(kinds)] == [pytest.approx(one.probabilities)] * 5
+        assert model.predict(pixels).label == one.label
+        assert [each.label for each in model.predict(np.stack([pixels, pixels]))] == [one.label] * 2
+        assert model.predict([]) == []
+        assert opened.size == (640, 360)  # not closed
+    classifier = Classifier.load(run)
+    assert classifier.predict(opened).shape == (1, 10)
+    assert torch.equal(classifier.predict([opened]), classifier.predict(paths[:1]))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("gone.png", "no such file"),
+        (np.zeros((4, 4, 3)), r"an array of float64 \(4, 4, 3\); uint8 \(H, W\) or \(H, W, C\)"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"a tensor of uint8 \(8, 8, 3\); uint8 \(C, H, W\)"),
+        (7, "of int; a path, bytes"),
+    ],
+)
+def test_what_is_no_image_is_one_line(run, image, words):
+    with pytest.raises(ImageError, match=words):
+        metamixer.load(run).predict([image])
+    with pytest.raises(DataError, match="no such file"):
+        metamixer.load(run / "none")
+    with pytest.raises(DataError, match="it is no run"):
+        metamixer.load(run / "checkpoints")
 
 
 def test_a_changed_weight_is_caught(run, both, tmp_path):

@@ -1,11 +1,12 @@
 import sys
+import time
 import types
 
 import pytest
 import torch
 from torch import nn
 
-from metamixer.models import MODELS, UnknownModel, build, names
+from metamixer.models import MODELS, UnknownModel, build, names, offline
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -150,3 +151,17 @@ def test_a_module_that_lacks_something_of_its_own_says_so(tmp_path, monkeypatch)
     monkeypatch.setenv("METAMIXER_ALLOW_IMPORTS", "needs_more:net")
     with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
         build("needs_more:net", num_classes=2)
+
+
+def test_pretrained_without_a_network_fails_in_seconds(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub").constants
+    for name in offline._PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(UnknownModel, match="pretrained weights are not in the cache, and there is no network"):
+        build("timm:resnet10t", num_classes=3, pretrained=True)
+    assert time.monotonic() - began < 20  # 48 with the library's retries
+    assert not constants.HF_HUB_OFFLINE

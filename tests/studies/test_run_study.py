@@ -262,7 +262,7 @@ MEASURE = Study.of(CONTENT).content.measure
 )
 def test_memory_holds_further_runs_back(monkeypatch, tmp_path, sleepers, available, resident, wanted):
     """With no memory to spare one run at a time is left, whatever ``jobs`` says."""
-    from metamixer.studies import machine
+    from metamixer.core import machine
 
     _, done, most = sleepers
     monkeypatch.setattr(machine, "available_memory", lambda: available)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import ParamSpec
 
 from metamixer.cli.console import say
+from metamixer.cli.waiting import Waiting
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core import trusted_imports
+from metamixer.core.progress import watched_by
 from metamixer.training.interrupt import Interrupted
 
 # Messages of the library speak of arguments; on the command line those are changes of the recipe.
@@ -52,8 +54,10 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(command)
     def telling(*args: P.args, **kwargs: P.kwargs) -> int:
+        waiting = Waiting()
         try:
-            return command(*args, **kwargs)
+            with watched_by(waiting), contextlib.closing(waiting):
+                return command(*args, **kwargs)
         except RecipeError as error:
             return _tell(error, USAGE)
         except Stopped as stopped:

@@ -24,6 +24,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.text import clean, counted, spreadsheet_cell
 from metamixer.data import DataError, ImageError
 from metamixer.data.files.image_file import SUFFIXES
+from metamixer.export.load_model import load
 from metamixer.export.onnx_file import OnnxClassifier
 from metamixer.runs.classifier import Classifier
 
@@ -46,7 +47,7 @@ def predict(
     """Classify files, folders and globs."""
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise RecipeError(f"--out {out}: accepted are .csv and .json")
-    classifier = _load(model)
+    classifier = load(model).classifier
     if top is not None and not 1 <= top <= len(classifier.classes):
         raise RecipeError(f"--top {top}: the network knows {len(classifier.classes)} classes, so 1 to that many")
     files = collect(paths)
@@ -61,23 +62,6 @@ def predict(
         return DATA
     _write(found, classifier.classes, out, top)
     return 0
-
-
-def _load(model: Path) -> Classifier | OnnxClassifier:
-    path = model
-    if model.is_dir():
-        names = ("model.safetensors", "model.onnx")
-        path = next((model / name for name in names if (model / name).is_file()), model)
-        if path == model:
-            why = "its training has not ended" if (model / "recipe.yaml").is_file() else "it is no run"
-            raise DataError(f"{model} has no model.safetensors: {why}")
-    elif not model.exists():
-        raise DataError(f"{model}: no such file; accepted are a run's folder and its model.safetensors")
-    try:
-        return OnnxClassifier.load(path) if path.suffix == ".onnx" else Classifier.load(path)
-    except (ValueError, KeyError, RuntimeError) as error:
-        # A recipe's errors are faults of what was asked for; they keep their exit code.
-        raise error if isinstance(error, RecipeError) else DataError(str(error)) from error
 
 
 def collect(paths: Iterable[str]) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from metamixer.cli.console import console
+from metamixer.core.progress import watched_by
 from metamixer.evaluation.robustness.robustness import Progress
 
 
@@ -31,6 +32,7 @@ def bars(first: str) -> Iterator[Progress | None]:
             shown.update(waiting, visible=False)
             if stage not in tasks:
                 tasks[stage] = shown.add_task(stage, total=total)
-            shown.update(tasks[stage], completed=done)
+            shown.update(tasks[stage], completed=done, total=total)
 
-        yield progress
+        with watched_by(progress):
+            yield progress

@@ -15,6 +15,7 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.core.text import clean, counted
 from metamixer.data import Data, WorkerError
+from metamixer.runs.before_data import advice, check_before_data
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.claim import claimed, new_folder
 from metamixer.runs.run import (
@@ -55,10 +56,14 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
             raise RecipeError(
                 "--baseline: trained by one process only; loss=independent mixer=none is a run of its own"
             )
+    check_before_data(recipe)
+    warnings = advice(recipe)
     data = load_data(recipe)
     _tell_about(data, quiet)
-    if not going_on and (advice := short_budget(recipe, len(data.train))):
-        say(f"warning: {advice}", style="yellow", stderr=True)
+    if not going_on and (budget := short_budget(recipe, len(data.train))):
+        warnings.append(budget)
+    for warning in warnings:
+        say(f"warning: {warning}", style="yellow", stderr=True)
     if not quiet:
         say(_headline(recipe, data, folder))
     try:
@@ -160,10 +165,11 @@ def _tell_about(data: Data, quiet: bool) -> None:
 
 def _headline(recipe: Recipe, data: Data, folder: Path) -> str:
     size = "x".join(map(str, (data.channels, *data.size)))
+    peers = " and ".join(peer.name for peer in recipe.peers) + (" alone" if len(recipe.members) == 1 else "")
     return (
         f"{data.name}: {len(data.train):,} training images of {size}, {len(data.classes)} classes "
         f"({listed(map(clean, data.classes))})\n"
-        f"{' and '.join(peer.name for peer in recipe.peers)} by {recipe.loss.name} + {recipe.mixer.name}, "
+        f"{peers} by {recipe.loss.name} + {recipe.mixer.name}, "
         f"{counted(recipe.train.epochs, 'epoch')}, into {folder}"
     )
 

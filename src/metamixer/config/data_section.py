@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -28,7 +29,8 @@ class DataSection(Section):
         download: fetch a standard set that is not there.
         val_share: of the training images, held out for validation where the set brings no validation split.
         seed: of that split, of the choice made by ``train_limit`` and of wrong labels.
-        image_size: side in pixels that images are resized to; None: see the documentation of image folders.
+        image_size: side in pixels that images are resized to, or HEIGHTxWIDTH such as 64x48; None: 224 for photographs,
+            small images of one size keep theirs.
         channels: 1 or 3; None: what the images have.
         on_error: ``stop`` at an unreadable file, or ``skip`` and count.
         train_limit: training images per class, for studies with little data; None: all.
@@ -40,6 +42,9 @@ class DataSection(Section):
         layout: of a folder of images: ``auto`` finds splits by their names, ``classes`` takes each folder for a class.
         image_column: with the images, in ``hf:`` sets and parquet files; None: the only one that fits.
         label_column: with the classes, by name or number; None: the only one that fits.
+        fit: how an image comes to other proportions: ``crop`` keeps the largest centred part, ``letterbox`` all of it
+            with grey bars beside, ``squash`` all of it with other proportions.
+        white: the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
     """
 
     name: str = "fashion-mini"
@@ -47,7 +52,7 @@ class DataSection(Section):
     download: bool = False
     val_share: float = Field(0.1, ge=0, lt=1)
     seed: int = 0
-    image_size: int | None = Field(None, ge=1)
+    image_size: Annotated[int, Field(ge=1)] | str | None = None
     channels: Literal[1, 3] | None = None
     on_error: Literal["stop", "skip"] = "stop"
     train_limit: int | None = Field(None, ge=1)
@@ -59,6 +64,23 @@ class DataSection(Section):
     layout: Literal["auto", "classes"] = _later("auto")
     image_column: str | None = _later(None)
     label_column: str | None = _later(None)
+    fit: Literal["crop", "letterbox", "squash"] = _later("crop")
+    white: int = _later(65535, ge=1, le=65535)
+
+    @field_validator("image_size")
+    @classmethod
+    def _sides(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, str) and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", value):
+            raise ValueError(f"{value!r}; a side such as 64, or HEIGHTxWIDTH such as 64x48, is accepted")
+        return value
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that images are resized to."""
+        if self.image_size is None or isinstance(self.image_size, int):
+            return None if self.image_size is None else (self.image_size, self.image_size)
+        height, _, width = self.image_size.partition("x")
+        return int(height), int(width)
 
     @field_validator("name", "root")
     @classmethod

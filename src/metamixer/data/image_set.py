@@ -16,6 +16,8 @@ from metamixer.data.errors import DataError
 
 Device = torch.device | str
 Numbers = tuple[float, ...]
+BARS = 128
+"""The grey of the bars beside an image of other proportions."""
 
 
 class ImageSet(Protocol):
@@ -133,14 +135,14 @@ def evenly_spaced(count: int, most: int | None = None) -> Tensor:
     return torch.linspace(0, count - 1, wanted, dtype=torch.float64).round().long()
 
 
-def statistics(images: Tensor, limit: int = 10_000) -> tuple[Numbers, Numbers]:
+def statistics(images: Tensor | ImageSet, limit: int = 10_000) -> tuple[Numbers, Numbers]:
     """Mean and standard deviation of every channel, for normalisation. Call it with training images only.
 
     Counted in a histogram of the 256 values, which is exact; a running sum in float32 is not from 16 million
     pixels on.
 
     Args:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, or a set of images.
         limit: of more images than this, as many are taken, evenly spaced.
 
     Returns:
@@ -151,9 +153,9 @@ def statistics(images: Tensor, limit: int = 10_000) -> tuple[Numbers, Numbers]:
     ((0.5,), (0.5,))
     """
     chosen = evenly_spaced(len(images), limit)
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
-    for part in torch.split(chosen, 512):
-        pixels = images.index_select(0, part.to(images.device))
+    counts = torch.zeros(images.shape[1] if isinstance(images, Tensor) else images.channels, 256, dtype=torch.float64)
+    for part in torch.split(chosen, 64):
+        pixels = images[part.to(images.device)] if isinstance(images, Tensor) else images.fetch(part)
         for channel, count in enumerate(counts):
             count += torch.bincount(pixels[:, channel].flatten(), minlength=256).cpu()
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -162,10 +164,10 @@ def statistics(images: Tensor, limit: int = 10_000) -> tuple[Numbers, Numbers]:
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
 
 
-def conform(images: Tensor, size: tuple[int, int] | None, channels: int | None) -> Tensor:
+def conform(images: Tensor, size: tuple[int, int] | None, channels: int | None, fit: str = "crop") -> Tensor:
     """The images in another size or number of channels: ``(N, C, H, W)`` uint8 -> ``(N, c, h, w)`` uint8.
 
-    The largest centred part of the asked proportions is resized (bilinear, antialiased). Grey becomes three
+    Resized (bilinear, antialiased) as :func:`metamixer.data.read_image` does by ``fit``. Grey becomes three
     equal channels; colour becomes grey by the weights of ITU-R BT.601. None keeps what is there.
     """
     if channels == 3 and images.shape[1] == 1:
@@ -176,8 +178,14 @@ def conform(images: Tensor, size: tuple[int, int] | None, channels: int | None) 
     H, W = images.shape[2:]
     if size is None or size == (H, W):
         return images
+    if fit == "letterbox":
+        scale = max(H / size[0], W / size[1])
+        inner = min(size[0], max(1, round(H / scale))), min(size[1], max(1, round(W / scale)))
+        top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+        bars = [left, size[1] - inner[1] - left, top, size[0] - inner[0] - top]
+        return F.pad(conform(images, inner, None, "squash"), bars, value=BARS)
     scale = min(H / size[0], W / size[1])
-    h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    h, w = (H, W) if fit == "squash" else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     images = images[:, :, (H - h) // 2 : (H - h) // 2 + h, (W - w) // 2 : (W - w) // 2 + w]
     return torch.cat(
         [

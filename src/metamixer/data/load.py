@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Literal, TypedDict, Unpack
 from metamixer.core.standard_sets import STANDARD
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout
+from metamixer.data.files.image_file import Fit
 from metamixer.data.files.load_files import Reading
-from metamixer.data.image_set import pair
+from metamixer.data.image_set import Numbers, pair
 from metamixer.data.sources.huggingface import Columns, is_table_folder, load_hf
 from metamixer.data.sources.image_folder import load_folder
 from metamixer.data.sources.scenes import PREFIX, make_scenes
 from metamixer.data.sources.standard import load_standard
-from metamixer.data.splits import Data, HoldOut
+from metamixer.data.splits import SPLITS, Data, HoldOut, Split
 
 DATASETS = {name: standard.summary for name, standard in STANDARD.items()}
 """The sets that go by a name, and what each is."""
@@ -30,6 +31,10 @@ class ReadingOptions(TypedDict, total=False):
     channels: int | None
     on_error: Literal["stop", "skip"]
     cache_limit_bytes: int
+    fit: Fit
+    white: int
+    splits: Collection[Split]
+    scale: tuple[Numbers, Numbers] | None
 
 
 def load(
@@ -74,6 +79,12 @@ def load(
             ``cache_limit_bytes`` (2 GiB): images that take more than this are decoded again in every epoch, and with
             ``"stop"`` one that is damaged beyond its header stops the training when its turn comes; :func:`check`
             finds it before.
+            ``fit``, how an image comes to other proportions: ``"crop"`` keeps the largest centred part,
+            ``"letterbox"`` all of it with grey bars beside, ``"squash"`` all of it with other proportions.
+            ``white`` (65535), the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
+            ``splits``, those that are held in memory, all by default; images of the others are decoded when they are
+            asked for. ``scale``, mean and standard deviation of the training images, if they are known: without it
+            those are decoded to find them.
 
     Raises:
         DataError: says what came and what would work.
@@ -105,6 +116,7 @@ def load(
     if not inner or inner.startswith(PREFIX):
         raise DataError(f"{name!r} names no data set; {PREFIX} before one, as 'scenes:fashion-mini', works")
     # Standard sets have a size of their own; other images are brought to half of the scene's.
+    how = replace(how, splits=SPLITS, scale=None)  # scenes are drawn from all images
     half = None if how.image_size is None or inner in STANDARD else pair([max(1, s // 2) for s in how.image_size])
     return make_scenes(source(inner, replace(how, image_size=half)), how.image_size, how.cache_limit_bytes)
 

@@ -15,7 +15,7 @@ from metamixer.core.types import Batch
 from metamixer.data.augment import Augment, Scale, normalise
 from metamixer.data.class_sampling import ClassBatches, CompanionTable
 from metamixer.data.errors import DataError
-from metamixer.data.files.streaming import FolderImages, Read, Request, Stream
+from metamixer.data.files.streaming import Read, Request, Stream, is_streamed
 from metamixer.data.image_set import Device, ImageSet
 
 
@@ -91,7 +91,7 @@ class TrainLoader:
         """Where batches are made: by this process from ``memory`` or from ``disk``, so that a step waits for all of
         it; or beside the step, on the ``device`` or by ``workers``.
         """
-        if isinstance(self.images, FolderImages):
+        if is_streamed(self.images):
             return "workers" if self.workers else "disk"
         return "memory" if torch.device(self.device).type == "cpu" else "device"
 
@@ -169,7 +169,7 @@ class TrainLoader:
 
     @cached_property
     def _stream(self) -> Stream | None:
-        return Stream(self.images, self.workers) if isinstance(self.images, FolderImages) else None
+        return Stream(self.images, self.workers) if is_streamed(self.images) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +235,7 @@ class EvalLoader:
 
     @cached_property
     def _stream(self) -> Stream | None:
-        return Stream(self.images, self.workers) if isinstance(self.images, FolderImages) else None
+        return Stream(self.images, self.workers) if is_streamed(self.images) else None
 
 
 def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:

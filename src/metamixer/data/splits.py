@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from metamixer.data.errors import DataError
 from metamixer.data.image_set import Device, ImageSet, Numbers, TensorImages, overlap, statistics
 
 S = TypeVar("S", bound=ImageSet)
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class HoldOut(TypedDict):
@@ -97,7 +99,8 @@ def assemble(
     seed: int,
     train_limit: int | None = None,
     mirror: bool = True,
-    compare: bool = False,
+    prepare: Callable[[Split, ImageSet], ImageSet] | None = None,
+    scale: tuple[Numbers, Numbers] | None = None,
     notes: tuple[str, ...] = (),
     skipped: tuple[tuple[str, str], ...] = (),
 ) -> Data:
@@ -112,7 +115,9 @@ def assemble(
         seed: of the split and of the choice of few samples.
         train_limit: at most so many training images of every class; the validation split keeps its size.
         mirror: see :class:`Data`.
-        compare: count the images of ``val`` and ``test`` that are also in ``train``.
+        prepare: called with the name and the images of every split before its pixels are looked at; images of
+            ``val`` and ``test`` that are also in ``train`` are then counted.
+        scale: mean and standard deviation of the training images, if they are known.
         notes: are passed on, with more behind them.
         skipped: is passed on.
 
@@ -134,15 +139,18 @@ def assemble(
         chosen = limit_per_class(train.labels, train_limit, seed)
         found.append(f"{len(chosen)} of {len(train)} training images kept: at most {train_limit} per class")
         train = train.subset(chosen)
-    if isinstance(train, TensorImages):
-        if compare:
-            for part, images in (("validation", val), ("test", test)):
-                copies = overlap(train, images) if isinstance(images, TensorImages) else 0
-                if copies:
-                    found.append(f"{copies} {part} images are, pixel for pixel, also training images")
-        mean, std = statistics(train.images)
-    else:
-        # Enough pixels for three digits, without reading a large folder twice.
-        some = torch.linspace(0, len(train) - 1, min(512, len(train))).long()
-        mean, std = statistics(train.fetch(some))
-    return Data(name, train, val, test, train.classes, mean, std, mirror, tuple(found), skipped)
+    sets: dict[Split, ImageSet | None] = {"train": train, "val": val, "test": test}
+    if prepare is not None:
+        sets = {part: None if images is None else prepare(part, images) for part, images in sets.items()}
+        for part, word in (("val", "validation"), ("test", "test")):
+            if copies := _copies(sets["train"], sets[part]):  # type: ignore[index]
+                found.append(f"{copies} {word} images are, pixel for pixel, also training images")
+    shown = sets["train"] or train
+    # Of images on disk 512 are enough for three digits, without reading a large folder twice.
+    mean, std = scale or statistics(shown, limit=10_000 if isinstance(shown, TensorImages) else 512)
+    return Data(name, shown, sets["val"], sets["test"], train.classes, mean, std, mirror, tuple(found), skipped)
+
+
+def _copies(train: ImageSet | None, images: ImageSet | None) -> int:
+    in_memory = isinstance(train, TensorImages) and isinstance(images, TensorImages)
+    return overlap(train, images) if in_memory else 0  # type: ignore[arg-type]

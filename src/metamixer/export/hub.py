@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.data import normalise
+from metamixer.data.files.image_file import WHITE, Fit
 from metamixer.export.model_card import for_classifier
 from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
@@ -49,6 +50,8 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         options: dict[str, Any] | None = None,
         facts: dict[str, Any] | None = None,
         network: nn.Module | None = None,
+        fit: Fit = "crop",
+        white: int = WHITE,
     ) -> None:
         super().__init__()
         if network is None:
@@ -58,6 +61,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         self.name, self.options, self.facts = name, options or {}, facts or {}
         self.classes, self.channels, self.size = tuple(classes), channels, (size[0], size[1])
         self.mean, self.std = tuple(mean), tuple(std)
+        self.fit, self.white = fit, white
         self.card: str | None = None
 
     @classmethod
@@ -73,6 +77,8 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
             options=classifier.options,
             facts=classifier.facts,
             network=classifier.network,
+            fit=classifier.fit,
+            white=classifier.white,
         )
         made.card = card
         return made.eval()
@@ -82,7 +88,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         """The same network with the methods that read image files."""
         return Classifier(
             self.network, self.name, self.options, self.classes, self.channels, self.size, self.mean, self.std,
-            self.facts,
+            self.facts, self.fit, self.white,
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:

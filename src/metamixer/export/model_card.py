@@ -11,15 +11,27 @@ from typing import Any
 import torch
 
 from metamixer.config.yaml_file import RecipeError
+from metamixer.data.files.image_file import WHITE
 from metamixer.export.select_network import Chosen
 from metamixer.runs.classifier import Classifier
 
 FORMAT = "metamixer-export-1"
 _MARK = "library_name: metamixer"
-_RESIZE = (
-    "largest centred part of the proportions of `size`, resized bilinearly with antialiasing; EXIF orientation "
-    "applied, transparency on white, other modes to grey (1 channel) or RGB (3)"
+_PREPARED = (
+    "{fit}, resized bilinearly with antialiasing by Pillow; JPEGs decoded in full, EXIF orientation applied, "
+    "transparency on white, other modes to grey (1 channel) or RGB (3)"
 )
+_FIT = {
+    "crop": "largest centred part of the proportions of `size`",
+    "letterbox": "the whole image with grey bars (128) beside it",
+    "squash": "the whole image, its proportions changed to those of `size`",
+}
+_BILINEAR = "(width, height), Image.Resampling.BILINEAR"
+_RESIZE = {
+    "crop": f"ImageOps.fit(image, {_BILINEAR})",
+    "letterbox": f"ImageOps.pad(image, {_BILINEAR}, color=128 if image.mode == 'L' else (128,) * 3)",
+    "squash": f"image.resize({_BILINEAR})",
+}
 
 _ROWS = (
     ("accuracy", "accuracy", "{:.2%}"),
@@ -47,7 +59,7 @@ def describe(chosen: Chosen, figures: dict[str, Any], license: str | None) -> di
         "input": {
             "dtype": "uint8",
             "shape": ["batch", classifier.channels, *classifier.size],
-            "prepare": _RESIZE,
+            **_prepared(classifier),
             "mean": list(classifier.mean),
             "std": list(classifier.std),
             "normalisation": "(pixel / 255 - mean) / std, inside of .onnx and .pt2 files",
@@ -63,6 +75,20 @@ def describe(chosen: Chosen, figures: dict[str, Any], license: str | None) -> di
         "license": license,
         "versions": _versions(),
     }
+
+
+def _prepared(classifier: Classifier) -> dict[str, Any]:
+    said: dict[str, Any] = {"prepare": _PREPARED.format(fit=_FIT[classifier.fit]), "fit": classifier.fit}
+    return said | ({"white": classifier.white} if classifier.white != WHITE else {})
+
+
+def _usage(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
+    """Code that uses the ONNX file by onnxruntime, Pillow and numpy; empty without such a file."""
+    name = next((name for name in files if name.endswith(".onnx")), None)
+    if name is None:
+        return ""
+    code = Path(__file__).with_name("usage.py.txt").read_text(encoding="utf-8")
+    return code.replace('"model.onnx"', json.dumps(name)).replace("RESIZE", _RESIZE[described["input"]["fit"]])
 
 
 def _versions() -> dict[str, str]:
@@ -115,7 +141,7 @@ def for_classifier(classifier: Classifier) -> str:
         "classes": list(classifier.classes),
         "input": {
             "shape": ["batch", classifier.channels, *classifier.size],
-            "prepare": _RESIZE,
+            **_prepared(classifier),
             "mean": list(classifier.mean),
             "std": list(classifier.std),
         },
@@ -139,7 +165,9 @@ def text(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"plain": _plain, "numbers": _numbers, "json": json.dumps}
-    return environment.get_template("card.md.j2").render(described, files=files, mark=_MARK, rows=_ROWS)
+    return environment.get_template("card.md.j2").render(
+        described, files=files, mark=_MARK, rows=_ROWS, code=_usage(described, files)
+    )
 
 
 def _numbers(values: list[float]) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metamixer.data import read_image
+from metamixer.data.files.preparation import ImageInput, Preparation
 from metamixer.export.errors import ExportError, need
 from metamixer.export.pixel_module import FromPixels, example
 from metamixer.export.verify import Run
-from metamixer.runs.classifier import Classifier
+from metamixer.runs.classifier import Classifier, Preprocessing
 
 FORMAT = "metamixer-onnx-1"
 
@@ -100,13 +100,22 @@ class OnnxClassifier:
     Args:
         run: images to logits, by ONNX Runtime on the CPU.
         classes: the names, in the order of the logits.
-        channels, size: of the images.
+        preparation: what is done with an image before.
     """
 
     run: Run
     classes: tuple[str, ...]
-    channels: int
-    size: tuple[int, int]
+    preparation: Preparation
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (colour)."""
+        return self.preparation.channels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.preparation.size
 
     @classmethod
     def load(cls, path: Path) -> OnnxClassifier:
@@ -124,15 +133,14 @@ class OnnxClassifier:
         metadata = opened.get_modelmeta().custom_metadata_map
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is no export of metamixer: its metadata name no format {FORMAT!r}")
-        preprocessing = json.loads(metadata["preprocessing"])
-        height, width = preprocessing["size"]
+        said = Preprocessing.model_validate_json(metadata["preprocessing"])
         classes = tuple(json.loads(metadata["classes"]))
-        return cls(_function(opened), classes, preprocessing["channels"], (height, width))
+        return cls(_function(opened), classes, Preparation(said.channels, said.size, said.fit, said.white))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` uint8 of this size -> ``(B, classes)`` float32, rows summing to 1."""
         return self.run(images).softmax(-1)
 
-    def read(self, path: Path) -> Tensor:
-        """One image file as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
-        return torch.from_numpy(read_image(path, self.channels, self.size))
+    def read(self, image: ImageInput) -> Tensor:
+        """One image as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
+        return self.preparation(image)

@@ -19,7 +19,7 @@ from metamixer.losses.base import Loss
 from metamixer.models.ensemble import Ensemble
 from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
-from metamixer.runs.run import load_checkpoint, load_data, read_recipe
+from metamixer.runs.run import known_scale, load_checkpoint, load_data, read_recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def choose(folder: Path, peer: str = "best") -> Chosen:
     if not (peer in ("best", "leader", "ensemble") or peer.isdecimal()):
         raise RecipeError(f"--peer {peer}: best, leader, ensemble or the number of a peer would work")
     recipe = read_recipe(folder)
-    data = load_data(recipe)
+    data = load_data(recipe, (), known_scale(folder))
     if peer == "best":
         return _deployed(folder, recipe, data)
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
@@ -188,4 +188,6 @@ def _classifier(
         mean=tuple(data.mean),
         std=tuple(data.std),
         facts=facts,
+        fit=recipe.data.fit,
+        white=recipe.data.white,
     )

@@ -19,6 +19,7 @@ from torch import nn
 from metamixer.core import trusted_imports as imports
 from metamixer.models import MODELS
 from metamixer.models.ensemble import build_ensemble
+from metamixer.models.offline import cached_weights_only, hub_is_reachable
 
 # Options that read weights from a file or an address of one's choosing, by way of pickle in some versions.
 _REFUSED = {
@@ -70,8 +71,7 @@ def build(
     if name == "ensemble":
         return build_ensemble(build, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
     if not colon:
-        if name not in MODELS:
-            raise UnknownModel(f"{name!r} is not a network; {_near(name, MODELS)} or {_OTHERS}")
+        check_exists(name)
         network: nn.Module = MODELS[name](num_classes=num_classes, in_channels=in_channels, **options)
         return network
     if source == "timm":
@@ -110,11 +110,29 @@ def _timm(
 ) -> nn.Module:
     import timm
 
-    on_a_hub = ":" in name
-    if not on_a_hub and not timm.is_model(name):
-        raise UnknownModel(f"{name!r} is not in timm; {_near(name, timm.list_models())}")
+    _check_timm(name)
     options = {"num_classes": num_classes, "in_chans": in_channels, **options}
-    usual = None if on_a_hub else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if not options.get("pretrained") or hub_is_reachable():
+        return _sized(timm, name, image_size, options)
+    try:
+        with cached_weights_only():
+            return _sized(timm, name, image_size, options)
+    except (OSError, RuntimeError) as error:
+        raise UnknownModel(
+            f"{name}: its pretrained weights are not in the cache, and there is no network to fetch them; "
+            "weights: FILE.safetensors, or pretrained: false is accepted"
+        ) from error
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    if ":" not in name and not timm.is_model(name):
+        raise UnknownModel(f"{name!r} is not in timm; {_near(name, timm.list_models())}")
+
+
+def _sized(timm: Any, name: str, image_size: tuple[int, int] | None, options: dict[str, Any]) -> nn.Module:
+    usual = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
     if image_size is not None and (usual is None or tuple(usual.input_size[1:]) != tuple(image_size)):
         try:
             network: nn.Module = timm.create_model(name, **{"img_size": tuple(image_size), **options})
@@ -127,13 +145,27 @@ def _timm(
     return network
 
 
+def check_exists(name: str) -> None:
+    """Refuse the name of a network that there is none of, without building it. Import paths are not imported.
+
+    Raises:
+        UnknownModel: with the names that come close.
+    """
+    source, colon, rest = name.partition(":")
+    if not colon and name != "ensemble" and name not in MODELS:
+        raise UnknownModel(f"{name!r} is not a network; {_near(name, MODELS)} or {_OTHERS}")
+    if colon and source == "timm":
+        _check_timm(rest)
+    if colon and source == "torchvision":
+        _check_torchvision(rest)
+
+
 def _torchvision(
     name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, options: dict[str, Any]
 ) -> nn.Module:
     from torchvision import models
 
-    if name not in (known := models.list_models(module=models)):
-        raise UnknownModel(f"{name!r} is not in torchvision; {_near(name, known)}")
+    _check_torchvision(name)
     if name.startswith("vit_") and image_size is not None:
         if image_size[0] != image_size[1]:
             raise UnknownModel(f"torchvision's {name} takes square images, not {image_size}; 'timm:NAME' does")
@@ -142,6 +174,13 @@ def _torchvision(
     if in_channels != 3:
         _replace_first_conv(network, in_channels)
     return network
+
+
+def _check_torchvision(name: str) -> None:
+    from torchvision import models
+
+    if name not in (known := models.list_models(module=models)):
+        raise UnknownModel(f"{name!r} is not in torchvision; {_near(name, known)}")
 
 
 def _replace_first_conv(network: nn.Module, in_channels: int) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import safetensors
 import safetensors.torch
@@ -15,7 +15,9 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from metamixer.core import trusted_imports
-from metamixer.data import normalise, read_image
+from metamixer.data import DataError, normalise
+from metamixer.data.files.image_file import WHITE, Fit
+from metamixer.data.files.preparation import ImageInput, Preparation, each
 from metamixer.models.factory import build
 
 _FORMAT = "metamixer-classifier-1"
@@ -27,14 +29,18 @@ class _Architecture(BaseModel):
     options: dict[str, Any]
 
 
-class _Preprocessing(BaseModel):
+class Preprocessing(BaseModel):
+    """What a file says of its images."""
+
     channels: Literal[1, 3]
     size: tuple[_Count, _Count]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fit: Fit = "crop"
+    white: Annotated[int, Field(ge=1, le=WHITE)] = WHITE
 
     @model_validator(mode="after")
-    def _of_each_channel(self) -> _Preprocessing:
+    def _of_each_channel(self) -> Preprocessing:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError("mean and std need a number for each channel")
         return self
@@ -45,7 +51,7 @@ class _Description(BaseModel):
 
     architecture: _Architecture
     classes: tuple[str, ...] = Field(min_length=1, max_length=1_000_000)
-    preprocessing: _Preprocessing
+    preprocessing: Preprocessing
     facts: dict[str, Any]
 
 
@@ -64,6 +70,7 @@ class Classifier:
         channels, size: of the images: 1 or 3; height and width in pixels.
         mean, std: of each channel, 255 = 1.
         facts: where it comes from: data, method, validation accuracy.
+        fit, white: see :class:`~metamixer.data.files.preparation.Preparation`.
     """
 
     network: nn.Module
@@ -75,6 +82,13 @@ class Classifier:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     facts: dict[str, Any]
+    fit: Fit = "crop"
+    white: int = WHITE
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is done with an image before the network gets it."""
+        return Preparation(self.channels, self.size, self.fit, self.white)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -87,6 +101,8 @@ class Classifier:
                 "size": self.size,
                 "mean": self.mean,
                 "std": self.std,
+                **({"fit": self.fit} if self.fit != "crop" else {}),
+                **({"white": self.white} if self.white != WHITE else {}),
             },
             "facts": self.facts,
         }
@@ -99,17 +115,18 @@ class Classifier:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, *, allow_imports: bool = False) -> Classifier:
+    def load(cls, path: str | Path, *, allow_imports: bool = False) -> Classifier:
         """Read what :meth:`save` wrote.
 
         Args:
-            path: of the file.
+            path: the file, or a run's folder with its ``model.safetensors``.
             allow_imports: import the network's code, where the file names it by ``package.module:Name``. That code
                 runs: trust it first.
 
         Raises:
             ValueError: it is no such file, or its network cannot be built here.
         """
+        path = model_file(Path(path))
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -148,6 +165,8 @@ class Classifier:
             mean=preprocessing.mean,
             std=preprocessing.std,
             facts=said.facts,
+            fit=preprocessing.fit,
+            white=preprocessing.white,
         )
 
     @torch.no_grad()
@@ -156,17 +175,57 @@ class Classifier:
         logits = self.network(normalise(images, self.mean, self.std))
         return getattr(logits, "logits", logits).float().softmax(-1)  # type: ignore[no-any-return]
 
-    def read(self, path: Path) -> Tensor:
-        """One image file as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
-        return torch.from_numpy(read_image(path, self.channels, self.size))
+    def read(self, image: ImageInput) -> Tensor:
+        """One image as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
+        return self.preparation(image)
 
-    def predict(self, paths: Sequence[Path], batch_size: int = 64) -> Tensor:
-        """Image files -> ``(len(paths), classes)`` probabilities."""
-        parts = [
-            self.probabilities(torch.stack([self.read(path) for path in paths[start : start + batch_size]]))
-            for start in range(0, len(paths), batch_size)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
+    def predict(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 64) -> Tensor:
+        """Images, or one image -> ``(images, classes)`` probabilities.
+
+        Paths, images of Pillow, uint8 arrays ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``, of any size.
+        """
+        return predict(self, images, batch_size)
+
+
+class Predictor(Protocol):
+    """A network that reads images and gives probabilities."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names, in the order of the probabilities."""
+
+    def read(self, image: ImageInput) -> Tensor:
+        """One image as ``(C, H, W)`` uint8."""
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32."""
+
+
+def predict(model: Predictor, images: ImageInput | Sequence[ImageInput], batch_size: int = 64) -> Tensor:
+    """``(images, classes)`` float32 probabilities; ``ImageError`` names an image that cannot be read."""
+    inputs = each(images)
+    parts = [
+        model.probabilities(torch.stack([model.read(image) for image in inputs[start : start + batch_size]]))
+        for start in range(0, len(inputs), batch_size)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, len(model.classes))
+
+
+def model_file(path: Path) -> Path:
+    """The file of a network: the path itself, or the one in a run's or an export's folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    if path.is_dir():
+        found = next((path / name for name in ("model.safetensors", "model.onnx") if (path / name).is_file()), None)
+        if found is None:
+            why = "its training has not ended" if (path / "recipe.yaml").is_file() else "it is no run"
+            raise DataError(f"{path} has no model.safetensors: {why}")
+        return found
+    if not path.exists():
+        raise DataError(f"{path}: no such file; a run's folder, a .safetensors or an .onnx file is accepted")
+    return path
 
 
 def _short(error: Exception) -> str:

@@ -59,7 +59,9 @@ def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[s
     import matplotlib
 
     recipe = recipe.model_copy(update={"train": replace(recipe.train, batch_size=images, seed=seed)})
-    data = load_data(recipe)
+    # Few images are wanted, so none are decoded before; and what normalisation does is undone in the picture.
+    data = load_data(recipe, (), ((0.0,), (1.0,)))
+    data = replace(data, mean=(0.0,) * data.channels, std=(1.0,) * data.channels)
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     batch = next(train_loader(recipe, data, torch.device("cpu")).epoch(0))
     plan = _visible_plan(recipe, batch, seed)

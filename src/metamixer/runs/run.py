@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import safetensors
 import torch
 from torch import nn
 
@@ -26,10 +27,12 @@ from metamixer.core.plan import Mixer
 from metamixer.core.text import clean
 from metamixer.data import DATASETS, Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
 from metamixer.data.sources.scenes import PREFIX
+from metamixer.data.splits import SPLITS, Split
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
+from metamixer.runs.before_data import check_before_data
 from metamixer.runs.claim import claimed
-from metamixer.runs.classifier import Classifier
+from metamixer.runs.classifier import Classifier, Preprocessing
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
 from metamixer.training.callbacks import Callback
@@ -63,8 +66,17 @@ class Result:
     epochs: int
 
 
-def load_data(recipe: Recipe) -> Data:
-    """The recipe's data; ``DataError`` says what is wrong with them."""
+Scale = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def load_data(recipe: Recipe, splits: Collection[Split] = SPLITS, scale: Scale | None = None) -> Data:
+    """The recipe's data; ``DataError`` says what is wrong with them.
+
+    Args:
+        recipe: of a run.
+        splits: those that are decoded at once.
+        scale: mean and standard deviation of the training images, if they are known.
+    """
     data = recipe.data
     loaded = load(
         data.name,
@@ -72,13 +84,17 @@ def load_data(recipe: Recipe) -> Data:
         download=data.download,
         val_share=data.val_share,
         seed=data.seed,
-        image_size=data.image_size,
+        image_size=data.size,
         channels=data.channels,
         on_error=data.on_error,
         train_limit=data.train_limit,
         layout=data.layout,
         image_column=data.image_column,
         label_column=data.label_column,
+        fit=data.fit,
+        white=data.white,
+        splits=splits,
+        scale=scale,
     )
     return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 
@@ -155,7 +171,9 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     folder, resume = Path(grid.told(str(folder))), grid.told(resume)
     if len(set(grid.everyone(recipe.digest))) > 1:
         raise RecipeError("the processes of this run were given different recipes")
-    data = load_data(recipe) if data is None else data
+    if data is None:
+        check_before_data(recipe)
+        data = load_data(recipe)
     if data.test is None and data.val is None:
         share = max(0.1, 2 * recipe.data.val_share)  # what is set already was too small to hold an image out
         raise RecipeError(f"data: neither a test nor a validation split; data.val_share={share:g} holds one out")
@@ -243,6 +261,8 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             mean=data.mean,
             std=data.std,
             facts=facts,
+            fit=recipe.data.fit,
+            white=recipe.data.white,
         ).save(model)
     grid.barrier()  # the file is there before the report that speaks of it
     if grid.is_first:
@@ -285,14 +305,25 @@ class OpenRun:
     device: torch.device
 
 
+def known_scale(folder: Path) -> Scale | None:
+    """Mean and standard deviation of a finished run's training images, so that those need not be decoded again."""
+    path = folder / "model.safetensors"
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            said = Preprocessing.model_validate_json((file.metadata() or {})["preprocessing"])
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+        return None
+    return said.mean, said.std
+
+
 def open_run(folder: Path, pointer: Literal["LATEST", "BEST"] = "LATEST", device: str = "cpu") -> OpenRun:
-    """Load what evaluation works with.
+    """Load what evaluation works with; training images stay on disk.
 
     Raises:
         RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
     """
     recipe = read_recipe(folder)
-    data = load_data(recipe)
+    data = load_data(recipe, ("val", "test"), known_scale(folder))
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     load_checkpoint(cohort, folder, pointer)
     where = torch.device(device)

@@ -19,7 +19,7 @@ from metamixer.training.trainer import TrainingError
 def main() -> None:
     """Follow the job; what goes wrong is the last line of the log."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    if job["nice"]:
+    if job["nice"] and hasattr(os, "nice"):  # not on Windows
         os.nice(job["nice"])
     try:
         follow_cell(job["recipe"], Path(job["folder"]), Measure(**job["measure"]), job["threads"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from metamixer.studies import machine
+from metamixer.core import machine
 from metamixer.studies.study_file import Cell, Measure
 
 _FIRST_GUESS = 2 * 1024**3  # bytes of memory that a run is taken to need before one has ended

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from metamixer.config.yaml_file import RecipeError
+from metamixer.core.machine import cores
 from metamixer.runs.environment import environment
 from metamixer.studies.estimate import Left, left
-from metamixer.studies.machine import cores
 from metamixer.studies.results import FILE, Line, append, join, read_lines
 from metamixer.studies.run_folder import finished, line_of
 from metamixer.studies.study_file import Cell, Study

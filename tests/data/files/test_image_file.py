@@ -8,7 +8,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from metamixer.data import ImageError, read_header, read_image
 from metamixer.data.files.image_file import MAX_PIXELS
@@ -118,6 +118,22 @@ def test_sixteen_bits_are_scaled_and_not_saturated():
         assert (np.diff(pixels.astype(int)) >= 0).all()
         assert np.unique(pixels).size == 256
     assert read_header(encoded(values)).channels == 1
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 32), (33, 70)])
+def test_a_size_is_what_pillow_makes_of_it(size):
+    """No decoder's reduced scale: anybody gets these pixels by two lines of Pillow."""
+    rough = np.random.default_rng(1).integers(0, 256, (70, 100, 3), np.uint8)
+    photograph = Image.fromarray(rough).resize((900, 640), Image.Resampling.BICUBIC)
+    content = encoded(photograph, "JPEG", quality=90)
+    image, wh, bilinear = Image.open(BytesIO(content)), size[::-1], Image.Resampling.BILINEAR
+    wanted = {
+        "crop": ImageOps.fit(image, wh, bilinear),
+        "letterbox": ImageOps.pad(image, wh, bilinear, color=(128, 128, 128)),
+        "squash": image.resize(wh, bilinear),
+    }
+    for fit, want in wanted.items():
+        assert np.array_equal(hwc(read_image(content, size=size, fit=fit)), np.array(want))
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])

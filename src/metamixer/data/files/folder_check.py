@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from metamixer.core.progress import watched
 from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
 from metamixer.data.files.folder_scan import FolderLayout, scan
@@ -79,4 +80,5 @@ def check(folder: str | Path, layout: FolderLayout = "auto") -> FolderCheck:
 
     items = [(part, path, label) for part, pair in found.parts.items() for path, label in zip(*pair, strict=True)]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return FolderCheck(found.classes, tuple(pool.map(look, items)), found.ignored, found.notes)
+        files = tuple(watched(pool.map(look, items), "decoding images", len(items)))
+    return FolderCheck(found.classes, files, found.ignored, found.notes)

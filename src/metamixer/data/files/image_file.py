@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
 from metamixer.data.files.memory_budget import Room
+from metamixer.data.image_set import BARS
 
-Source = Path | bytes
+Source = Path | bytes | Image.Image
 Box = tuple[float, float, float, float]
 Crop = Callable[[int, int], Box]
 """(width, height) -> (left, top, right, bottom), the part to cut out."""
 
+Fit = Literal["crop", "letterbox", "squash"]
+"""How an image comes to the proportions of a size: ``crop`` keeps the largest centred part, ``letterbox`` all of it
+with grey bars beside, ``squash`` all of it with other proportions."""
+WHITE = 65535
 MAX_PIXELS = 64_000_000
 # A header may name a block of any length, and Pillow reads it whole before it says how large the image is: a file of
 # 2 GB, which need not take any room on a disk, took 6 GB of memory. So many bytes hold MAX_PIXELS uncompressed.
@@ -51,6 +56,7 @@ class Header:
 
     size: tuple[int, int]
     channels: int
+    sixteen: bool = False
 
 
 def read_header(source: Source, name: str = "image") -> Header:
@@ -64,7 +70,7 @@ def read_header(source: Source, name: str = "image") -> Header:
         width, height = image.size
         upright = (width, height) if _orientation(image) >= 5 else (height, width)
         try:
-            return Header(upright, 1 if _grey(image) else 3)
+            return Header(upright, 1 if _grey(image) else 3, _sixteen(image))
         except Exception as error:  # of the palette
             raise ImageError(f"{name}: damaged: {_cause(error)}") from error
 
@@ -75,20 +81,26 @@ def read_image(
     size: tuple[int, int] | None = None,
     crop: Crop | None = None,
     name: str = "image",
+    *,
+    fit: Fit = "crop",
+    white: int = WHITE,
 ) -> NDArray[np.uint8]:
     """An image as pixels.
 
     Palette, CMYK, 1-bit and other modes become grey or RGB; transparency is laid on white; the EXIF
-    orientation is applied; of an animation the first frame is taken; 16-bit grey is divided by 257, so that
-    nothing saturates.
+    orientation is applied; of an animation the first frame is taken; 16-bit grey becomes 8-bit.
+
+    All that Pillow, as anybody has it, does in two lines, so that a network gets the same pixels without this package:
+    JPEGs are decoded in full, although a reduced scale would be faster for large ones.
 
     Args:
-        source: the file, or its content.
+        source: the file, its content, or an image of Pillow.
         channels: 1, 3, or None for what the image has.
-        size: height and width to resize to (bilinear, antialiased). A JPEG is decoded at the smallest scale
-            that suffices. None: as it is.
+        size: height and width to resize to (bilinear, antialiased). None: as it is.
         name: what to call it in messages, if it is no file.
-        crop: chooses the part that is resized; None: the largest centred one of the proportions of ``size``.
+        crop: chooses the part that is resized; None: as ``fit`` says.
+        fit: how the image comes to the proportions of ``size``.
+        white: the 16-bit value that becomes 255; values above it become 255, too.
 
     Returns:
         ``(C, H, W)`` uint8.
@@ -102,13 +114,12 @@ def read_image(
         try:
             turn = _orientation(image)
             width, height = image.size[::-1] if turn >= 5 else image.size
-            box = (crop or _centre(size))(width, height)
-            if size is not None:
-                # One factor for both axes holds before the image is turned as well as after.
-                factor = min(1.0, max(size[1] / (box[2] - box[0]), size[0] / (box[3] - box[1])))
-                image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
-            with _ROOM.taken(image.width * image.height):
-                pixels = _pixels(image, turn, channels, size, box, (width, height))
+            with _ROOM.taken(width * height):
+                image.load()
+                plain = _plain(image.transpose(TURNS[turn]) if turn in TURNS else image, channels, white)
+                if size is not None:
+                    plain = _resize(plain, size, crop, fit)
+                pixels = np.array(plain, dtype=np.uint8)
                 image.close()  # the file's pixels go while the room is still held
         except ImageError:
             raise
@@ -116,27 +127,22 @@ def read_image(
             raise ImageError(f"{name}: not enough memory to decode it", "too-large") from error
         except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
             raise ImageError(f"{name}: damaged: {_cause(error)}") from error
-    return pixels
-
-
-def _pixels(
-    image: Image.Image,
-    turn: int,
-    channels: int | None,
-    size: tuple[int, int] | None,
-    box: Box,
-    full: tuple[int, int],
-) -> NDArray[np.uint8]:
-    """``(C, H, W)``: turned upright, in colour or grey, and the box, given in units of the full width and height."""
-    image.load()
-    plain = _plain(image.transpose(TURNS[turn]) if turn in TURNS else image, channels)
-    if size is not None:
-        plain = _resize(plain, size, box, plain.width / full[0], plain.height / full[1])
-    pixels = np.array(plain, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def largest_value(source: Source, name: str = "image") -> int:
+    """The largest value in a 16-bit image. For the arguments see :func:`read_image`."""
+    name = clean(source) if isinstance(source, Path) else name
+    with _open(source, name) as image, _ROOM.taken(image.width * image.height):
+        try:
+            return int(np.asarray(image).max())
+        except Exception as error:
+            raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+
+
 def _open(source: Source, name: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return _checked(source.copy(), name)  # what is handed in is not closed here
     try:
         if isinstance(source, Path):
             mode, length = source.stat().st_mode, source.stat().st_size
@@ -163,6 +169,10 @@ def _open(source: Source, name: str) -> Image.Image:
         if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have no number
             raise ImageError(f"{name}: cannot be read: {error.strerror}", "unreadable") from error
         raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+    return _checked(image, name)
+
+
+def _checked(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
@@ -202,38 +212,37 @@ def _grey(image: Image.Image) -> bool:
     return image.mode in GREY_MODES or image.mode.startswith("I")
 
 
-def _plain(image: Image.Image, channels: int | None) -> Image.Image:
+def _plain(image: Image.Image, channels: int | None, white: int) -> Image.Image:
     """Mode L or RGB."""
     mode = {1: "L", 3: "RGB", None: "L" if _grey(image) else "RGB"}[channels]
     if image.mode.startswith("I"):
-        image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64).clip(0, white)
+        image = Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 
-def _resize(image: Image.Image, size: tuple[int, int], box: Box, x: float, y: float) -> Image.Image:
-    """The box in units of the full image, of which this one has been decoded at scales ``x`` and ``y``."""
-    width, height = image.size
-    part = (box[0] * x, box[1] * y, min(box[2] * x, float(width)), min(box[3] * y, float(height)))
-    if (height, width) == size and part == (0.0, 0.0, float(width), float(height)):
+def _resize(image: Image.Image, size: tuple[int, int], crop: Crop | None, fit: Fit) -> Image.Image:
+    bilinear, (height, width) = Image.Resampling.BILINEAR, size
+    if crop is None and fit == "letterbox":
+        bars = BARS if image.mode == "L" else (BARS,) * 3
+        return ImageOps.pad(image, (width, height), bilinear, color=bars)
+    whole = (0.0, 0.0, float(image.width), float(image.height))
+    box = crop(*image.size) if crop is not None else whole if fit == "squash" else _centre(image.size, size)
+    if (image.height, image.width) == size and box == whole:
         return image
-    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=part)
+    return image.resize((width, height), bilinear, box=box)
 
 
-def _centre(size: tuple[int, int] | None) -> Crop:
-    """The largest centred part of the proportions of ``size``.
+def _centre(full: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The largest centred part of the proportions of ``size``, in an image of ``full`` width and height.
 
     Cut out first and resized then: the other way round, an image of 5000 x 1 would be blown up to a quarter
     of a gigapixel on its way to 224 x 224.
     """
-
-    def crop(width: int, height: int) -> Box:
-        if size is None:
-            return 0, 0, width, height
-        scale = min(height / size[0], width / size[1])
-        w, h = min(width, size[1] * scale), min(height, size[0] * scale)
-        return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
-
-    return crop
+    width, height = full
+    scale = min(height / size[0], width / size[1])
+    w, h = min(width, size[1] * scale), min(height, size[0] * scale)
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -13,15 +13,16 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from metamixer.core.progress import watched
 from metamixer.core.text import clean
 from metamixer.data.errors import DataError, ImageError
-from metamixer.data.files.image_file import Header, Source, read_header, read_image
+from metamixer.data.files.image_file import MAX_PIXELS, WHITE, Fit, Header, Source, largest_value, read_header
 from metamixer.data.files.streaming import FolderImages
-from metamixer.data.image_set import TensorImages
+from metamixer.data.image_set import ImageSet, Numbers, TensorImages, evenly_spaced
+from metamixer.data.splits import SPLITS, Split
 
 T = TypeVar("T")
 Skipped = tuple[tuple[str, str], ...]
-Sets = dict[str, TensorImages] | dict[str, FolderImages]
 
 NATIVE_SIDE = 96
 DEFAULT_SIZE = (224, 224)
@@ -38,18 +39,34 @@ class Reading:
         channels: 1 or 3; None: 1 if all files are grey, else 3.
         on_error: ``stop`` at files that cannot be read, or ``skip`` and list them.
         cache_limit_bytes: up to here all pixels are held in memory.
+        fit, white: see :func:`~metamixer.data.read_image`.
+        splits: those whose pixels are wanted in memory; images of the others are decoded when they are asked for.
+        scale: mean and standard deviation of the training images, if they are known: those are then not looked at.
     """
 
     image_size: tuple[int, int] | None = None
     channels: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     cache_limit_bytes: int = 2 * 1024**3
+    fit: Fit = "crop"
+    white: int = WHITE
+    splits: Collection[Split] = SPLITS
+    scale: tuple[Numbers, Numbers] | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
             raise DataError(f"on_error={self.on_error!r} is not known; 'stop' or 'skip' would work")
         if self.channels not in (None, 1, 3):
             raise DataError(f"channels={self.channels!r} does not work; 1 (grey), 3 (colour) or None would")
+        if self.fit not in ("crop", "letterbox", "squash"):
+            raise DataError(f"fit={self.fit!r}; expected 'crop', 'letterbox' or 'squash'")
+        if not 1 <= self.white <= WHITE:
+            raise DataError(f"white={self.white}; expected a 16-bit value from 1 to {WHITE}")
+        if self.image_size is not None and self.image_size[0] * self.image_size[1] > MAX_PIXELS:
+            raise DataError(
+                f"image_size={'x'.join(map(str, self.image_size))}: {MAX_PIXELS:,} pixels are the most that an image "
+                "may have"
+            )
 
 
 class _Bad(list[tuple[str, str]]):
@@ -60,7 +77,7 @@ class _Bad(list[tuple[str, str]]):
             first = "\n".join(f"  {name}: {cause}" for name, cause in self[:5])
             more = f"\n  and {len(self) - 5} more" if len(self) > 5 else ""
             raise DataError(
-                f"{len(self)} files cannot be read; mend or remove them, or pass on_error='skip':\n{first}{more}"
+                f"{len(self)} files cannot be read; repair or remove them, or pass on_error='skip':\n{first}{more}"
             )
 
     def attempt(
@@ -69,9 +86,9 @@ class _Bad(list[tuple[str, str]]):
         part: str,
         files: Sequence[Source],
         rows: Sequence[int],
-        threads: int = 0,
+        what: str = "decoding images",
     ) -> dict[int, T]:
-        """What the task returns for every row that it can do; the others are noted here. 0 threads: one a core."""
+        """What the task returns for every row that it can do; the others are noted here."""
 
         def some(rows: Sequence[int]) -> list[tuple[int, T | ImageError]]:
             results: list[tuple[int, T | ImageError]] = []
@@ -85,8 +102,8 @@ class _Bad(list[tuple[str, str]]):
 
         done: dict[int, T] = {}
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
-            for row, result in chain.from_iterable(pool.map(some, chunks)):
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            for row, result in watched(chain.from_iterable(pool.map(some, chunks)), what, len(rows)):
                 if isinstance(result, ImageError):
                     name = _name(part, row, files[row])
                     self.append((name, str(result).removeprefix(f"{name}: ")))
@@ -99,75 +116,129 @@ def _name(part: str, row: int, source: Source) -> str:
     return clean(source) if isinstance(source, Path) else f"{part} image {row}"
 
 
-def read(
-    parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[str, ...], how: Reading
-) -> tuple[Sets, Skipped]:
-    """Read the files of all splits.
-
-    Every header is read first: it settles size, channels and whether all fits into memory, and refuses what
-    is no image. If it fits, every image is decoded once. If not, images are decoded here only for
-    ``on_error="skip"``, to find the damaged ones: which images a set holds may not change in the middle of
-    training.
+@dataclass(frozen=True)
+class Found:
+    """What :func:`read` gives.
 
     Args:
-        parts: for every split its files and ``(N,)`` int64 labels.
+        parts: the images of each part of the files.
+        cached: whether all pixels fit into memory.
+        skipped: name and cause of every file that was skipped.
+        notes: what is odd but no error, in sentences.
+    """
+
+    parts: Mapping[str, TensorImages | FolderImages]
+    cached: bool
+    skipped: Skipped
+    notes: tuple[str, ...]
+
+    def get(self, part: str) -> TensorImages | FolderImages | None:
+        """A part, or None where there is none or nothing of it can be read."""
+        images = self.parts.get(part)
+        return images if images is not None and len(images) else None
+
+    def prepare(self, how: Reading) -> Callable[[Split, ImageSet], ImageSet]:
+        """Decodes what is wanted in memory, and fits."""
+        wanted = {*how.splits, *(() if how.scale else ("train",))} if self.cached else set()
+        return lambda part, images: decoded(images) if part in wanted else images
+
+
+def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[str, ...], how: Reading) -> Found:
+    """Look at the files of all parts.
+
+    Every header is read first: it settles size, channels and whether all fits into memory, and refuses what
+    is no image. Images are decoded here only for ``on_error="skip"``, to find the damaged ones: which images a set
+    holds may not change later. Otherwise :func:`decoded` does it, once it is known which ones are wanted.
+
+    Args:
+        parts: the files and ``(N,)`` int64 labels of every part.
         classes: the name of every class.
         how: size, channels, and what to do with damaged files.
-
-    Returns:
-        The splits, all in memory or all on disk; and name and cause of every file that was skipped.
 
     Raises:
         DataError: names the first files that cannot be read, with their causes, and says how many there are.
     """
     bad = _Bad()
-    # One thread: a header is parsed in Python, where threads only get into each other's way.
     headers = {
-        part: bad.attempt(lambda source, name, _: read_header(source, name), part, files, range(len(files)), threads=1)
+        part: bad.attempt(
+            lambda source, name, _: read_header(source, name), part, files, range(len(files)), "reading headers"
+        )
         for part, (files, _) in parts.items()
     }
     bad.stop(how)
     size, channels = _settle([header for found in headers.values() for header in found.values()], bad, how)
     cached = sum(map(len, headers.values())) * channels * size[0] * size[1] <= how.cache_limit_bytes
-    held: dict[str, TensorImages] = {}
-    streamed: dict[str, FolderImages] = {}
+    found: dict[str, TensorImages | FolderImages] = {}
     for part, (files, labels) in parts.items():
-        rows = list(headers[part])
-        if cached:
-            pixels, rows = _decode(bad, part, files, rows, channels, size)
-            paths = tuple(file for row in rows if isinstance(file := files[row], Path))
-            own = labels[torch.tensor(rows, dtype=torch.int64)]
-            held[part] = TensorImages(pixels, own, classes, paths if len(paths) == len(rows) else None)
-        else:
-            if how.on_error == "skip":
-                rows = list(bad.attempt(lambda file, name, _: _check(file, channels, size, name), part, files, rows))
-            chosen = torch.tensor(rows, dtype=torch.int64)
-            streamed[part] = FolderImages(files, chosen, labels[chosen], classes, channels, size)
-    bad.stop(how)
-    return held if cached else streamed, tuple(bad)
+        rows = torch.tensor(list(headers[part]), dtype=torch.int64)
+        images = FolderImages(
+            files, rows, labels[rows], classes, channels, size, fit=how.fit, white=how.white, part=part, fits=cached
+        )
+        found[part] = images
+        if how.on_error == "skip" and cached:
+            found[part] = _decode(images, bad)
+        elif how.on_error == "skip":
+
+            def look(source: Source, name: str, row: int, images: FolderImages = images) -> None:
+                images.image(row)
+
+            good = bad.attempt(look, part, files, rows.tolist())
+            kept = torch.tensor([row in good for row in rows.tolist()])
+            found[part] = images.subset(kept.nonzero().flatten())
+    return Found(found, cached, tuple(bad), _sixteen_bits(parts, headers, how))
 
 
-def present(sets: Sets, part: str) -> TensorImages | FolderImages | None:
-    """A split, or None where there is none or nothing of it can be read."""
-    images = sets.get(part)
-    return images if images is not None and len(images) else None
+def decoded(images: ImageSet) -> TensorImages:
+    """The images in memory.
+
+    Raises:
+        DataError: names the first files that cannot be read, with their causes, and says how many there are.
+    """
+    if isinstance(images, TensorImages):
+        return images
+    assert isinstance(images, FolderImages)  # noqa: S101
+    bad = _Bad()
+    found = _decode(images, bad)
+    bad.stop(Reading())
+    return found
 
 
-def _decode(
-    bad: _Bad, part: str, files: Sequence[Source], rows: list[int], channels: int, size: tuple[int, int]
-) -> tuple[Tensor, list[int]]:
+def _decode(images: FolderImages, bad: _Bad) -> TensorImages:
+    rows = images.rows.tolist()
     place = {row: index for index, row in enumerate(rows)}
-    pixels = torch.empty(len(rows), channels, *size, dtype=torch.uint8)
+    pixels = torch.empty(len(rows), images.channels, *images.size, dtype=torch.uint8)
 
     def task(source: Source, name: str, row: int) -> None:
-        pixels[place[row]] = torch.from_numpy(read_image(source, channels, size, name=name))
+        pixels[place[row]] = images.image(row)
 
-    done = list(bad.attempt(task, part, files, rows))
-    return pixels if len(done) == len(rows) else pixels[[place[row] for row in done]], done
+    done = [place[row] for row in bad.attempt(task, images.part, images.files, rows)]
+    if len(done) < len(rows):
+        pixels, images = pixels[done], images.subset(torch.tensor(done, dtype=torch.int64))
+    paths = tuple(file for row in images.rows.tolist() if isinstance(file := images.files[row], Path))
+    return TensorImages(pixels, images.labels, images.classes, paths if len(paths) == len(images) else None)
 
 
-def _check(source: Source, channels: int, size: tuple[int, int], name: str) -> None:
-    read_image(source, channels, size, name=name)
+def _sixteen_bits(
+    parts: Mapping[str, tuple[Sequence[Source], Tensor]], headers: Mapping[str, Mapping[int, Header]], how: Reading
+) -> tuple[str, ...]:
+    """A note if 16-bit files hold less, as those of 12-bit cameras do: 4,096 of 65,536 values are nearly black."""
+    deep = [(part, row) for part, found in headers.items() for row, header in found.items() if header.sixteen]
+    if not deep:
+        return ()
+    largest = 0
+    chosen = [deep[index] for index in evenly_spaced(len(deep), 64).tolist()]
+    for part, row in chosen:
+        try:
+            source = parts[part][0][row]
+            largest = max(largest, largest_value(source, _name(part, row, source)))
+        except ImageError:  # decoding reports it
+            continue
+    bits = max(8, largest.bit_length())
+    full = 2**bits - 1
+    note = f"16-bit images: the largest value in {len(chosen)} of {len(deep)} files is {largest:,}"
+    if largest > how.white:
+        return (f"{note}, values above data.white={how.white} are white",)
+    return (f"{note}, so that they are dark; data.white={full} makes {full:,} white",) if 4 * full <= how.white else ()
 
 
 def _settle(headers: list[Header], bad: _Bad, how: Reading) -> tuple[tuple[int, int], int]:

@@ -26,7 +26,8 @@ class Room:
         self.limit = limit
         self._reset()
         # A process is copied with its locks as they are, but without the threads that would release them.
-        os.register_at_fork(after_in_child=self._reset)
+        if hasattr(os, "register_at_fork"):  # Windows copies no processes
+            os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
         self.held = 0

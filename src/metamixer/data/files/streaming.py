@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from metamixer.core.seeding import generator
 from metamixer.data.errors import ImageError, WorkerError
-from metamixer.data.files.image_file import Box, Crop, Source, read_image
-from metamixer.data.image_set import Device, check_labels
+from metamixer.data.files.image_file import WHITE, Box, Crop, Fit, Source, read_image
+from metamixer.data.image_set import Device, ImageSet, check_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,10 @@ class FolderImages:
         channels: 1 or 3.
         size: height and width that every image is brought to.
         area: the least and largest share of an image that a training crop covers.
+        fit, white: see :func:`metamixer.data.read_image`; training crops have no ``fit``.
+        part: what the files are called in messages, if they have no path.
+        fits: they would fit into memory, and are on disk only because few of them are wanted: a training loader
+            treats them as images in memory.
 
     Raises:
         DataError: a label has no class, or not every image has one.
@@ -44,6 +48,10 @@ class FolderImages:
     channels: int
     size: tuple[int, int]
     area: tuple[float, float] = (0.08, 1.0)
+    fit: Fit = "crop"
+    white: int = WHITE
+    part: str = "image"
+    fits: bool = False
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.rows), self.classes)
@@ -57,7 +65,7 @@ class FolderImages:
         Raises:
             ImageError: names the first file that cannot be read.
         """
-        return torch.stack([self._read(index, None) for index in indices.tolist()])
+        return torch.stack([self.image(row) for row in self.rows[indices].tolist()])
 
     def crops(self, indices: Tensor, seed: int, *purpose: str | int) -> Tensor:
         """A random part of each image, resized: ``(B,)`` int64 -> ``(B, C, H, W)`` uint8.
@@ -67,7 +75,10 @@ class FolderImages:
         process draws.
         """
         return torch.stack(
-            [self._read(index, random_crop(self.area, generator(seed, *purpose, index))) for index in indices.tolist()]
+            [
+                self.image(int(self.rows[index]), random_crop(self.area, generator(seed, *purpose, index)))
+                for index in indices.tolist()
+            ]
         )
 
     def subset(self, indices: Tensor) -> FolderImages:
@@ -78,9 +89,16 @@ class FolderImages:
         """The set itself: it holds no pixels."""
         return self
 
-    def _read(self, index: int, crop: Crop | None) -> Tensor:
-        row = int(self.rows[index])
-        return torch.from_numpy(read_image(self.files[row], self.channels, self.size, crop, name=f"image {row}"))
+    def image(self, row: int, crop: Crop | None = None) -> Tensor:
+        """File ``row``, the whole or a part of it, as ``(C, H, W)`` uint8; ``ImageError`` if it cannot be read."""
+        name = f"{self.part} image {row}"
+        found = read_image(self.files[row], self.channels, self.size, crop, name, fit=self.fit, white=self.white)
+        return torch.from_numpy(found)
+
+
+def is_streamed(images: ImageSet) -> TypeGuard[FolderImages]:
+    """Whether batches are decoded from disk because the set does not fit into memory."""
+    return isinstance(images, FolderImages) and not images.fits
 
 
 def random_crop(area: tuple[float, float], draw: torch.Generator) -> Crop:

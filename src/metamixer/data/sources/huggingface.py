@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metamixer.core.text import listed
 from metamixer.data.errors import DataError
-from metamixer.data.files.load_files import Reading, present, read
+from metamixer.data.files.load_files import Reading, read
 from metamixer.data.splits import Data, HoldOut, assemble
 
 SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -94,21 +94,23 @@ def load_hf(
             split = split.select(known.tolist())
         if len(known):
             parts[part] = Encoded(_undecoded(split, image)), labels[known]
-    sets, skipped = read(parts, classes, how)
-    train = present(sets, "train")
+    sets = read(parts, classes, how)
+    notes += sets.notes
+    train = sets.get("train")
     if train is None:
         raise DataError(f"hf:{name}: no training image has a label and can be read")
-    if skipped:
-        notes += (f"{len(skipped)} images skipped that cannot be read",)
+    if sets.skipped:
+        notes += (f"{len(sets.skipped)} images skipped that cannot be read",)
     return assemble(
         f"hf:{name}",
         train,
-        present(sets, "val"),
-        present(sets, "test"),
+        sets.get("val"),
+        sets.get("test"),
         **hold,
-        compare=True,
+        prepare=sets.prepare(how),
+        scale=how.scale,
         notes=notes,
-        skipped=skipped,
+        skipped=sets.skipped,
     )
 
 

@@ -11,7 +11,7 @@ from metamixer.core.text import clean, listed
 from metamixer.data.class_sampling import split
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout, scan
-from metamixer.data.files.load_files import Reading, present, read
+from metamixer.data.files.load_files import Reading, read
 from metamixer.data.splits import Data, HoldOut, assemble, without
 
 TEST_SHARE = 0.1
@@ -28,31 +28,32 @@ def load_folder(root: Path, how: Reading, layout: FolderLayout, **hold: Unpack[H
         DataError: see :func:`scan` and :func:`metamixer.data.files.load_files.read`.
     """
     found = scan(root, layout)
-    parts = {part: (files, torch.tensor(labels)) for part, (files, labels) in found.parts.items()}
-    sets, skipped = read(parts, found.classes, how)
-    notes = found.notes
-    train, val, test = (present(sets, part) for part in ("train", "val", "test"))
-    if "all" in sets:
-        kept, held = split(sets["all"].labels, TEST_SHARE, seed=0)
-        train = sets["all"].subset(kept)
-        test = sets["all"].subset(held) if len(held) else None
+    files = {part: (files, torch.tensor(labels)) for part, (files, labels) in found.parts.items()}
+    sets = read(files, found.classes, how)
+    notes = (*found.notes, *sets.notes)
+    train, val, test = (sets.get(part) for part in ("train", "val", "test"))
+    if (whole := sets.get("all")) is not None:
+        kept, held = split(whole.labels, TEST_SHARE, seed=0)
+        train = whole.subset(kept)
+        test = whole.subset(held) if len(held) else None
         notes += (f"{len(held)} of {len(kept) + len(held)} images held out for testing, the same for every seed",)
         notes += without("testing", test)
     counts = torch.bincount(train.labels, minlength=len(found.classes)) if train else torch.zeros(len(found.classes))
     gone = [name for name, count in zip(found.classes, counts.tolist(), strict=True) if not count]
     if train is None or gone:
         raise DataError(
-            f"{clean(root)}: of {listed(gone)} no image can be read; the first cause: {': '.join(skipped[0])}"
+            f"{clean(root)}: of {listed(gone)} no image can be read; the first cause: {': '.join(sets.skipped[0])}"
         )
-    if skipped:
-        notes += (f"{len(skipped)} files skipped that cannot be read",)
+    if sets.skipped:
+        notes += (f"{len(sets.skipped)} files skipped that cannot be read",)
     return assemble(
         str(root),
         train,
         val,
         test,
         **hold,
-        compare=True,
+        prepare=sets.prepare(how),
+        scale=how.scale,
         notes=notes,
-        skipped=skipped,
+        skipped=sets.skipped,
     )

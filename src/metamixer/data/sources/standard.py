@@ -34,7 +34,7 @@ def load_standard(name: str, root: Path, download: bool, how: Reading, **hold: U
     else:
         train, test = (_from_torchvision(name, standard.origin, root, download, part) for part in ("train", "test"))
     train, test = (
-        TensorImages(conform(part.images, how.image_size, how.channels), part.labels, part.classes)
+        TensorImages(conform(part.images, how.image_size, how.channels, how.fit), part.labels, part.classes)
         for part in (train, test)
     )
     return assemble(name, train, None, test, mirror=standard.mirror, **hold)

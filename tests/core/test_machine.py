@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from metamixer.studies import machine
+from metamixer.core import machine
 
 
 @pytest.fixture

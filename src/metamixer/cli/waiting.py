@@ -1,0 +1,58 @@
+"""What is shown while images are read: nothing for two seconds, then a line that moves, or lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from metamixer.cli.console import console
+
+_PATIENCE = 2.0
+_BETWEEN_LINES = 30.0
+
+
+class Waiting:
+    """Shows loops that take more than two seconds, on stderr: a watcher for :mod:`metamixer.core.progress`.
+
+    Args:
+        clock: gives seconds.
+        target: where to; None: stderr at that moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, target: Console | None = None) -> None:
+        self._clock, self._target = clock, target
+        self._live: Live | None = None
+        self._began = self._said = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total``; the first call of a loop has 0."""
+        now = self._clock()
+        if done == 0:
+            self._began, self._said = now, now + _PATIENCE - _BETWEEN_LINES
+        if done >= total:
+            self.close()
+        elif now - self._said >= _BETWEEN_LINES or self._live is not None:
+            self._show(what, done, total, now)
+
+    def close(self) -> None:
+        """Take away the line that moves."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, what: str, done: int, total: int, now: float) -> None:
+        left = (now - self._began) * (total - done) / max(done, 1)
+        text = Text(f"{what}: {done:,} of {total:,}, about {left:,.0f} s left", style="dim")
+        target = self._target or console(stderr=True)
+        if not target.is_terminal:
+            target.print(text)
+        elif self._live is None:
+            self._live = Live(text, console=target, refresh_per_second=4, transient=True)
+            self._live.start()
+        else:
+            self._live.update(text)
+        self._said = now

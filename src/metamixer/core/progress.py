@@ -1,0 +1,43 @@
+"""Who waits may watch: long loops say how far they are, and whoever started them decides whether that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
+Watcher = Callable[[str, int, int], None]
+"""(what is done, items done, items in all)"""
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Let ``watcher`` see the loops inside of this block, from the thread that runs them."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def watched(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """The items, each reported after it was used.
+
+    >>> seen = []
+    >>> with watched_by(lambda what, done, total: seen.append((what, done, total))):
+    ...     list(watched("ab", "reading", 2))
+    ['a', 'b']
+    >>> seen
+    [('reading', 0, 2), ('reading', 1, 2), ('reading', 2, 2)]
+    """
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher(what, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        if watcher is not None:
+            watcher(what, done, total)

@@ -1,0 +1,80 @@
+"""What a network gets of an image: one preparation for training, evaluation and use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from metamixer.data.errors import ImageError
+from metamixer.data.files.image_file import WHITE, Fit, read_image
+
+ImageInput = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
+"""A file, its content, an image of Pillow, an array ``(H, W)`` or ``(H, W, C)``, a tensor ``(C, H, W)``."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images are brought to what a network takes; see :func:`metamixer.data.read_image`."""
+
+    channels: int
+    size: tuple[int, int]
+    fit: Fit = "crop"
+    white: int = WHITE
+
+    def __call__(self, image: ImageInput, name: str = "image") -> Tensor:
+        """One image as ``(C, H, W)`` uint8.
+
+        Raises:
+            ImageError: it cannot be read, or is no image.
+        """
+        source = Path(image) if isinstance(image, str) else image
+        if isinstance(source, Tensor | np.ndarray):
+            source = _from_array(source, name)
+        if not isinstance(source, Path | bytes | Image.Image):
+            raise ImageError(
+                f"{name} is of {type(image).__name__}; a path, bytes, an image of Pillow, an array or a tensor is "
+                "accepted",
+                "unsupported",
+            )
+        found = read_image(source, self.channels, self.size, name=name, fit=self.fit, white=self.white)
+        return torch.from_numpy(found)
+
+
+def _from_array(given: NDArray[Any] | Tensor, name: str) -> Image.Image:
+    array = given.permute(1, 2, 0).cpu().numpy() if isinstance(given, Tensor) and given.ndim == 3 else np.asarray(given)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    if not array.size or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8)):
+        kind = "tensor" if isinstance(given, Tensor) else "array"
+        shape = "(C, H, W)" if kind == "tensor" else "(H, W) or (H, W, C)"
+        raise ImageError(
+            f"{name} is {'a' if kind == 'tensor' else 'an'} {kind} of {array.dtype} {tuple(given.shape)}; uint8 "
+            f"{shape} with 1, 3 or 4 channels is accepted",
+            "unsupported",
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def each(images: Any) -> list[ImageInput]:
+    """One image or several, as a list."""
+    if isinstance(images, str | Path | bytes | Image.Image):
+        return [images]
+    if isinstance(images, Tensor | np.ndarray):
+        several = images.ndim == 4
+        return list(images) if several else [images]
+    return list(images)
+
+
+def is_one(images: Any) -> bool:
+    """Whether this is one image."""
+    return isinstance(images, str | Path | bytes | Image.Image) or (
+        isinstance(images, Tensor | np.ndarray) and images.ndim < 4
+    )

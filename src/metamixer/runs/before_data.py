@@ -1,0 +1,66 @@
+"""What can be said of a recipe before its images are decoded, which may take minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metamixer.config.recipe import Recipe
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.machine import available_memory
+from metamixer.models.factory import UnknownModel, check_exists
+
+
+def check_before_data(recipe: Recipe) -> None:
+    """Refuse networks that do not exist, weights that are not there, and images too large for the memory.
+
+    Raises:
+        RecipeError: a line for each fault.
+    """
+    wrong = [*_networks(recipe), *_memory(recipe)]
+    if wrong:
+        raise RecipeError("\n".join(wrong))
+
+
+def _networks(recipe: Recipe) -> list[str]:
+    wrong = []
+    for index, peer in enumerate(recipe.peers):
+        try:
+            check_exists(peer.name)
+        except UnknownModel as error:
+            wrong.append(f"peers.{index}: {error}")
+        if peer.weights is not None and not Path(peer.weights).is_file():
+            wrong.append(f"peers.{index}.weights: {peer.weights}: no such file")
+    return wrong
+
+
+def _memory(recipe: Recipe) -> list[str]:
+    """The images of one batch as float32, which is the least that a step needs."""
+    if recipe.data.size is None:
+        return []
+    height, width = recipe.data.size
+    needed = 4 * recipe.train.batch_size * (recipe.data.channels or 1) * height * width
+    if needed <= (free := available_memory()):
+        return []
+    return [
+        f"data.image_size={recipe.data.image_size}: the images of one batch of {recipe.train.batch_size} take "
+        f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; a smaller data.image_size or "
+        "train.batch_size is accepted"
+    ]
+
+
+def advice(recipe: Recipe) -> list[str]:
+    """Warnings of what is allowed and hardly meant."""
+    found = []
+    for index, peer in enumerate(recipe.peers):
+        named = ":" in peer.name and not peer.name.startswith(("timm:", "torchvision:"))  # may load its own
+        if peer.frozen and peer.weights is None and not peer.options.get("pretrained") and not named:
+            found.append(
+                f"peers.{index} ({peer.name}) is frozen and has no weights: the others learn from noise; "
+                f"peers.{index}.weights=FILE.safetensors starts it from a trained network"
+            )
+    if len(recipe.members) == 1:
+        found.append(
+            f"{recipe.peers[0].name} is alone: no peer teaches it, and {recipe.loss.name} has nothing to compare; "
+            "peers=[NAME, NAME] trains two that teach each other"
+        )
+    return found
