@@ -8,10 +8,8 @@ import torch
 from rich.console import Console
 
 from metamixer.cli.console import Progress, report_table, result_table, result_text, say, titled
-from metamixer.config.recipe import Recipe
 from metamixer.core.text import clean
 from metamixer.evaluation.evaluate import Report, Score
-from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.run import Result
 from metamixer.training.callbacks import EpochRecord, Start, StepRecord
 from metamixer.training.trainer import Best
@@ -204,24 +202,3 @@ def test_the_result_without_test_or_validation_images():
     assert "Without validation images" in " ".join(result_text(a_result(0.5, 0.6, 0.7, chosen=float("nan")), 9))
     assert "top-5" not in shown(report_table(a_report(0.1, 0.2, 0.3)))
     assert "12.34 %" in shown(report_table(a_report(0.12341, 0.2, 0.3, images=10_000)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "warned"),
-    [
-        (["train.epochs=10"], True),
-        (["train.epochs=300"], False),
-        (["train.epochs=10", "mixer=none"], False),
-        (["train.epochs=10", "mixer=mixup"], True),
-        (["train.epochs=10", "mixer=mixup", "mixer.probability=0.4"], False),
-        (["train.epochs=10", "mixer.until=0.5"], False),
-        (["train.epochs=10", "mixer.until=0.9", "mixer.ramp=0.9"], False),
-        (["train.epochs=10", "mixer.local_probability=0.3", "mixer.global_probability=0.3"], False),
-    ],
-)
-def test_advice_on_short_budgets(changes, warned):
-    advice = short_budget(Recipe.of({}, changes), 5400)
-    assert (advice is not None) == warned
-    if advice:
-        assert "5,400 images is seen 10 times" in advice
-        assert "\n" not in advice

@@ -4,14 +4,10 @@ import json
 import shutil
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from metamixer.cli.app import app
-from metamixer.config.yaml_file import RecipeError
-from metamixer.evaluation.localization.localize import Localization
 from metamixer.evaluation.robustness.corruptions import CORRUPTIONS
-from metamixer.runs.evaluate_run import assess_run
 from metamixer.runs.localize_run import localize_run
 from tests.command import metamixer
 
@@ -105,24 +101,6 @@ def test_quick_writes_nothing(run):
     assert not (run / "evaluation.json").exists()
 
 
-def test_a_run_that_has_not_ended_has_no_deployed_network(run, tmp_path):
-    shutil.copytree(run, tmp_path / "copy")
-    (tmp_path / "copy" / "model.safetensors").unlink()
-    told = []
-    found = assess_run(
-        tmp_path / "copy",
-        progress=lambda *words: told.append(words),
-        localize=lambda run: Localization(images=len(run.recipe.names)),
-    )
-    assert [each.kind for each in found.networks] == ["peer", "peer", "ensemble"]
-    assert found.localization.images == 2
-    assert told[-1] == ("validation images", 600, 600)
-    assert ("images", 1000, 1000) in told
-    assert json.loads((tmp_path / "copy" / "evaluation.json").read_text())["localization"]["images"] == 2
-    (tmp_path / "copy" / "model.safetensors").write_bytes(b"nothing")
-    assert "cannot be read" in metamixer("evaluate", tmp_path / "copy", "--device", "cpu", code=65).stderr
-
-
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -145,15 +123,6 @@ def test_images_that_are_too_small_are_refused_before_the_work(run, tmp_path):
     metamixer("train", *TINY, "--image-size", 12, "--epochs", 1, "--out", tmp_path / "run")
     result = metamixer("evaluate", tmp_path / "run", "--robustness", "corruptions", "--device", "cpu", code=65)
     assert "images of 12x12 are too small for corruptions; expected at least 16 pixels" in result.stderr
-    with pytest.raises(RecipeError, match="'rain'"):
-        assess_run(run, robustness=["rain"])
-
-
-def test_figures_do_not_depend_on_what_was_drawn_before(run):
-    torch.manual_seed(5)
-    first = assess_run(run, robustness=["corruptions", "fgsm"], limit=4).as_dict()
-    torch.manual_seed(6)
-    assert assess_run(run, robustness=["corruptions", "fgsm"], limit=4).as_dict() == first
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ from hashlib import sha256
 
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from metamixer.data import DataError, TensorImages, load
-from metamixer.data.sources.scene_rendering import Canvas, draw, resized
+from metamixer.data.sources.scene_rendering import Canvas, draw
 from metamixer.data.sources.scenes import make_scenes
 from metamixer.data.splits import assemble
 
@@ -112,18 +111,6 @@ def test_labels_and_classes_are_those_of_the_source():
     assert not torch.allclose(torch.tensor(plain.mean), torch.tensor(scenes.mean))
 
 
-def test_scenes_are_the_same_twice_and_for_every_batch_size():
-    images = blobs(30, 0)
-    canvas = Canvas(56, True)
-    once, boxes = draw(images.images, images.labels, torch.arange(30), canvas, "test")
-    for rows in torch.arange(30).flip(0).split(7):
-        again, their = draw(images.images, images.labels, rows, canvas, "test")
-        assert torch.equal(again, once[rows])
-        assert torch.equal(their, boxes[rows])
-    other, _ = draw(images.images, images.labels, torch.arange(30), canvas, "val")
-    assert not torch.equal(other, once)
-
-
 def test_the_bits_do_not_depend_on_the_machine():
     scenes = load("scenes:fashion-mini", train_limit=1)
     assert sha256(scenes.test.images.numpy().tobytes()).hexdigest()[:16] == "bcec9553db8baa89"
@@ -170,13 +157,6 @@ def test_objects_are_everywhere_and_of_many_sizes():
     assert boxes.min() >= 0
     assert boxes.max() <= 56
     assert (boxes[:, 2:] > boxes[:, :2]).all()
-
-
-def test_resizing_is_that_of_torch():
-    images = torch.randint(0, 256, (3, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    for side in (17, 28, 33):
-        expected = F.interpolate(images.double(), (side, side), mode="bilinear", antialias=True)
-        assert (resized(images, side) - expected).abs().max() <= 0.75
 
 
 def test_a_folder_is_brought_to_half_of_the_scene(tmp_path):
