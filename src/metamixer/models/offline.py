@@ -25,7 +25,7 @@ def hub_is_reachable() -> bool:
         port = address.port or (443 if address.scheme == "https" else 80)
         with socket.create_connection((address.hostname or "", port), timeout=_PATIENCE):
             return True
-    except OSError:
+    except (OSError, ValueError):  # no port can be 99999
         return False
 
 
