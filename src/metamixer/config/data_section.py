@@ -42,6 +42,9 @@ class DataSection(Section):
         layout: of a folder of images: ``auto`` finds splits by their names, ``classes`` takes each folder for a class.
         image_column: with the images, in ``hf:`` sets and parquet files; None: the only one that fits.
         label_column: with the classes, by name or number; None: the only one that fits.
+        labels: of a folder of images: a CSV file in it with the columns ``file`` and ``label``, and perhaps ``split``;
+            or a list of files that are called as splits.
+        labels_column: the column of ``labels`` with the classes.
         fit: how an image comes to other proportions: ``crop`` keeps the largest centred part, ``letterbox`` all of it
             with grey bars beside, ``squash`` all of it with other proportions.
         white: the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
@@ -64,6 +67,8 @@ class DataSection(Section):
     layout: Literal["auto", "classes"] = _later("auto")
     image_column: str | None = _later(None)
     label_column: str | None = _later(None)
+    labels: str | list[str] | None = _later(None)
+    labels_column: str = _later("label")
     fit: Literal["crop", "letterbox", "squash"] = _later("crop")
     white: int = _later(65535, ge=1, le=65535)
 

@@ -12,6 +12,7 @@ from metamixer.core.standard_sets import STANDARD
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout
 from metamixer.data.files.image_file import Fit
+from metamixer.data.files.label_file import LabelFiles
 from metamixer.data.files.load_files import Reading
 from metamixer.data.image_set import Numbers, pair
 from metamixer.data.sources.huggingface import Columns, is_table_folder, load_hf
@@ -48,6 +49,8 @@ def load(
     layout: FolderLayout = "auto",
     image_column: str | None = None,
     label_column: str | None = None,
+    labels: str | Sequence[str] | None = None,
+    labels_column: str = "label",
     **reading: Unpack[ReadingOptions],
 ) -> Data:
     """The training, validation and test split of a set of labelled images.
@@ -71,6 +74,9 @@ def load(
         layout: of a folder of images: ``auto`` finds splits by their names; ``classes`` takes each folder for a class.
         image_column: of a Hugging Face set, where it is not plain.
         label_column: of a Hugging Face set, where it is not plain; names or numbers.
+        labels: of a folder of images: a CSV file with the columns ``file`` and ``label``, and perhaps ``split``, or
+            several that are called as splits; all paths are relative to the folder.
+        labels_column: the column of ``labels`` with the classes.
         reading: ``image_size``, a side or (height, width): the largest centred part of these proportions is resized.
             None: as the images are if they have one size with sides up to 96 pixels, else 224 x 224.
             ``channels``, 1 (grey) or 3 (colour). None: grey if all images are.
@@ -97,17 +103,23 @@ def load(
     how = Reading(**{**reading, "image_size": None if size is None else pair(size)})  # type: ignore[arg-type]
     hold: HoldOut = {"val_share": val_share, "seed": seed, "train_limit": train_limit}
 
+    files = (
+        None if labels is None else LabelFiles((labels,) if isinstance(labels, str) else tuple(labels), labels_column)
+    )
+
     def source(name: str, how: Reading) -> Data:
+        folder = Path(name).expanduser()
+        if files and (name in STANDARD or name.startswith("hf:") or is_table_folder(folder)):
+            raise DataError(f"data.labels with {name!r}; a folder of images is expected")
         if name in STANDARD:
             return load_standard(name, Path(root).expanduser(), download, how, **hold)
         if name.startswith("hf:"):
             return load_hf(name.removeprefix("hf:"), download, how, Columns(image_column, label_column), **hold)
         if not Path(name).exists() and not _looks_like_a_path(name):
             raise _unknown(name)
-        folder = Path(name).expanduser()
         if is_table_folder(folder):
             return load_hf(str(folder), download, how, Columns(image_column, label_column), **hold)
-        return load_folder(folder, how, layout, **hold)
+        return load_folder(folder, how, layout, files, **hold)
 
     name = str(name)
     if not name.startswith(PREFIX):

@@ -11,6 +11,7 @@ from metamixer.core.text import clean, listed
 from metamixer.data.class_sampling import split
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout, scan
+from metamixer.data.files.label_file import LabelFiles, scan_labelled
 from metamixer.data.files.load_files import Reading, read
 from metamixer.data.splits import Data, HoldOut, assemble, without
 
@@ -18,7 +19,9 @@ TEST_SHARE = 0.1
 """Of a folder without splits, this part of every class is the test split."""
 
 
-def load_folder(root: Path, how: Reading, layout: FolderLayout, **hold: Unpack[HoldOut]) -> Data:
+def load_folder(
+    root: Path, how: Reading, layout: FolderLayout, labels: LabelFiles | None, **hold: Unpack[HoldOut]
+) -> Data:
     """A folder of images as :func:`scan` finds it.
 
     Of a folder without splits a tenth of every class becomes the test split, the same one for every seed, so
@@ -27,7 +30,7 @@ def load_folder(root: Path, how: Reading, layout: FolderLayout, **hold: Unpack[H
     Raises:
         DataError: see :func:`scan` and :func:`metamixer.data.files.load_files.read`.
     """
-    found = scan(root, layout)
+    found = scan(root, layout) if labels is None else scan_labelled(root, layout, labels)
     files = {part: (files, torch.tensor(labels)) for part, (files, labels) in found.parts.items()}
     sets = read(files, found.classes, how)
     notes = (*found.notes, *sets.notes)
@@ -41,9 +44,8 @@ def load_folder(root: Path, how: Reading, layout: FolderLayout, **hold: Unpack[H
     counts = torch.bincount(train.labels, minlength=len(found.classes)) if train else torch.zeros(len(found.classes))
     gone = [name for name, count in zip(found.classes, counts.tolist(), strict=True) if not count]
     if train is None or gone:
-        raise DataError(
-            f"{clean(root)}: of {listed(gone)} no image can be read; the first cause: {': '.join(sets.skipped[0])}"
-        )
+        cause = f"; the first cause: {': '.join(sets.skipped[0])}" if sets.skipped else ""
+        raise DataError(f"{clean(root)}: of {listed(gone)} no training image can be read{cause}")
     if sets.skipped:
         notes += (f"{len(sets.skipped)} files skipped that cannot be read",)
     return assemble(
