@@ -12,7 +12,7 @@ from metamixer.runs.claim import LOCK, claimed
 COMMAND = [sys.executable, "-c", "from metamixer.cli.app import main; main()"]
 TINY = ["train", "data.train_limit=5", "--epochs", "1", "--batch-size", "50", "--device", "cpu", "--image-size", "8",
         "--mixer", "none", "--quiet"]  # fmt: skip
-FILES = {"recipe.yaml", "environment.json", "metrics.jsonl", "metrics.csv", "events", "checkpoints",
+FILES = {"recipe.yaml", "data.json", "environment.json", "metrics.jsonl", "metrics.csv", "events", "checkpoints",
          "model.safetensors", "report.json"}  # fmt: skip
 
 

@@ -24,7 +24,8 @@ def test_it_is_read_and_evaluated(run):
     (line,) = (run / "metrics.jsonl").read_text().splitlines()
     assert "flat" in json.loads(line), "as it was written then"
     assert [epoch.epoch for epoch in read_run(run, "run").epochs] == [1]
-    found, known = evaluate_run(run, "val", "BEST").as_dict(), json.loads(line)["val"]
+    with pytest.warns(UserWarning, match=r"has no data\.json"):
+        found, known = evaluate_run(run, "val", "BEST").as_dict(), json.loads(line)["val"]
     assert found["images"] == known["images"]
     for peer, other in zip(found["peers"], known["peers"], strict=True):
         assert peer["accuracy"] == pytest.approx(other["accuracy"], abs=2 / found["images"])
@@ -34,7 +35,8 @@ def test_it_is_read_and_evaluated(run):
 def test_it_is_resumed_and_exported(run):
     """The end is that of a run which the older version was not stopped in, up to the arithmetic of processors."""
     recipe, whole = read_recipe(run), json.loads((run / "whole.json").read_text())
-    result = train(recipe, run, resume=True)
+    with pytest.warns(UserWarning, match=r"has no data\.json"):
+        result = train(recipe, run, resume=True)
     for peer, other in zip(result.last.as_dict()["peers"], whole["last_epoch"]["peers"], strict=True):
         assert peer["nll"] == pytest.approx(other["nll"], rel=1e-3)
     assert [result.best.peer, result.best.epoch] == [whole["best"]["peer"], whole["best"]["epoch"]]

@@ -37,8 +37,8 @@ def test_the_folder_holds_what_it_should(run):
     recipe, result = run
     names = {path.name for path in result.folder.iterdir()}
     assert names == {
-        "recipe.yaml", "environment.json", "metrics.jsonl", "metrics.csv", "events", "checkpoints", "model.safetensors",
-        "report.json",
+        "recipe.yaml", "data.json", "environment.json", "metrics.jsonl", "metrics.csv", "events", "checkpoints",
+        "model.safetensors", "report.json",
     }  # fmt: skip
     assert Recipe.read(result.folder / "recipe.yaml").digest == recipe.digest
     environment = json.loads((result.folder / "environment.json").read_text())

@@ -73,7 +73,7 @@ def test_a_schedule_starts_anew_where_a_run_was_continued():
 def test_an_ended_training_is_continued_with_a_new_schedule(tmp_path):
     first, second = Rates(), Rates()
     toys.trainer(tmp_path, 2, callbacks=[first], facts={"recipe": "a"}).fit(toys.loader())
-    facts = {"recipe": "b", "recipe_before": "a"}
+    facts = {"recipe": "b", "recipe_before": ["a"]}
     more = toys.trainer(tmp_path, 4, callbacks=[second], facts=facts, continued=(2,))
     more.fit(toys.loader(), resume=True)
     assert [epoch for epoch, _ in second.epochs] == [3, 4]

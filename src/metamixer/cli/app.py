@@ -53,6 +53,12 @@ def _allow_imports(asked: bool) -> bool:
     return asked
 
 
+DataAt = Annotated[
+    str | None, typer.Option("--data", metavar="FOLDER", help="Read the data of the run from this folder.")
+]
+NoCheck = Annotated[
+    bool, typer.Option("--no-check", help="Accept data that differ from those the run was trained with.")
+]
 AllowImports = Annotated[
     bool,
     typer.Option(
@@ -168,12 +174,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     allow_imports: AllowImports = False,
     quick: Annotated[bool, typer.Option("--quick", help="Report accuracy and NLL only; write nothing.")] = False,
+    data: DataAt = None,
+    no_check: NoCheck = False,
 ) -> None:
     """Report accuracy, calibration, diversity and robustness of a run; write RUN/evaluation.json."""
     from metamixer.cli.evaluate import evaluate as work
 
     more = (robustness, limit, cifar_c, boxes, held_out_boxes)
-    raise typer.Exit(work(run, split, checkpoint, *more, device, as_json, quick))
+    raise typer.Exit(work(run, split, checkpoint, *more, device, as_json, quick, data, not no_check))
 
 
 @app.command()
@@ -258,11 +266,15 @@ def export(
     push: Annotated[
         str | None, typer.Option("--push", metavar="OWNER/NAME", help="With hub, push the folder to this repository.")
     ] = None,
+    data: DataAt = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Read no data; verify on random images. For runs whose data are gone.")
+    ] = False,
 ) -> None:
     """Export a trained network, and verify its outputs."""
     from metamixer.cli.export import export_run as work
 
-    raise typer.Exit(work(run, peer, to, out, quantize, tolerance, device, license, push))
+    raise typer.Exit(work(run, peer, to, out, quantize, tolerance, device, license, push, data, not no_check))
 
 
 @app.command()
@@ -324,11 +336,12 @@ def report(
     title: Annotated[str, typer.Option("--title", help="Title of the page. [default: the name of the run]")] = "",
     allow_imports: AllowImports = False,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show images of the data.")] = True,
+    data: DataAt = None,
 ) -> None:
     """Write an HTML report of runs and studies; it works offline."""
     from metamixer.cli.report import report as work
 
-    raise typer.Exit(work(paths, out, static, title, pictures))
+    raise typer.Exit(work(paths, out, static, title, pictures, data))
 
 
 def main() -> None:

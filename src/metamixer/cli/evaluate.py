@@ -15,6 +15,7 @@ from metamixer.cli.exit_codes import told
 from metamixer.cli.progress_bars import bars
 from metamixer.config.yaml_file import RecipeError
 from metamixer.evaluation.localization.localize import Localization
+from metamixer.evaluation.report import Report
 from metamixer.runs.evaluate_run import FILE, ROBUSTNESS, assess_run
 from metamixer.runs.localize_run import localize_run
 from metamixer.runs.run import OpenRun, evaluate_run
@@ -33,6 +34,8 @@ def evaluate(
     device: str,
     as_json: bool,
     quick: bool,
+    data: str | None,
+    check: bool,
 ) -> int:
     """Evaluate a run; show the metrics and write them into its folder."""
     wanted = _wanted(robustness)
@@ -43,7 +46,9 @@ def evaluate(
                 "--quick computes accuracy and likelihood alone; "
                 "leave it out for --robustness, --cifar-c, --limit and --boxes"
             )
-        return _quick(folder, split, pointer, as_json)
+        with bars("evaluating"):
+            report = evaluate_run(folder, split, pointer, data=data, check=check)
+        return _quick(report, folder, split, pointer, as_json)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if boxes is None and held_out_boxes is not None:
@@ -71,6 +76,8 @@ def evaluate(
             cifar_c=cifar_c,
             device=device,
             localize=None if boxes is None else localize,
+            data=data,
+            check=check,
         )
     if as_json:
         console().out(json.dumps(found.as_dict(), indent=1), highlight=False)
@@ -91,10 +98,10 @@ def _wanted(robustness: str | None) -> tuple[str, ...]:
     return ROBUSTNESS if "all" in words else tuple(word for word in ROBUSTNESS if word in words)
 
 
-def _quick(folder: Path, split: Literal["test", "val"], pointer: Literal["LATEST", "BEST"], as_json: bool) -> int:
+def _quick(
+    report: Report, folder: Path, split: Literal["test", "val"], pointer: Literal["LATEST", "BEST"], as_json: bool
+) -> int:
     """Accuracy and likelihood alone, as after each epoch of a training; nothing is written."""
-    with bars("evaluating"):
-        report = evaluate_run(folder, split, pointer)
     if as_json:
         checkpoint = "last" if pointer == "LATEST" else "best"
         found = {"run": str(folder), "split": split, "checkpoint": checkpoint, **report.as_dict()}

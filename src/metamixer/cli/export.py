@@ -29,6 +29,8 @@ def export_run(
     device: str,
     license: str | None,
     push: str | None,
+    data: str | None,
+    check: bool,
 ) -> int:
     """Export, and show what was written, how close it comes, and how to use it."""
     if device == "auto":
@@ -37,7 +39,17 @@ def export_run(
         device = "cuda" if to == "torch-export" and torch.cuda.is_available() else "cpu"
     with bars("reading images, writing and checking"):
         done = export(
-            run, peer, to, out=out, quantize=quantize, tolerance=tolerance, device=device, license=license, push=push
+            run,
+            peer,
+            to,
+            out=out,
+            quantize=quantize,
+            tolerance=tolerance,
+            device=device,
+            license=license,
+            push=push,
+            data=data,
+            check=check,
         )
     checked = done.checked
     say(done.title)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
 
+from metamixer.config.data_section import is_place, without_kind
 from metamixer.config.recipe import CODE, Recipe
 from metamixer.config.yaml_file import RecipeError, parse_yaml
 from metamixer.core import trusted_imports
@@ -31,6 +32,13 @@ class Sugar:
     precision: str | None = None
     device: str | None = None
     image_size: int | None = None
+
+    def from_here(self) -> Sugar:
+        """With the absolute path of a data folder: typed, it is of this working directory, and not of the run's."""
+        if self.data is None or not is_place(self.data):
+            return self
+        kind, path = without_kind(self.data)
+        return replace(self, data=kind + os.path.abspath(os.path.expanduser(path)))
 
     def changes(self) -> list[str]:
         """As changes of a recipe.

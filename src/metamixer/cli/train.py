@@ -18,14 +18,15 @@ from metamixer.data import Data, WorkerError
 from metamixer.runs.before_data import advice, check_before_data
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.claim import claimed, new_folder
+from metamixer.runs.data_record import load_data
 from metamixer.runs.run import (
     Result,
     check_outside_of_data,
     check_same,
     check_start,
-    load_data,
     longer,
     read_recipe,
+    resumed,
 )
 from metamixer.runs.run import train as follow
 from metamixer.training.distributed import ProcessLost
@@ -58,7 +59,7 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
             )
     check_before_data(recipe)
     warnings = advice(recipe)
-    data = load_data(recipe)
+    data = load_data(recipe, section=resumed(recipe, folder)[1])
     _tell_about(data, quiet)
     if not going_on and (budget := short_budget(recipe, len(data.train))):
         warnings.append(budget)
@@ -117,16 +118,17 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         folder = out
         if not (folder / "recipe.yaml").is_file():
             return _begin(words, sugar, out, None)
-        named = bool(words) or sugar != Sugar()
+        named, sugar = bool(words) or sugar != Sugar(), sugar.from_here()
         recipe = recipe_of(words, sugar, None if named else folder)
     else:
-        folder = Path(resume)
+        folder, sugar = Path(resume), sugar.from_here()
         if out not in (None, folder):
             raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
         recipe = recipe_of(words, sugar, folder)  # allows what the command names, before the folder's recipe is read
     recipe = longer(recipe, folder)
     check_same(recipe, folder)
-    if recipe.differences(read_recipe(folder)):
+    known = read_recipe(folder)
+    if recipe.at_home(known).differences(known):
         ended = recipe.train.continued[-1]
         say(
             f"the run of {ended} epochs has ended: epochs {ended + 1} to {recipe.train.epochs} follow, with a new "

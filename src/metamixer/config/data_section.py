@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from metamixer.core.standard_sets import STANDARD
 
 
 class Section(BaseModel):
@@ -93,3 +96,26 @@ class DataSection(Section):
         if "\0" in value:
             raise ValueError(f"{value!r} is the name of no file")
         return value
+
+
+_KINDS = ("scenes:", "hf:")
+
+
+def without_kind(name: str) -> tuple[str, str]:
+    """A name of data in two: what stands before it, such as ``scenes:``, and the set itself."""
+    kind, rest = "", name
+    while found := next((one for one in _KINDS if rest.startswith(one)), ""):
+        kind, rest = kind + found, rest.removeprefix(found)
+    return kind, rest
+
+
+def is_place(name: str) -> bool:
+    """Whether data are named by a path: ``photos``, ``hf:./saved``, unlike ``cifar10`` and ``hf:me/set``."""
+    kind, rest = without_kind(name)
+    return rest.startswith(("/", "~", ".", "\\")) if "hf:" in kind else rest not in STANDARD
+
+
+def placeless(section: dict[str, Any]) -> dict[str, Any]:
+    """The section without the place of its data: of a path the last name stays, and standard sets lie anywhere."""
+    kind, name = without_kind(section["name"])
+    return section | {"name": kind + (Path(name).name if is_place(section["name"]) else name), "root": "data"}

@@ -22,7 +22,7 @@ from metamixer.cohort.cohort import Cohort, Compile
 from metamixer.cohort.concurrency import Parallel
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.cohort.stages import find_stages
-from metamixer.config.data_section import DataSection, Section
+from metamixer.config.data_section import DataSection, Section, is_place, placeless
 from metamixer.config.registry import LOSSES, MIXERS, all_settings, effective, faults, find, make
 from metamixer.config.weights import load_weights
 from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
@@ -252,6 +252,20 @@ class Recipe(Section):
         return sha256(as_yaml(self._what).encode()).hexdigest()[:16]
 
     @property
+    def placed_digest(self) -> str:
+        """The checksum with the place of the data, as versions before had it: two folders of one name are two."""
+        what = self._what
+        what["data"] |= {"name": self.data.name, "root": self.data.root}
+        return sha256(as_yaml(what).encode()).hexdigest()[:16]
+
+    def at_home(self, known: Recipe) -> Recipe:
+        """This recipe with the place of the data in ``known``, if both name the same kind of data by places."""
+        if self.data.name != known.data.name and not (is_place(self.data.name) and is_place(known.data.name)):
+            return self
+        data = self.data.model_copy(update={"name": known.data.name, "root": known.data.root})
+        return self.model_copy(update={"data": data})
+
+    @property
     def _what(self) -> dict[str, Any]:
         """The full recipe without what changes nothing: the layout of its processes, and later settings left neutral.
 
@@ -269,6 +283,7 @@ class Recipe(Section):
         parts = {"data": DataSection, "optim": Optim, "train": TrainSection}
         parts |= {"mixer": find(self.mixer.name, MIXERS, "mixer"), "loss": find(self.loss.name, LOSSES, "loss")}
         content |= {key: effective(content[key], of) for key, of in parts.items()}
+        content["data"] = placeless(content["data"])
         return content | {"peers": [effective(peer, PeerSection) for peer in content["peers"]]}
 
     def continued(self, earlier: Recipe) -> Recipe:

@@ -22,7 +22,8 @@ from metamixer.export.recorded_metrics import figures
 from metamixer.export.safetensors_file import read_safetensors, write_safetensors
 from metamixer.export.select_network import Chosen, choose
 from metamixer.export.torch_file import read_pt2, write_pt2
-from metamixer.export.verify import Checked, Run, check, reference
+from metamixer.export.verify import Checked, Run, reference
+from metamixer.export.verify import check as compare
 from metamixer.runs.classifier import Classifier
 
 To = Literal["safetensors", "onnx", "torch-export", "hub"]
@@ -93,6 +94,8 @@ def export(
     license: str | None = None,
     push: str | None = None,
     calibration: int = CALIBRATION,
+    data: str | None = None,
+    check: bool = True,
 ) -> Exported:
     """Write a network of a run as a file for other systems, checked on images of the run before it counts.
 
@@ -109,6 +112,9 @@ def export(
         license: what the model card says; None: that it is not stated.
         push: with ``hub``, the repository to push the folder to.
         calibration: training images that the ranges of ``int8`` are measured on.
+        data: where the run's data are now; None: where they were in training.
+        check: read the data, refuse others than the run had, and verify on them; False: read none, and verify on random
+            images.
 
     Raises:
         RecipeError: something asked for does not exist or does not go together, or a package is missing.
@@ -119,7 +125,9 @@ def export(
     folder, wanted = Path(run), str(peer)
     _refuse(to, quantize, tolerance, device, push, calibration)
     where = torch.device(device)
-    chosen = choose(folder, wanted)
+    if quantize is not None and not check:
+        raise RecipeError("--quantize int8 measures ranges on training images, which --no-check does not read")
+    chosen = choose(folder, wanted, data=data, check=check)
     place = _place(folder, wanted, to, out)
     model_card.check_place(place.card)
     place.file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +140,9 @@ def export(
         chosen.classifier.network.to(on)
         target.write(chosen.classifier, partial, on)
         split, images = chosen.shown
-        checked = check(place.file.name, reference(chosen.classifier, on), target.read(partial, on), images, tolerance)
+        checked = compare(
+            place.file.name, reference(chosen.classifier, on), target.read(partial, on), images, tolerance
+        )
         small = None
         if quantize is not None:
             small = _quantised(chosen, partial, Path(temporary), calibration)

@@ -13,13 +13,15 @@ import torch
 from metamixer.cohort.cohort import Cohort
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
-from metamixer.data import Data, ImageSet, normalise
+from metamixer.core.seeding import generator
+from metamixer.data import Data, ImageSet, TensorImages, normalise
 from metamixer.export.errors import ExportError
 from metamixer.losses.base import Loss
 from metamixer.models.ensemble import Ensemble
 from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
-from metamixer.runs.run import known_scale, load_checkpoint, load_data, read_recipe
+from metamixer.runs.data_record import DataRecord, data_of
+from metamixer.runs.run import known_scale, load_checkpoint, read_recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class Chosen:
         data: of the run.
         whole: whether the ensemble has all peers of the cohort, as the ensemble of the run's tables has.
         final: whether it is from the end of the last epoch.
+        random: the images are random ones, in the place of data that were not read.
     """
 
     classifier: Classifier
@@ -45,17 +48,20 @@ class Chosen:
     data: Data
     whole: bool
     final: bool
+    random: bool = False
 
     @property
     def shown(self) -> tuple[str, ImageSet]:
         """The images that the written file is checked on: the test split, else validation, else training."""
+        if self.random:
+            return "random", self.data.train
         for name, images in (("test", self.data.test), ("validation", self.data.val), ("training", self.data.train)):
             if images is not None and len(images):
                 return name, images
         raise ExportError(f"{self.data.name} has no images to check an export on")
 
 
-def choose(folder: Path, peer: str = "best") -> Chosen:
+def choose(folder: Path, peer: str = "best", *, data: str | None = None, check: bool = True) -> Chosen:
     """The network ``peer`` of the run in ``folder``.
 
     Args:
@@ -63,6 +69,8 @@ def choose(folder: Path, peer: str = "best") -> Chosen:
         peer: ``best``, the deployed network (``model.safetensors``); a number, that peer (or shadow) in the latest
             checkpoint; ``leader``, the one peer that the method deploys; ``ensemble``, the mean of the probabilities
             of all peers that learn. The last three are from the latest checkpoint too.
+        data: where the run's data are now; None: where they were in training.
+        check: read the data and refuse others than the run had; False: random images stand in their place.
 
     Raises:
         RecipeError, DataError, CheckpointError, ExportError: no run, its data are gone or others than they were, it
@@ -71,9 +79,23 @@ def choose(folder: Path, peer: str = "best") -> Chosen:
     if not (peer in ("best", "leader", "ensemble") or peer.isdecimal()):
         raise RecipeError(f"--peer {peer}: best, leader, ensemble or the number of a peer would work")
     recipe = read_recipe(folder)
-    data = load_data(recipe, (), known_scale(folder))
-    if peer == "best":
-        return _deployed(folder, recipe, data)
+    found = data_of(recipe, folder, data, splits=(), scale=known_scale(folder)) if check else _stand_in(recipe, folder)
+    chosen = _deployed(folder, recipe, found) if peer == "best" else _from_checkpoint(folder, peer, recipe, found)
+    return replace(chosen, random=not check)
+
+
+def _stand_in(recipe: Recipe, folder: Path) -> Data:
+    """Random images with the classes, size and normalisation that the run had."""
+    path = folder / "model.safetensors"
+    known = DataRecord.read(folder) or (Classifier.load(path) if path.is_file() else None)
+    if known is None:
+        raise ExportError(f"{folder} has neither data.json nor model.safetensors: its data are needed; --data FOLDER")
+    drawn = torch.randint(0, 256, (16, known.channels, *known.size), generator=generator(0, "export"))
+    images = TensorImages(drawn.to(torch.uint8), torch.zeros(len(drawn), dtype=torch.int64), known.classes)
+    return Data(recipe.data.name, images, None, None, known.classes, known.mean, known.std)
+
+
+def _from_checkpoint(folder: Path, peer: str, recipe: Recipe, data: Data) -> Chosen:
     cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
     found = load_checkpoint(cohort, folder, "LATEST")
     cohort.eval()

@@ -21,6 +21,7 @@ from metamixer.report.forest_plot import forests
 from metamixer.report.map_gallery import data_uri
 from metamixer.report.read_runs import RunFiles, StudyFiles, read_all
 from metamixer.report.view import of_run, of_runs
+from metamixer.runs.data_record import section_of
 
 Preview = Callable[[Recipe, Path], object]
 """Draws what a recipe's mixer makes of its images into a PNG: ``metamixer.runs.mixing_preview.draw``."""
@@ -161,7 +162,8 @@ def _with_pictures(
 def _preview(run: RunFiles, draw: Preview) -> str:
     recipe = Recipe.read(run.folder / "recipe.yaml")
     # A report fetches nothing.
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"download": False})})
+    section = section_of(recipe, run.folder).model_copy(update={"download": False})
+    recipe = recipe.model_copy(update={"data": section})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "preview.png"
         draw(recipe, path)

@@ -55,6 +55,8 @@ def assess_run(
     device: str = "cpu",
     localize: Localize | None = None,
     seed: int = 0,
+    data: str | None = None,
+    check: bool = True,
 ) -> Report:
     """Every metric of a run's peers, its ensemble and its deployed network, on one split of its data.
 
@@ -72,6 +74,7 @@ def assess_run(
         device: where to compute.
         localize: gives the localization part.
         seed: of the corruptions.
+        data, check: where its data are now, and whether they have to be the same; see :func:`open_run`.
 
     Raises:
         RecipeError, DataError, CheckpointError: it is no run, its data are gone or too small for corruptions, or it has
@@ -84,16 +87,16 @@ def assess_run(
         raise RecipeError("--cifar-c with split val: CIFAR-10-C is made of test images; expected split test")
     if limit is not None and limit < 1:
         raise RecipeError(f"limit {limit}: expected at least 1 image")
-    run = open_run(folder, pointer, device)
-    recipe, data, images = run.recipe, run.data, split_of(run.data, split)
+    run = open_run(folder, pointer, device, data=data, check=check)
+    recipe, found, images = run.recipe, run.data, split_of(run.data, split)
     deployed = _deployed(folder / "model.safetensors", run.device)
     files = None if cifar_c is None else CifarC.open(cifar_c, images.labels)
     if files is None and "corruptions" in robustness and min(images.size) < LEAST:
         size = "x".join(map(str, images.size))
         raise DataError(f"images of {size} are too small for corruptions; expected at least {LEAST} pixels")
-    batches = eval_loader(recipe, data, images, run.device)
-    val = None if data.val is None else eval_loader(recipe, data, data.val, run.device)
-    totals = {"images": len(images), "validation images": 0 if data.val is None else len(data.val)}
+    batches = eval_loader(recipe, found, images, run.device)
+    val = None if found.val is None else eval_loader(recipe, found, found.val, run.device)
+    totals = {"images": len(images), "validation images": 0 if found.val is None else len(found.val)}
 
     def with_total(stage: str, done: int) -> None:
         if progress:
@@ -101,13 +104,13 @@ def assess_run(
 
     rows = evenly_spaced(len(images), limit)
     panel = Panel.of(run.cohort, recipe.names, deployed)
-    probe = Probe(panel, images, rows, data.mean, data.std, run.device, precision(run), progress)
-    found = assess(
+    probe = Probe(panel, images, rows, found.mean, found.std, run.device, precision(run), progress)
+    report = assess(
         run.cohort,
         batches,
         validation=batches if split == "val" else val,
         names=recipe.names,
-        classes=data.classes,
+        classes=found.classes,
         deployed=deployed,
         precision=precision(run),
         progress=with_total,
@@ -116,5 +119,5 @@ def assess_run(
         robustness=probe_all(probe, robustness, files, seed),
         localization=None if localize is None else localize(run),
     )
-    write_whole(folder / FILE, json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n")
-    return found
+    write_whole(folder / FILE, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
+    return report

@@ -106,6 +106,7 @@ def show_run(
     thresholds: Localization | float = 0.3,
     pointer: Pointer = "LATEST",
     device: str = "cpu",
+    at: str | None = None,
 ) -> tuple[Shown, ...]:
     """Some test images of a run with what each of its networks sees in them, for a report.
 
@@ -118,11 +119,12 @@ def show_run(
             or one for all.
         pointer: the checkpoint.
         device: where the networks compute.
+        at: where its data are now; None: where they were.
 
     Raises:
         RecipeError, DataError, CheckpointError: as :func:`localize_run`; but boxes may be missing.
     """
-    run = open_run(folder, pointer, device)
+    run = open_run(folder, pointer, device, data=at)
     data = run.data
     known = boxes is not None or "test" in (data.boxes or {})
     part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])

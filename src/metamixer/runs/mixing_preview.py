@@ -19,7 +19,8 @@ from metamixer.core.seeding import generator
 from metamixer.core.text import clean
 from metamixer.core.types import Batch
 from metamixer.data import Data
-from metamixer.runs.run import load_data, train_loader
+from metamixer.runs.data_record import load_data
+from metamixer.runs.run import train_loader
 
 DPI = 150
 CELL = (1.25, 1.62)  # inches: width, and height with the caption

@@ -1,6 +1,7 @@
 """A run: a recipe followed in a folder, from data to the deployed network.
 
-The folder holds ``recipe.yaml`` (complete), ``environment.json``, ``metrics.jsonl``, ``metrics.csv``, TensorBoard
+The folder holds ``recipe.yaml`` (complete), ``data.json`` (which data it had), ``environment.json``,
+``metrics.jsonl``, ``metrics.csv``, TensorBoard
 ``events/``, ``checkpoints/``, and at the end ``model.safetensors`` (the peer to deploy) and ``report.json``.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,19 +21,20 @@ import torch
 from torch import nn
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.config.data_section import DataSection
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.core.plan import Mixer
 from metamixer.core.text import clean
-from metamixer.data import DATASETS, Augment, Data, EvalLoader, ImageSet, TrainLoader, load, with_label_noise
+from metamixer.data import DATASETS, Augment, Data, EvalLoader, ImageSet, TrainLoader
 from metamixer.data.sources.scenes import PREFIX
-from metamixer.data.splits import SPLITS, Split
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
 from metamixer.runs.before_data import check_before_data
 from metamixer.runs.claim import claimed
 from metamixer.runs.classifier import Classifier, Preprocessing
+from metamixer.runs.data_record import DataRecord, Scale, absolute, check_data, data_of, load_data, section_of
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
 from metamixer.training.callbacks import Callback
@@ -64,41 +66,6 @@ class Result:
     best: Best
     model: Path
     epochs: int
-
-
-Scale = tuple[tuple[float, ...], tuple[float, ...]]
-
-
-def load_data(recipe: Recipe, splits: Collection[Split] = SPLITS, scale: Scale | None = None) -> Data:
-    """The recipe's data; ``DataError`` says what is wrong with them.
-
-    Args:
-        recipe: of a run.
-        splits: those that are decoded at once.
-        scale: mean and standard deviation of the training images, if they are known.
-    """
-    data = recipe.data
-    loaded = load(
-        data.name,
-        root=data.root,
-        download=data.download,
-        val_share=data.val_share,
-        seed=data.seed,
-        image_size=data.size,
-        channels=data.channels,
-        on_error=data.on_error,
-        train_limit=data.train_limit,
-        layout=data.layout,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        labels=data.labels,
-        labels_column=data.labels_column,
-        fit=data.fit,
-        white=data.white,
-        splits=splits,
-        scale=scale,
-    )
-    return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 
 
 def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:
@@ -173,9 +140,12 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     folder, resume = Path(grid.told(str(folder))), grid.told(resume)
     if len(set(grid.everyone(recipe.digest))) > 1:
         raise RecipeError("the processes of this run were given different recipes")
+    recipe, section = resumed(recipe, folder) if resume else (recipe, recipe.data)
     if data is None:
         check_before_data(recipe)
-        data = load_data(recipe)
+        data = load_data(recipe, section=section)
+    if (folder / "checkpoints").is_dir():
+        check_data(data, section, folder)
     if data.test is None and data.val is None:
         share = max(0.1, 2 * recipe.data.val_share)  # what is set already was too small to hold an image out
         raise RecipeError(f"data: neither a test nor a validation split; data.val_share={share:g} holds one out")
@@ -195,13 +165,14 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         names=recipe.names,
         classes=len(data.classes),
         callbacks=(Files(folder), *callbacks),
-        facts={"recipe": recipe.digest} | ({"recipe_before": recipe.before.digest} if recipe.before else {}),
+        facts={"recipe": recipe.digest} | ({"recipe_before": _before(recipe)} if resume else {}),
     )
     data = data.to(trainer.device)
     if grid.is_first:
         if recipe.before and (folder / "recipe.yaml").is_file() and recipe.differences(read_recipe(folder)):
             (folder / "report.json").unlink(missing_ok=True)  # it says that a run has ended
         write_whole(folder / "recipe.yaml", recipe.as_yaml())
+        DataRecord.of(data, section).write(folder)
         write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
     fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, resume=resume)
@@ -318,18 +289,32 @@ def known_scale(folder: Path) -> Scale | None:
     return said.mean, said.std
 
 
-def open_run(folder: Path, pointer: Literal["LATEST", "BEST"] = "LATEST", device: str = "cpu") -> OpenRun:
+def open_run(
+    folder: Path,
+    pointer: Literal["LATEST", "BEST"] = "LATEST",
+    device: str = "cpu",
+    *,
+    data: str | None = None,
+    check: bool = True,
+) -> OpenRun:
     """Load what evaluation works with; training images stay on disk.
 
+    Args:
+        folder: of the run.
+        pointer: which of its checkpoints.
+        device: where to compute.
+        data: where its data are now; None: where they were in training.
+        check: refuse data whose classes, validation or test images are others than they were.
+
     Raises:
-        RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
+        RecipeError, DataError, CheckpointError: it is no run, its data are gone or others, or it has no checkpoint.
     """
     recipe = read_recipe(folder)
-    data = load_data(recipe, ("val", "test"), known_scale(folder))
-    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    found = data_of(recipe, folder, data, splits=("val", "test"), scale=known_scale(folder), check=check)
+    cohort = recipe.build_cohort(len(found.classes), found.channels, found.size)
     load_checkpoint(cohort, folder, pointer)
     where = torch.device(device)
-    return OpenRun(folder, recipe, data.to(where), cohort.to(where).eval(), where)
+    return OpenRun(folder, recipe, found.to(where), cohort.to(where).eval(), where)
 
 
 def split_of(data: Data, split: Literal["test", "val"]) -> ImageSet:
@@ -344,13 +329,16 @@ def evaluate_run(
     folder: Path,
     split: Literal["test", "val"] = "test",
     pointer: Literal["LATEST", "BEST"] = "LATEST",
+    *,
+    data: str | None = None,
+    check: bool = True,
 ) -> Report:
-    """Accuracy and NLL of a run's peers and ensemble on one split of its data.
+    """Accuracy and NLL of a run's peers and ensemble on one split of its data; arguments as of :func:`open_run`.
 
     Raises:
-        RecipeError, DataError, CheckpointError: it is no run, its data are gone, or it has no checkpoint.
+        RecipeError, DataError, CheckpointError: it is no run, its data are gone or others, or it has no checkpoint.
     """
-    run = open_run(folder, pointer)
+    run = open_run(folder, pointer, data=data, check=check)
     batches = eval_loader(run.recipe, run.data, split_of(run.data, split), run.device)
     return evaluate(run.cohort, batches, names=run.recipe.names, precision=precision(run))
 
@@ -386,12 +374,35 @@ def check_outside_of_data(recipe: Recipe, folder: Path) -> None:
 
 def longer(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe, or where it is that of an ended run with more epochs, the one that trains the rest of them."""
-    return recipe.continued(read_recipe(folder)) if (folder / "report.json").is_file() else recipe
+    if not (folder / "report.json").is_file():
+        return recipe
+    known = read_recipe(folder)
+    return recipe.at_home(known).continued(known).model_copy(update={"data": recipe.data})
+
+
+def resumed(recipe: Recipe, folder: Path) -> tuple[Recipe, DataSection]:
+    """A recipe that a run is resumed with, as the run has it, and its data where they are: where it says, if that is
+    another place than in the run's recipe, or else where they were.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        return recipe, recipe.data
+    known = read_recipe(folder)
+    same = recipe.at_home(known)
+    if recipe.data == known.data:
+        return same, section_of(same, folder)
+    return same, known.data if absolute(recipe.data) == absolute(known.data) else recipe.data
+
+
+def _before(recipe: Recipe) -> list[str]:
+    """Other checksums that a run's checkpoints may carry: of the epochs before, and with the place of the data."""
+    known = [recipe] if recipe.before is None else [recipe, recipe.before]
+    return [checksum for one in known for checksum in (one.digest, one.placed_digest)]
 
 
 def check_same(recipe: Recipe, folder: Path) -> None:
     """Refuse to resume a run of another recipe, unless this one continues it; ``RecipeError`` names the differences."""
     known = read_recipe(folder)
+    recipe = recipe.at_home(known)
     if recipe.before is not None and not recipe.before.differences(known):
         return
     if differences := recipe.differences(known):

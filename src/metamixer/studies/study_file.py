@@ -141,8 +141,8 @@ class Cell:
 
     @cached_property
     def digest(self) -> str:
-        """The checksum of its recipe, the seed included."""
-        return self.recipe.digest
+        """The checksum of its recipe, seed and place of the data included: rows may differ in the place alone."""
+        return self.recipe.placed_digest
 
     @property
     def label(self) -> str:

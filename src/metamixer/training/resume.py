@@ -81,7 +81,7 @@ class Keeper:
         grid: processes.
         folder: the run's folder, or None: nothing is kept.
         facts: what manifests say beside the step, and what has to be the same when the run resumes; the value of a fact
-            ``NAME_before`` is accepted for ``NAME`` too.
+            those in ``NAME_before`` are accepted for ``NAME`` too.
     """
 
     def __init__(self, grid: ProcessGrid, folder: Path | None, facts: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ class Keeper:
         for name, value in self.facts.items():
             if not name.endswith("_before") and found.manifest.get(name) not in (
                 value,
-                self.facts.get(f"{name}_before"),
+                *self.facts.get(f"{name}_before", ()),
             ):
                 raise checkpoint.CheckpointError(
                     f"{found.path} was written with {name} {found.manifest.get(name)}, this run has {value}"

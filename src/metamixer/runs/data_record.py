@@ -1,0 +1,239 @@
+"""Which data a run had: ``data.json`` in its folder says where they lay, their classes and a fingerprint.
+
+Where data lie is no part of what is computed: a run is used with its data wherever they are, if they are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+import warnings
+from collections.abc import Collection, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from metamixer.config.data_section import DataSection, is_place, without_kind
+from metamixer.config.recipe import Recipe
+from metamixer.core.files import write_whole
+from metamixer.core.text import clean
+from metamixer.data import DATASETS, Data, DataError, ImageSet, load, with_label_noise
+from metamixer.data.splits import SPLITS
+from metamixer.data.splits import Split as SplitName
+
+FILE = "data.json"
+
+
+class Split(BaseModel):
+    """Of a split: how many images, and checksums of their labels and of their files' names and sizes, in order."""
+
+    images: int
+    labels: str
+    files: str | None = None
+
+
+class DataRecord(BaseModel):
+    """What ``data.json`` says.
+
+    Args:
+        name, root: of the recipe, absolute where they are places.
+        classes, channels, size, mean, std: of the data.
+        splits: those that there are, by name.
+    """
+
+    name: str
+    root: str
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: dict[str, Split]
+
+    @classmethod
+    def of(cls, data: Data, section: DataSection) -> DataRecord:
+        """Of data that were loaded as the section says."""
+        place = absolute(section)
+        kind, path = without_kind(place.name)
+        splits = {part: getattr(data, part) for part in SPLITS}
+        return cls(
+            name=kind + path,
+            root=place.root,
+            classes=data.classes,
+            channels=data.channels,
+            size=data.size,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            splits={part: _split(images, Path(path)) for part, images in splits.items() if images is not None},
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> DataRecord | None:
+        """Of a run; None if it has none, as runs of older versions. ``DataError`` if it is damaged."""
+        path = folder / FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise DataError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
+
+    def write(self, folder: Path) -> None:
+        """Into the folder of a run."""
+        write_whole(folder / FILE, self.model_dump_json(indent=1) + "\n")
+
+    def changes(self, now: DataRecord, parts: Sequence[str]) -> list[str]:
+        """How other data differ from these, in these splits, in words."""
+        found = []
+        if self.classes != now.classes:
+            found.append(f"classes {_listed(now.classes)}, were {_listed(self.classes)}")
+        if (self.channels, self.size) != (now.channels, now.size):
+            found.append(f"images of {(now.channels, *now.size)}, were {(self.channels, *self.size)}")
+        for part in parts:
+            before, after = self.splits.get(part), now.splits.get(part)
+            if before == after:
+                continue
+            counts = [0 if one is None else one.images for one in (after, before)]
+            same = counts[0] == counts[1]
+            found.append(f"{part}: {'other images or labels' if same else '{} images, were {}'.format(*counts)}")
+        return found
+
+
+Scale = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def load_data(
+    recipe: Recipe,
+    splits: Collection[SplitName] = SPLITS,
+    scale: Scale | None = None,
+    *,
+    section: DataSection | None = None,
+) -> Data:
+    """The recipe's data; ``DataError`` says what is wrong with them.
+
+    Args:
+        recipe: of a run.
+        splits: those that are decoded at once.
+        scale: mean and standard deviation of the training images, if they are known.
+        section: instead of the recipe's, with the place where its data are now.
+    """
+    data = section or recipe.data
+    loaded = load(
+        data.name,
+        root=data.root,
+        download=data.download,
+        val_share=data.val_share,
+        seed=data.seed,
+        image_size=data.size,
+        channels=data.channels,
+        on_error=data.on_error,
+        train_limit=data.train_limit,
+        layout=data.layout,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        labels=data.labels,
+        labels_column=data.labels_column,
+        fit=data.fit,
+        white=data.white,
+        splits=splits,
+        scale=scale,
+    )
+    return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
+
+
+def section_of(recipe: Recipe, folder: Path, at: str | None = None) -> DataSection:
+    """The data section of a run with the place where its data are: ``at``, or where they lay when it was trained.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        at: the folder of the data, or of the standard sets.
+    """
+    section = recipe.data
+    kind, name = without_kind(section.name)
+    if at is not None:
+        own = {"root": at} if name in DATASETS else {"name": kind + without_kind(at)[1]}
+        return section.model_copy(update=own)
+    record = DataRecord.read(folder)
+    here = absolute(section)
+    if record is None or (here.name, here.root) == (record.name, record.root):
+        return section
+    return section.model_copy(update={"name": record.name, "root": record.root})
+
+
+def data_of(
+    recipe: Recipe,
+    folder: Path,
+    at: str | None = None,
+    *,
+    splits: Collection[SplitName] = SPLITS,
+    scale: Scale | None = None,
+    check: bool = True,
+) -> Data:
+    """The data of a run, which are those that it had.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        at: where they are now; None: where they were.
+        splits, scale: see :func:`load_data`.
+        check: compare classes, validation and test images with the run's record.
+
+    Raises:
+        DataError: they are gone or others than they were.
+    """
+    section = section_of(recipe, folder, at)
+    data = load_data(recipe, splits, scale, section=section)
+    if check:
+        check_data(data, section, folder, ("val", "test"))
+    return data
+
+
+def check_data(data: Data, section: DataSection, folder: Path, parts: Sequence[str] = SPLITS) -> None:
+    """Compare data with the record of a run.
+
+    Raises:
+        DataError: they differ; says in what.
+
+    Warns:
+        UserWarning: the run has no record.
+    """
+    record = DataRecord.read(folder)
+    if record is None:
+        warnings.warn(f"{folder} has no {FILE}: whether its data have changed is not known", stacklevel=2)
+    elif found := record.changes(DataRecord.of(data, section), parts):
+        raise DataError(
+            f"{clean(section.name)}: the data have changed since {folder} was trained with {clean(record.name)}: "
+            f"{'; '.join(found)}; accepted are the same images, in --data FOLDER if they were moved"
+        )
+
+
+def absolute(section: DataSection) -> DataSection:
+    """A data section whose place holds in any working directory."""
+    kind, name = without_kind(section.name)
+    place = os.path.abspath(os.path.expanduser(name)) if is_place(section.name) else name
+    root = os.path.abspath(os.path.expanduser(section.root)) if name in DATASETS else section.root
+    return section.model_copy(update={"name": kind + place, "root": root})
+
+
+def _split(images: ImageSet, place: Path) -> Split:
+    labels = sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()[:16]
+    files = _files(images)
+    if not files:
+        return Split(images=len(images), labels=labels)
+    lines = (f"{os.path.relpath(file, place)}\t{os.stat(file).st_size}\n".replace(os.sep, "/") for file in files)
+    names = unicodedata.normalize("NFC", "".join(lines)).encode(errors="surrogateescape")
+    return Split(images=len(images), labels=labels, files=sha256(names).hexdigest()[:16])
+
+
+def _files(images: ImageSet) -> list[Path]:
+    """The files of a set in its order; none where it was not read from single files."""
+    files, rows = getattr(images, "files", None), getattr(images, "rows", None)
+    if not files or not isinstance(files[0], Path):
+        return []
+    return list(files) if rows is None else [files[row] for row in rows.tolist()]
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(map(clean, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
