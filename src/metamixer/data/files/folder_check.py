@@ -6,13 +6,17 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from metamixer.core.progress import watched
 from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
+from metamixer.data.files.duplicates import Copy, Fingerprint, copies, fingerprint
 from metamixer.data.files.folder_scan import FolderLayout, scan
 from metamixer.data.files.image_file import read_image
+
+TINY = 16
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class FileCheck:
     """One file: its split (``all`` in a folder without splits), its class, and how it reads.
 
     ``code`` is ``ok`` or that of :class:`~metamixer.data.ImageError`, ``cause`` says it in words, and ``shape`` is
-    ``(C, H, W)``, or None if it cannot be read.
+    ``(C, H, W)``, or None if it cannot be read. ``blank`` images have nearly one colour. ``fingerprint`` finds copies.
     """
 
     path: Path
@@ -29,9 +33,16 @@ class FileCheck:
     code: str
     cause: str
     shape: tuple[int, ...] | None
+    blank: bool = False
+    fingerprint: Fingerprint | None = None
+
+    @property
+    def tiny(self) -> bool:
+        """Whether a side has fewer than :data:`TINY` pixels."""
+        return self.shape is not None and min(self.shape[1:]) < TINY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FolderCheck:
     """What :func:`check` found.
 
@@ -51,6 +62,20 @@ class FolderCheck:
     def bad(self) -> tuple[FileCheck, ...]:
         """The files that cannot be read."""
         return tuple(file for file in self.files if file.code != "ok")
+
+    @cached_property
+    def copies(self) -> tuple[Copy, ...]:
+        """Images that are copies of others; the numbers are those of ``files``, training images first."""
+        order = sorted(range(len(self.files)), key=lambda number: self.files[number].split not in ("train", "all"))
+        found = copies([self.files[number].fingerprint for number in order])
+        return tuple(Copy(order[one.first], order[one.second], one.kind) for one in found)
+
+    def where(self, copy: Copy) -> str:
+        """``across splits``, ``across classes`` or ``inside a class``."""
+        first, second = self.files[copy.first], self.files[copy.second]
+        if first.split != second.split:
+            return "across splits"
+        return "across classes" if first.label != second.label else "inside a class"
 
     @property
     def counts(self) -> dict[tuple[str, str], int]:
@@ -74,7 +99,9 @@ def check(folder: str | Path, layout: FolderLayout = "auto") -> FolderCheck:
         part, path, label = item
         name = found.classes[label]
         try:
-            return FileCheck(path, part, name, "ok", "", read_image(path).shape)
+            pixels = read_image(path)
+            mark = fingerprint(pixels)
+            return FileCheck(path, part, name, "ok", "", pixels.shape, mark.look is None, mark)
         except ImageError as error:
             return FileCheck(path, part, name, error.code, str(error).removeprefix(f"{clean(path)}: "), None)
 

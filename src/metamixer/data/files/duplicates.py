@@ -1,0 +1,84 @@
+"""Images that are there twice: pixel for pixel, or as a copy that was stored or resized again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+NEAR = 10
+"""Bits of 128 in which the hashes of copies may differ: docs/data.md has the measured rates."""
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What is kept of an image to find its copies: a hash of its pixels, and one of its look; None for blank images."""
+
+    pixels: bytes
+    look: NDArray[np.float32] | None
+
+
+def fingerprint(pixels: NDArray[np.uint8]) -> Fingerprint:
+    """``(C, H, W)`` uint8, decoded in full.
+
+    The look is the difference hash of N. Krawetz ("Kind of Like That", 2013), along both axes: 128 bits that say where
+    a shrunken grey copy grows brighter to the right and downwards.
+    """
+    digest = blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if is_blank(pixels):
+        return Fingerprint(digest, None)
+    small = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BILINEAR), dtype=np.int16)
+    bits = np.concatenate([(np.diff(small, axis=axis) > 0)[:8, :8].ravel() for axis in (0, 1)])
+    return Fingerprint(digest, np.where(bits, 1, -1).astype(np.float32))
+
+
+def is_blank(pixels: NDArray[np.uint8]) -> bool:
+    """Whether nearly all pixels have one value: 99 % within 8 of the median, in each channel."""
+    flat = pixels.reshape(len(pixels), -1).astype(np.int16)
+    return bool((np.abs(flat - np.median(flat, axis=1, keepdims=True)) <= 8).mean() >= 0.99)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Two images, by their numbers, that are equal or look equal."""
+
+    first: int
+    second: int
+    kind: Literal["same pixels", "same look"]
+
+
+def copies(prints: Sequence[Fingerprint | None]) -> list[Copy]:
+    """Every image that is a copy of one before it, with the first one that it is a copy of."""
+    found: list[Copy] = []
+    seen: dict[bytes, int] = {}
+    looks: list[int] = []
+    for number, one in enumerate(prints):
+        if one is None:
+            continue
+        if (first := seen.setdefault(one.pixels, number)) != number:
+            found.append(Copy(first, number, "same pixels"))
+        elif one.look is not None:
+            looks.append(number)
+    found += [Copy(looks[a], looks[b], "same look") for a, b in _near(prints, looks)]
+    return sorted(found, key=lambda copy: (copy.second, copy.first))
+
+
+def _near(prints: Sequence[Fingerprint | None], looks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Positions in ``looks``: each with the first one before it that is within :data:`NEAR` bits."""
+    if not looks:
+        return
+    signs = np.stack([one.look for number in looks if (one := prints[number]) is not None and one.look is not None])
+    for start in range(0, len(signs), _ROWS):
+        part = signs[start : start + _ROWS]
+        apart = (signs.shape[1] - part @ signs[: start + len(part)].T) / 2
+        for row in range(len(part)):
+            near = np.flatnonzero(apart[row, : start + row] <= NEAR)
+            if len(near):
+                yield int(near[0]), start + row

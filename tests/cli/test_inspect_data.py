@@ -1,0 +1,24 @@
+"""``metamixer check`` as it is shown."""
+
+from PIL import Image
+from typer.testing import CliRunner
+
+from metamixer.cli.app import app
+
+
+def test_check_tells_of_leaks(tmp_path):
+    picture = Image.effect_noise((40, 30), 80).convert("RGB")
+    for place in ("train/a/0.png", "train/b/0.jpg", "test/a/9.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (picture.rotate(180) if "/b/" in place else picture).save(tmp_path / place)
+    Image.new("L", (9, 9)).save(tmp_path / "test" / "a" / "flat.png")
+    result = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert result.exit_code == 0
+    for words in (
+        "1 test images are copies of training images",
+        "1 copies across splits, same pixels: ",
+        "1 images are blank, of nearly one colour: ",
+        "1 images are tiny, with a side below 16 pixels: ",
+        "channels: 1 images of 1, 3 images of 3",
+    ):
+        assert words in result.output
