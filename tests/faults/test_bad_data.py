@@ -160,7 +160,7 @@ def test_a_label_without_a_class_is_refused_before_the_first_step():
     spoilt[0] = dataclasses.replace(spoilt[0], labels=spoilt[0].labels + 3)
     made = toys.trainer()
     before = toys.weights(made)
-    with pytest.raises(TrainingError, match=r"there is a label [345], the peers know 3 classes"):
+    with pytest.raises(TrainingError, match=r"there is a label [345]; accepted: 0 to 2"):
         made.fit(Fixed(spoilt))
     assert all(torch.equal(value, before[name]) for name, value in made.cohort.state_dict().items())
 

@@ -253,8 +253,8 @@ def test_images_and_labels_that_cannot_be_learned_are_said_before_the_first_step
     images[2, 0, 0, 0] = float("nan")
     for batch, said in (
         (Batch(images, torch.zeros(4, dtype=torch.int64)), "images with values that are infinite or NaN in the first"),
-        (Batch(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, -1, 2])), "a label -1, the peers know 3 classes"),
-        (Batch(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 3, 2])), "a label 3, the peers know 3 classes"),
+        (Batch(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, -1, 2])), "a label -1; accepted: 0 to 2"),
+        (Batch(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 3, 2])), "a label 3; accepted: 0 to 2"),
     ):
         with pytest.raises(TrainingError, match=said):
             trainer(DML()).fit(Odd(batch))
@@ -287,8 +287,8 @@ def _spoil_images(batch):
             _spoil_images,
             r"the images in rows 5 of the batch hold values that are infinite or NaN in step 4 \(epoch 1, b",
         ),
-        (lambda batch: Batch(batch.images, batch.labels + 1), r"a label 3, the peers know 3 .* \(epoch 1, batch 4\)"),
-        (lambda batch: Batch(batch.images, batch.labels - 1), r"a label -1, the peers know 3 .* \(epoch 1, batch 4\)"),
+        (lambda batch: Batch(batch.images, batch.labels + 1), r"a label 3; accepted: 0 to 2.* \(epoch 1, batch 4\)"),
+        (lambda batch: Batch(batch.images, batch.labels - 1), r"a label -1; accepted: 0 to 2.* \(epoch 1, batch 4\)"),
     ],
 )
 def test_images_and_labels_that_come_later_are_named_with_their_batch(change, said):

@@ -262,7 +262,7 @@ def test_a_label_out_of_range_is_said_before_the_first_step():
         def epoch(self, epoch, start=0):
             yield Batch(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]))
 
-    with pytest.raises(TrainingError, match="label 3, the peers know 3 classes"):
+    with pytest.raises(TrainingError, match="label 3; accepted: 0 to 2"):
         toys.trainer(epochs=1).fit(Wrong())
 
 

@@ -16,6 +16,7 @@ from metamixer.cohort.batch_axis import find_axes
 from metamixer.cohort.concurrency import PARALLEL, Parallel, in_threads
 from metamixer.cohort.folder_exchange import exchange
 from metamixer.cohort.hooks import Tap, install, tensors
+from metamixer.cohort.image_types import type_conflict
 from metamixer.cohort.peer_exchange import Elsewhere, PeerExchange
 from metamixer.cohort.recomputation import recompute
 from metamixer.cohort.shared_trunk import Trunk, counters_left_out, trunk_of
@@ -270,6 +271,8 @@ class Cohort(nn.Module):
         """
         settled = [(plan or MixPlan()).at(self.stages, self._led_by(index)) for index in range(len(self.peers))]
         shown = _mix_images(settled, self._views(images))
+        if not len(shown[0]):
+            raise ValueError("the batch has no images; accepted: at least one")
         inside = [each.after_images() for each in settled]
         self._check_trunks(inside)
         mixes = any(each.operations for each in inside)
@@ -399,7 +402,12 @@ class Cohort(nn.Module):
             if index in self._trunks:
                 # A branch that was shown a view or a box of its own, or that has a graph, runs the trunk anew.
                 self._trunks[index].begin(images)
-            output = self._call(index, images)
+            try:
+                output = self._call(index, images)
+            except RuntimeError as error:
+                if why := type_conflict(self.peers[index], images):
+                    raise ValueError(f"peer {index} ({type(self.peers[index]).__name__}): {why}") from error
+                raise
             seen, features = tuple(tap.seen), tap.features
         if [stage for stage, _ in seen] != list(range(1, self.stages + 1)):
             raise ValueError(

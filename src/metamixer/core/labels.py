@@ -10,7 +10,7 @@ _TOLERANCE = 1e-2  # sums of half precision
 
 
 def soft_targets(labels: Tensor, classes: int) -> Tensor:
-    """``(B,)`` class indices or ``(B, C)`` soft or one-hot labels -> ``(B, C)``, float32 at least.
+    """``(B,)`` class indices or ``(B, C)`` soft or one-hot labels -> ``(B, C)`` float32.
 
     Args:
         labels: integers, or a distribution in each row.
@@ -27,7 +27,7 @@ def soft_targets(labels: Tensor, classes: int) -> Tensor:
         raise ValueError(found)
     if labels.ndim == 1:
         return F.one_hot(labels.long(), classes).float()
-    return labels.to(torch.promote_types(labels.dtype, torch.float32))
+    return labels.float()
 
 
 def class_indices(labels: Tensor) -> Tensor:

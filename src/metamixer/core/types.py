@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metamixer.core.layout import Layout, channels_first
 
 Terms = Mapping[str, Tensor]
 """The terms of a loss by name, each ``(P,)``: one number for every peer."""
+
+
+_KEYS = (("images", "image", "pixel_values", "img"), ("labels", "label", "targets", "target"))
+"""What a mapping may call images and labels."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,47 @@ class Batch:
     views: tuple[Tensor, ...] | None = None
     whole: Tensor | None = None
 
+    @staticmethod
+    def of(found: Any) -> Batch:
+        """The batch itself, or one of a pair (images, labels) or of a mapping, as a ``DataLoader`` gives them.
+
+        Raises:
+            ValueError: it is nothing of that, or the images are not as many as the labels.
+
+        >>> len(Batch.of((torch.zeros(5, 1), torch.arange(5))))
+        5
+        """
+        if isinstance(found, Batch):
+            return found
+        if isinstance(found, Mapping):
+            each = [next((found[name] for name in names if name in found), None) for names in _KEYS]
+        else:
+            each = list(found) if isinstance(found, tuple | list) else []
+        pair = [value for value in each if isinstance(value, Tensor)]
+        if len(pair) != 2 or len(each) != 2:
+            inside = ", ".join(type(each).__name__ for each in found) if isinstance(found, tuple | list) else ""
+            raise ValueError(
+                f"a batch is a {type(found).__name__}{f' of {inside}' if inside else ''}; accepted: tensors (images, "
+                "labels), a mapping with images and labels, or a Batch"
+            )
+        if len(pair[0]) != len(pair[1]) or not len(pair[0]):
+            raise ValueError(
+                f"a batch has {len(pair[0])} images and {len(pair[1])} labels; accepted: equal numbers, at least one"
+            )
+        return Batch(pair[0], pair[1])
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with everything on a device."""
+        if all(each.device == device for each in (self.images, self.labels)):
+            return self
+
+        def moved(each: Tensor | None) -> Tensor | None:
+            return None if each is None else each.to(device, non_blocking=True)
+
+        views = None if self.views is None else tuple(each.to(device, non_blocking=True) for each in self.views)
+        images, labels = (each.to(device, non_blocking=True) for each in (self.images, self.labels))
+        return Batch(images, labels, moved(self.companions), views, moved(self.whole))
+
     @property
     def seen(self) -> Tensor | Sequence[Tensor]:
         """What a cohort is to look at: the views where there are any."""
@@ -58,6 +103,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def on_device_of(module: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
+    """Batches of whatever kind :meth:`Batch.of` takes, one after the other on the device of a module's weights."""
+    device = next((weight.device for weight in module.parameters()), None)
+    for found in batches:
+        batch = Batch.of(found)
+        yield batch if device is None else batch.to(device)
 
 
 class Run(Protocol):

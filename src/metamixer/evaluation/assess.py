@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.eval_mode import evaluating
 from metamixer.core.labels import class_indices
-from metamixer.core.types import Batch
+from metamixer.core.types import Batch, on_device_of
 from metamixer.evaluation.localization.localize import Localization
 from metamixer.evaluation.networks import Panel
 from metamixer.evaluation.report import Diversity, Report
@@ -64,7 +64,7 @@ def predict_all(
 
     Args:
         cohort: the peers.
-        batches: of normalised images ``(B, C, ...)`` on the cohort's device, and labels.
+        batches: of normalised images ``(B, C, ...)`` and labels: :class:`Batch` or pairs, as of a ``DataLoader``.
         progress: progress(done), in images.
         deployed: one more network to ask.
         precision: an autocast context to compute in; re-entered for every batch.
@@ -75,7 +75,7 @@ def predict_all(
     panel = Panel.of(cohort, deployed=deployed)
     peers, others, labels, done = [], [], [], 0
     with evaluating(*panel.modules):
-        for batch in batches:
+        for batch in on_device_of(cohort, batches):
             with precision or nullcontext():
                 logits, other = panel.logits(batch.images)
             peers.append(logits.cpu())

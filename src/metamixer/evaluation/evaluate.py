@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.labels import class_indices
 from metamixer.core.probabilities import log_mean
-from metamixer.core.types import Batch
+from metamixer.core.types import Batch, on_device_of
 from metamixer.evaluation.networks import ENSEMBLE, Panel
 from metamixer.evaluation.report import Report as Report
 from metamixer.metrics.network_scores import Score as Score
@@ -32,7 +32,7 @@ def evaluate(
 
     Args:
         cohort: the peers.
-        batches: of normalised images ``(B, C, ...)`` on the cohort's device, and labels.
+        batches: of normalised images ``(B, C, ...)`` and labels: :class:`Batch` or pairs, as of a ``DataLoader``.
         names: of the peers; numbers without.
         precision: an autocast context to compute in; re-entered for every batch.
         add: adds to a tensor what other processes counted on other batches, for each of them the same tensor.
@@ -47,7 +47,7 @@ def evaluate(
     right, right5, nll = (torch.zeros(rows) for _ in range(3))
     agreed = torch.zeros(())
     try:
-        for batch in batches:
+        for batch in on_device_of(cohort, batches):
             with precision or nullcontext():
                 logits = cohort(batch.images).logits
             logs = logits.float().log_softmax(-1)

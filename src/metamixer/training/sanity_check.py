@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.cohort.image_types import type_conflict
 from metamixer.cohort.peer_exchange import PeerExchange
+from metamixer.core.labels import wrong_labels
 from metamixer.core.seeding import derive
 from metamixer.core.types import Batch, Outputs
 from metamixer.losses.base import Loss
@@ -100,6 +102,8 @@ def dry_run(
     if any(isinstance(module, nn.Conv2d) for module in cohort.modules()):
         cohort.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     cohort.to(grid.device)
+    if not len(batch):
+        raise TrainingError("the first batch has no images; accepted: at least one in each")
     if not bool(batch.images.isfinite().all()):
         raise TrainingError("there are images with values that are infinite or NaN in the first batch")
     training = cohort.training
@@ -111,6 +115,8 @@ def dry_run(
     finally:
         cohort.train(training)
     known = outputs.logits.shape[-1]
+    if known < 2:
+        raise TrainingError("the peers put out 1 class, which leaves nothing to tell apart; accepted: two or more")
     if classes is not None and known != classes:
         raise TrainingError(f"the peers ({', '.join(names)}) put out {known} classes, the data have {classes}")
     with torch.random.fork_rng(devices=[]):
@@ -123,21 +129,67 @@ def dry_run(
     return known
 
 
+def check_smallest(cohort: Cohort, first: Batch, smallest: int, micro_batches: int, names: Sequence[str]) -> None:
+    """Whether the peers can learn from the smallest part of a batch that will come: batch norm needs two values.
+
+    Args:
+        cohort: the peers of this process; modes, statistics and random numbers stay as they are.
+        first: a batch.
+        smallest: images of the smallest batch.
+        micro_batches: parts of each.
+        names: of the peers.
+
+    Raises:
+        TrainingError: parts without images, or of a single one with which a peer cannot learn.
+    """
+    accepted = "accepted: drop_last=True, another batch size, or fewer micro_batches"
+    if smallest < micro_batches:
+        raise TrainingError(f"the smallest batch has {smallest} images for {micro_batches} micro-batches; {accepted}")
+    if smallest // micro_batches > 1:
+        return
+    kept = [buffer.clone() for buffer in cohort.buffers()]
+    training = cohort.training
+    cohort.train()
+    try:
+        for index in sorted(set(cohort.here) & set(cohort.learners)):
+            _learn_from_one(cohort.peers[index], first.images[:1], names[index], accepted)
+    finally:
+        cohort.train(training)
+        for buffer, before in zip(cohort.buffers(), kept, strict=True):
+            buffer.copy_(before)
+
+
+@torch.no_grad()
+def _learn_from_one(peer: nn.Module, image: Tensor, name: str, accepted: str) -> None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            peer(image)
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise TrainingError(
+                f"peer {name} cannot learn from one image: batch norm has one value for a channel, and the smallest "
+                f"batch or micro-batch has one image; {accepted}"
+            ) from error
+    except RuntimeError:  # whatever else is wrong is said in the first step
+        pass
+
+
 def wrong_label(batch: Batch, classes: int) -> str:
     """A label out of range, in words; empty if there is none. Waits for the device."""
     labels = batch.labels if batch.whole is None else batch.whole
-    wrong = [label for label in (int(labels.min()), int(labels.max())) if not 0 <= label < classes]
-    return f"there is a label {wrong[0]}, the peers know {classes} classes, numbered from 0" if wrong else ""
+    return wrong_labels(labels.cpu(), classes)
 
 
 @torch.no_grad()
 def _run(cohort: Cohort, batch: Batch, grid: ProcessGrid, names: Sequence[str]) -> Outputs:
     images = batch.images[:2].to(grid.device)
-    for index in cohort.here:
-        try:
-            cohort.peers[index](images.to(next(cohort.peers[index].parameters()).dtype))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            shape = "×".join(str(size) for size in images.shape[1:])
-            raise TrainingError(f"peer {names[index]} cannot take images of {shape}: {error}") from error
-    outputs: Outputs = cohort(images.to(next(cohort.parameters()).dtype))
+    with grid.autocast():
+        for index in cohort.here:
+            try:
+                cohort.peers[index](images)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                shape = "×".join(str(size) for size in images.shape[1:])
+                why = type_conflict(cohort.peers[index], images) or error
+                raise TrainingError(f"peer {names[index]} cannot take images of {shape}: {why}") from error
+        outputs: Outputs = cohort(images)
     return outputs

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from metamixer.core.types import Batch, Terms
 from metamixer.data.files.streaming import worker_fault
 from metamixer.evaluation.evaluate import Report, evaluate
 from metamixer.losses.base import Loss
+from metamixer.training.batches import Batches, HeldOut, held_out, training_batches
 from metamixer.training.callbacks import Callback, EpochRecord, Start, StepRecord
 from metamixer.training.class_weights import weights_of
 from metamixer.training.distributed import ProcessGrid
@@ -28,26 +28,12 @@ from metamixer.training.optimizer import Optim
 from metamixer.training.optimizer_step import Line, NotFiniteError, TrainingError, Updates
 from metamixer.training.resume import Best, Keeper, Run
 from metamixer.training.running_means import Sums
-from metamixer.training.sanity_check import check_parts, dry_run, wrong_label
+from metamixer.training.sanity_check import check_parts, check_smallest, dry_run, wrong_label
 from metamixer.training.settings import Precision, TrainSettings, Update
 from metamixer.training.small_loss import SmallLoss
 from metamixer.training.train_step import Compare, StepInput
 
 __all__ = ["Batches", "Best", "Fitted", "Precision", "TrainSettings", "Trainer", "TrainingError", "Update"]
-
-
-class Batches(Protocol):
-    """Training data: the same epoch number gives the same batches, and an epoch can be entered anywhere.
-
-    With a method ``shared(number, parts)`` it gives a process the batches with its share of their images alone, and
-    no process reads those of another; without one every process takes its share of whole batches.
-    """
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` (counted from 0) from number ``start`` on."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +114,14 @@ class Trainer:
         """Where the peers train; training batches come on it."""
         return self.grid.device
 
-    def fit(self, train: Batches, val: Iterable[Batch] | None = None, *, resume: bool = False) -> Fitted:
+    def fit(self, train: Batches | Iterable[Any], val: Iterable[Any] | None = None, *, resume: bool = False) -> Fitted:
         """Train for all epochs, or from the latest checkpoint on.
+
+        Args:
+            train: a ``DataLoader`` of (images, labels), whose order and random numbers then depend on the seed, or
+                :class:`Batches`. Labels are class indices or soft labels.
+            val: batches or a ``DataLoader`` to validate on; None: the last epoch is deployed.
+            resume: go on from the latest checkpoint.
 
         Raises:
             TrainingError: a loss was not finite, memory is short, or a peer cannot take the images.
@@ -138,24 +130,23 @@ class Trainer:
             Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1; a checkpoint of this step was written.
             CheckpointError: no checkpoint is usable, or it is of another recipe.
         """
-        if not len(train):
-            raise ValueError("there is no batch to train on")
         if self.settings.patience is not None and val is None:
             raise TrainingError(f"patience={self.settings.patience} needs validation data; accepted without is None")
         self.grid.launch()
         try:
             with self.grid.naming_lost_processes():
-                return self._fit(train, val, resume)
+                return self._fit(train, None if val is None else held_out(val, self.grid), resume)
         except RuntimeError as error:  # a data worker's death is told in a signal handler, whatever runs at the moment
             if fault := worker_fault(error):
                 raise fault from error
             raise
 
-    def _fit(self, train: Batches, val: Iterable[Batch] | None, resume: bool) -> Fitted:
-        counts = getattr(train, "class_counts", None)
-        train, reading = _shared(train, self.grid), getattr(train, "reading", "")
+    def _fit(self, given: Batches | Iterable[Any], val: HeldOut | None, resume: bool) -> Fitted:
+        counts, reading = getattr(given, "class_counts", None), getattr(given, "reading", "")
+        train = training_batches(given, self.grid, self.settings.seed)
         first = next(iter(train.epoch(0)))
         known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.classes)
+        check_smallest(self.cohort, first, train.smallest(first), self.settings.micro_batches, self.names)
         line = Line(self.cohort, self.loss, _compare(self.settings, counts, known, self.grid.device), self.settings.ema)
         module, optimizer = self.grid.setup(line), _optimizer(self.optim, line, self.grid)
         updates = Updates(
@@ -180,9 +171,7 @@ class Trainer:
         assert self._run.best is not None  # noqa: S101
         return Fitted(self._run.step, val_report, self._run.best, self._run.step // len(train))
 
-    def _epochs(
-        self, train: Batches, val: Iterable[Batch] | None, looking: Sequence[Callback], reading: str
-    ) -> Report | None:
+    def _epochs(self, train: Batches, val: HeldOut | None, looking: Sequence[Callback], reading: str) -> Report | None:
         run, per_epoch = self._run, len(train)
         report: Report | None = None
         first, inside = divmod(run.step, per_epoch)
@@ -294,7 +283,7 @@ class Trainer:
         for group in run.optimizer.param_groups:
             group["lr"] = rate
 
-    def evaluate(self, batches: Iterable[Batch], averaged: bool = True) -> Report:
+    def evaluate(self, batches: Iterable[Any], averaged: bool = True) -> Report:
         """Every peer and the ensemble on held-out batches, which the processes divide among them.
 
         Args:
@@ -307,12 +296,10 @@ class Trainer:
             with average.shown(self.cohort):
                 return self.evaluate(batches, averaged=False)
         self.grid.align(self.cohort)
-        number, parts = self.grid.share, self.grid.shares
-        if shared := getattr(batches, "shared", None):
-            batches = cast(Iterable[Batch], shared(number, parts))
-        elif parts > 1:
-            batches = islice(batches, number, None, parts)
-        return evaluate(self.cohort, batches, names=self.names, precision=self.grid.autocast(), add=self.grid.summed)
+        held = batches if isinstance(batches, HeldOut) else HeldOut(batches, self.grid)
+        return evaluate(
+            self.cohort, held.shared(), names=self.names, precision=self.grid.autocast(), add=self.grid.summed
+        )
 
     def _keep(self, epoch: int, report: Report | None, chosen_by_validation: bool) -> None:
         run, last = self._run, epoch == self.settings.epochs
@@ -366,30 +353,3 @@ def _optimizer(optim: Optim, line: Line, grid: ProcessGrid) -> torch.optim.Optim
         if grid.groups == 1:
             raise
         raise TrainingError(f"peer group {grid.group} has frozen peers only: each needs one that learns") from error
-
-
-def _shared(train: Batches, grid: ProcessGrid) -> Batches:
-    """The batches of this process, with its share of their images."""
-    if grid.shares == 1:
-        return train
-    if shared := getattr(train, "shared", None):
-        return cast(Batches, shared(grid.share, grid.shares))
-    return _Parts(train, grid.share, grid.shares)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """One process's share of whole batches."""
-
-    whole: Batches
-    number: int
-    parts: int
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        for batch in self.whole.epoch(epoch, start):
-            if len(batch) < self.parts:
-                raise TrainingError(f"a batch of {len(batch)} images cannot be shared among {self.parts} processes")
-            yield batch.part(self.number, self.parts)
