@@ -58,7 +58,7 @@ def bench(
     """Measure, write the folder, show the tables."""
     chosen = pick(suites, list(SUITES), "suite")
     if threads is not None and threads < 1:
-        raise RecipeError(f"--threads {threads}: at least 1 would work")
+        raise RecipeError(f"--threads {threads}: expected at least 1")
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; --out names a folder")
     if networks is not None and not words(networks):

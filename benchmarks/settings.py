@@ -82,11 +82,11 @@ class Settings:
     def check(self) -> None:
         """Raise RecipeError for what cannot be measured."""
         if self.rounds < 1 or self.batch_size < 2:
-            raise RecipeError(f"--rounds {self.rounds}, --batch-size {self.batch_size}: at least 1 and 2 would work")
+            raise RecipeError(f"--rounds {self.rounds}, --batch-size {self.batch_size}: expected at least 1 and 2")
         for precision in self.precisions:
             known(precision, PRECISIONS, "precision")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise RecipeError("--device cuda, but torch finds no GPU here; cpu or auto would work")
+            raise RecipeError("--device cuda, but torch finds no GPU here; expected cpu or auto")
         for name in self.networks:
             try:
                 build(name, num_classes=2)
@@ -101,7 +101,7 @@ def known(name: str, names: Collection[str], what: str) -> str:
     'step'
     """
     if name not in names:
-        raise RecipeError(f"{name!r} is not a {what}; {', '.join(names)} would work")
+        raise RecipeError(f"{name!r} is not a {what}; expected {', '.join(names)}")
     return name
 
 
@@ -132,5 +132,5 @@ def pick(text: str | None, names: Sequence[str], what: str) -> tuple[str, ...]:
     if text is None:
         return tuple(names)
     if not (asked := words(text)):
-        raise RecipeError(f"no {what} is named; {', '.join(names)} would work")
+        raise RecipeError(f"no {what} is named; expected {', '.join(names)}")
     return tuple(known(name, names, what) for name in asked)

@@ -46,7 +46,7 @@ def test_the_folder(tmp_path, no_processes):
         (["--suite", "stepp"], "'stepp' is not a suite; step, data, peers"),
         (["--suite", ","], "no suite is named"),
         (["--networks", "resnet21"], "'resnet21' is not a network"),
-        (["--precision", "16"], "'16' is not a precision; 32, bf16 would work"),
+        (["--precision", "16"], "'16' is not a precision; expected 32, bf16"),
         (["--rounds", "0"], "--rounds 0"),
         (["--threads", "0"], "--threads 0"),
         (["--batch-size", "1"], "--batch-size 1"),

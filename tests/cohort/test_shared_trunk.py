@@ -375,7 +375,7 @@ def test_each_weight_is_in_one_group(name):
 
 def test_branches_do_not_run_side_by_side():
     networks, _ = branches("resnet8", 2)
-    with pytest.raises(ValueError, match=r"threads.*'none' would work"):
+    with pytest.raises(ValueError, match=r"threads.*expected parallel='none'"):
         Cohort(networks, parallel="threads")
 
 

@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize("name", ["cifr10", "Cifar-10"])
 def test_unknown_names_are_answered_with_close_ones(name):
-    with pytest.raises(DataError, match=r"did you mean 'cifar10'.*fashion-mini, .* 'hf:NAME' would work"):
+    with pytest.raises(DataError, match=r"did you mean 'cifar10'.*expected fashion-mini, .* 'hf:NAME'"):
         load(name)
 
 

@@ -74,7 +74,7 @@ def all_damaged(root):
     ("make", "said"),
     [
         (no_class, "error: data: no class folders; it holds '0.png', '1.png', '2.png', '3.png'. One folder for each"),
-        (one_class, "error: data: one class, 'cat', is nothing to learn; two or more would work"),
+        (one_class, "error: data: one class, 'cat', is nothing to learn; expected two or more"),
         (lambda root: photos(root, dog=0), "error: data: no image in 'dog'; files that end in .bmp"),
         (lambda root: photos(root / "train", dog=0), "error: data/train: no image in 'dog'"),
         (other_classes_in_test, "error: data/test: has 'cow', not among the classes of data/train: 'cat', 'dog'"),
@@ -231,5 +231,5 @@ def test_labels_outside_of_the_classes_are_refused():
     for labels, said in (([0, 1, 2], "from 0 to 2, but the 2 classes"), ([0, -1, 1], "from -1 to 1")):
         with pytest.raises(DataError, match=said):
             TensorImages(pixels, torch.tensor(labels), ("a", "b"))
-    with pytest.raises(DataError, match="uint8 would work"):
+    with pytest.raises(DataError, match="expected \(N, C, H, W\) uint8"):
         TensorImages(pixels.float() / 0, torch.tensor([0, 1, 0]), ("a", "b"))

@@ -227,7 +227,7 @@ def test_contrastive_peers_train_on_batches_of_classes(tmp_path):
 
 def test_batches_that_cannot_be_of_classes_are_refused(tmp_path):
     recipe = Recipe.of({"loss": "mcl"}, [*TINY, "train.per_class=2"])
-    with pytest.raises(DataError, match="needs 20 classes, these images have 10; batch_size=20 would work"):
+    with pytest.raises(DataError, match="needs 20 classes, these images have 10; expected batch_size=20"):
         train(recipe, tmp_path / "run")
 
 

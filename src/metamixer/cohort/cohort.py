@@ -118,7 +118,7 @@ class Cohort(nn.Module):
         self._branches = self._group()
         self.shared = self._count_shared()
         if self._trunks and parallel != "none":
-            raise ValueError(f"parallel={parallel!r}: branches wait for their shared trunk; parallel='none' would work")
+            raise ValueError(f"parallel={parallel!r}: branches wait for their shared trunk; expected parallel='none'")
         if checkpointing and self.compiled:
             raise ValueError("checkpointing=True and compile exclude each other; accepted: one of them")
         for index in self.learners if checkpointing else ():
@@ -386,7 +386,7 @@ class Cohort(nn.Module):
             if before is not None and not torch.equal(before, torch.get_rng_state()):
                 raise ValueError(
                     "a peer draws random numbers as it trains (dropout, stochastic depth): in threads the order of the "
-                    "draws would be chance, and no run could be repeated; parallel='none' would work"
+                    "draws would be chance, and no run could be repeated; expected parallel='none'"
                 )
             self._drew_nothing = self._drew_nothing or before is not None
             return found

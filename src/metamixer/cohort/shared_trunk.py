@@ -76,7 +76,7 @@ class _Shared:
 
     def _branch_off(self, output: Any) -> Any:
         if not isinstance(output, Tensor):
-            raise ValueError(f"the trunk ends in a {type(output).__name__} ({self.path}), a tensor would work")
+            raise ValueError(f"the trunk ends in a {type(output).__name__} ({self.path}); expected a tensor")
         # A copy for each branch: one that goes on with an operation in place must not change what the others get.
         return _Rescale.apply(output, self.trunk.branches) if self.trunk.rescale else output.clone()  # type: ignore[no-untyped-call]
 
@@ -121,7 +121,7 @@ def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = Fal
     if not path or isinstance(end, _LISTS):
         raise ValueError(f"the trunk cannot end at {path!r}: a {type(end).__name__} is {_why_not(path)}")
     if any(trunk_of(network) for network in networks):
-        raise ValueError("a network shares a trunk already; new networks would work")
+        raise ValueError("a network shares a trunk already; expected new networks")
     trunk = Trunk(len(networks), rescale)
     for other in networks[1:]:
         for name, value in _own_parameters(first, path):
@@ -167,7 +167,7 @@ _LISTS = (nn.ModuleList, nn.ModuleDict)  # never called themselves
 
 
 def _why_not(path: str) -> str:
-    return "never called, its last entry would work" if path else "the network itself, a part of it would work"
+    return "never called; expected its last entry" if path else "the network itself; expected a part of it"
 
 
 def _before(network: nn.Module, path: str) -> list[str]:

@@ -27,7 +27,7 @@ def normalise(images: Tensor, mean: Scale, std: Scale) -> Tensor:
     std = torch.as_tensor(std, dtype=torch.float32, device=images.device)
     if mean.shape != (C,) or std.shape != (C,):
         raise DataError(
-            f"images of {C} channels, but {mean.numel()} means and {std.numel()} deviations; {C} of each would work"
+            f"images of {C} channels, but {mean.numel()} means and {std.numel()} deviations; expected {C} of each"
         )
     # In place, a third of the memory traffic of the formula as it stands; and plane by plane, where a channel's numbers
     # are the same for a whole plane: channels last, they change with every value.

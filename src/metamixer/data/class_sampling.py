@@ -45,7 +45,7 @@ def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     (7, 2, True)
     """
     if not 0 <= share < 1:
-        raise DataError(f"a share of {share} cannot be held out; from 0 to below 1 would work, such as 0.1")
+        raise DataError(f"a share of {share} cannot be held out; expected from 0 to below 1, such as 0.1")
     draw = generator(seed, "split")
     shuffled = torch.randperm(len(labels), generator=draw)
     _, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
@@ -71,7 +71,7 @@ def limit_per_class(labels: Tensor, limit: int, seed: int) -> Tensor:
     tensor([0, 0, 1])
     """
     if limit < 1:
-        raise DataError(f"a limit of {limit} training images per class leaves none; 1 or more would work")
+        raise DataError(f"a limit of {limit} training images per class leaves none; expected 1 or more")
     shuffled = torch.randperm(len(labels), generator=generator(seed, "limit"))
     return shuffled[_by_class(labels[shuffled])[2] < limit].sort().values
 
@@ -144,16 +144,16 @@ class ClassBatches:
     def __post_init__(self) -> None:
         B, m, known = self.batch_size, self.per_class, len(self._members)
         if m < 1:
-            raise DataError(f"per_class={m}: at least 1 would work")
+            raise DataError(f"per_class={m}: expected at least 1")
         if B % m:
             raise DataError(
                 f"batch_size={B} cannot hold per_class={m} images of each of its classes, "
-                f"batch_size={m * max(1, B // m)} would work"
+                f"expected batch_size={m * max(1, B // m)}"
             )
         if B // m > known:
             raise DataError(
                 f"batch_size={B} with per_class={m} needs {B // m} classes, these images have {known}; "
-                f"batch_size={known * m} would work"
+                f"expected batch_size={known * m}"
             )
         fewest = min(self._members, key=len)
         if len(fewest) < m:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """Data that cannot be used: the message names the file or folder, the cause and what would work."""
+    """Data that cannot be used: the message names the file or folder, the cause and what is accepted."""
 
 
 class ImageError(DataError):

@@ -76,7 +76,7 @@ class TensorImages:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise DataError(f"images are {self.images.dtype} {tuple(self.images.shape)}; (N, C, H, W) uint8 would work")
+            raise DataError(f"images are {self.images.dtype} {tuple(self.images.shape)}; expected (N, C, H, W) uint8")
         check_labels(self.labels, len(self.images), self.classes)
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ def check_labels(labels: Tensor, count: int, classes: Sequence[str]) -> None:
     """
     if labels.dtype != torch.int64 or labels.shape != (count,):
         raise DataError(
-            f"labels are {labels.dtype} {tuple(labels.shape)}; ({count},) int64, one for every image, would work"
+            f"labels are {labels.dtype} {tuple(labels.shape)}; expected ({count},) int64, one for every image"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
         raise DataError(

@@ -48,9 +48,9 @@ def with_label_noise(data: Data, share: float, kind: Kind, seed: int) -> Data:
         DataError: the share or the kind does not exist.
     """
     if not 0 <= share <= 1:
-        raise DataError(f"label noise of {share}: a share of the training labels, in [0, 1], would work")
+        raise DataError(f"label noise of {share}: expected a share of the training labels, in [0, 1]")
     if kind not in ("symmetric", "asymmetric"):
-        raise DataError(f"label noise {kind!r}: symmetric or asymmetric would work")
+        raise DataError(f"label noise {kind!r}: expected symmetric or asymmetric")
     if share == 0:
         return data
     labels, draw = data.train.labels, generator(seed, "label noise")

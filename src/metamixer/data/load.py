@@ -93,7 +93,7 @@ def load(
             those are decoded to find them.
 
     Raises:
-        DataError: says what came and what would work.
+        DataError: says what came and what is accepted.
 
     >>> data = load("fashion-mini")
     >>> len(data.train), len(data.val), len(data.test), data.channels, data.size
@@ -136,7 +136,7 @@ def load(
 def _unknown(name: str) -> DataError:
     close = get_close_matches(name.lower(), STANDARD, n=2, cutoff=0.5)
     meant = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-    return DataError(f"{name!r} is not a data set{meant}; {', '.join(STANDARD)}, a folder or 'hf:NAME' would work")
+    return DataError(f"{name!r} is not a data set{meant}; expected {', '.join(STANDARD)}, a folder or 'hf:NAME'")
 
 
 def _looks_like_a_path(name: str) -> bool:

@@ -69,11 +69,11 @@ class TrainLoader:
     def __post_init__(self) -> None:
         _check(self.images, self.batch_size, self.workers)
         if self.views < 1:
-            raise DataError(f"views={self.views}: at least 1 would work")
+            raise DataError(f"views={self.views}: expected at least 1")
         if min(self.batch_size, len(self.images)) < self.share[1]:
             raise DataError(
                 f"batches of {min(self.batch_size, len(self.images))} images cannot be shared among {self.share[1]} "
-                "processes; larger batches or fewer processes would work"
+                "processes; expected larger batches or fewer processes"
             )
         _ = self._classes  # says now what does not fit
 
@@ -241,7 +241,7 @@ class EvalLoader:
 def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:
     shift, scale = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
     if not bool(shift.isfinite().all()) or not bool((scale.isfinite() & (scale > 0)).all()):
-        raise DataError(f"mean={shift.tolist()}, std={scale.tolist()}: finite numbers and, for std, above 0 would work")
+        raise DataError(f"mean={shift.tolist()}, std={scale.tolist()}: expected finite numbers and, for std, above 0")
     return shift.to(device), scale.to(device)
 
 
@@ -249,4 +249,4 @@ def _check(images: ImageSet, batch_size: int, workers: int) -> None:
     if not len(images):
         raise DataError("no images to make batches of")
     if batch_size < 1 or workers < 0:
-        raise DataError(f"batch_size={batch_size}, workers={workers}: at least 1 and at least 0 would work")
+        raise DataError(f"batch_size={batch_size}, workers={workers}: expected at least 1 and at least 0")

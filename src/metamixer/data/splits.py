@@ -125,7 +125,7 @@ def assemble(
         DataError: if fewer than two classes or no images are left.
     """
     if len(train.classes) < 2:
-        raise DataError(f"{name}: {len(train.classes)} class is nothing to learn; two or more would work")
+        raise DataError(f"{name}: {len(train.classes)} class is nothing to learn; expected two or more")
     if not len(train):
         raise DataError(f"{name}: no training images")
     found = list(notes)

@@ -175,17 +175,17 @@ def export(
 
 def _refuse(to: str, quantize: str | None, tolerance: float, device: str, push: str | None, calibration: int) -> None:
     if to not in TARGETS:
-        raise RecipeError(f"--to {to}: {', '.join(get_args(To))} would work")
+        raise RecipeError(f"--to {to}: expected {', '.join(get_args(To))}")
     if quantize not in (None, "int8"):
-        raise RecipeError(f"--quantize {quantize}: int8 would work")
+        raise RecipeError(f"--quantize {quantize}: expected int8")
     if quantize is not None and to != "onnx":
-        raise RecipeError(f"--quantize {quantize} is for ONNX files; --to onnx would work")
+        raise RecipeError(f"--quantize {quantize} is for ONNX files; expected --to onnx")
     if not 0 < tolerance < float("inf"):
-        raise RecipeError(f"--tolerance {tolerance:g}: a number above 0, such as 1e-4, would work")
+        raise RecipeError(f"--tolerance {tolerance:g}: expected a number above 0, such as 1e-4")
     if calibration < 1:
         raise RecipeError(f"calibration={calibration}: at least one image, 256 is usual")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RecipeError(f"--device {device}, but torch finds no GPU here; cpu would work")
+        raise RecipeError(f"--device {device}, but torch finds no GPU here; expected cpu")
     if device != "cpu" and to != "torch-export":
         raise RecipeError(f"--device {device} is for --to torch-export; a file for {to} runs anywhere")
     if push is not None and to != "hub":
@@ -219,7 +219,7 @@ def _place(run: Path, peer: str, to: str, out: str | Path | None) -> _Place:
             file, file.with_name(f"{file.stem}-int8.onnx"), file.with_suffix(".md"), file.with_suffix(".json")
         )
     if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"--out {out} is a file; a folder, or a name that ends in {usual.suffix}, would work")
+        raise RecipeError(f"--out {out} is a file; expected a folder, or a name that ends in {usual.suffix}")
     return _Place(folder / usual, folder / "model-int8.onnx", folder / "README.md", folder / "model.json")
 
 

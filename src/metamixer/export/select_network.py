@@ -77,7 +77,7 @@ def choose(folder: Path, peer: str = "best", *, data: str | None = None, check: 
             has no checkpoint, or no such network.
     """
     if not (peer in ("best", "leader", "ensemble") or peer.isdecimal()):
-        raise RecipeError(f"--peer {peer}: best, leader, ensemble or the number of a peer would work")
+        raise RecipeError(f"--peer {peer}: expected best, leader, ensemble or the number of a peer")
     recipe = read_recipe(folder)
     found = data_of(recipe, folder, data, splits=(), scale=known_scale(folder)) if check else _stand_in(recipe, folder)
     chosen = _deployed(folder, recipe, found) if peer == "best" else _from_checkpoint(folder, peer, recipe, found)
@@ -160,7 +160,7 @@ def _titles(recipe: Recipe) -> list[str]:
 
 def _numbered(recipe: Recipe, cohort: Cohort, number: int) -> int:
     if number >= len(cohort.peers):
-        raise RecipeError(f"--peer {number}: there is no such peer; {', '.join(_titles(recipe))} would work")
+        raise RecipeError(f"--peer {number}: there is no such peer; expected {', '.join(_titles(recipe))}")
     return number
 
 
@@ -173,14 +173,12 @@ def _leader(recipe: Recipe, cohort: Cohort, data: Data) -> int:
     loss.setup(cohort(normalise(images, data.mean, data.std)))  # some losses learn from it who leads
     allowed = loss.deployable(len(cohort.peers))
     if allowed is None:
-        raise RecipeError(
-            f"--peer leader: all peers of {name} are equals; --peer best, a number or ensemble would work"
-        )
+        raise RecipeError(f"--peer leader: all peers of {name} are equals; expected --peer best, a number or ensemble")
     if len(allowed) != 1:
         numbers = " and ".join(map(str, allowed))
         raise RecipeError(
             f"--peer leader: {name} deploys the best of the peers {numbers}, none of them leads; "
-            f"--peer best or --peer {allowed[0]} would work"
+            f"expected --peer best or --peer {allowed[0]}"
         )
     return int(allowed[0])
 

@@ -86,7 +86,7 @@ class AFD(Loss):
         """Make a transfer layer for each peer and a discriminator for each that learns, unless they are there."""
         require(outputs, "AFD", stages=1)
         if outputs.peers < 2:
-            raise ValueError("AFD: a single peer has nobody to be taken for; two peers or more would work")
+            raise ValueError("AFD needs at least two peers")
         maps = [single(stages[-1]) for stages in outputs.maps]
         made = [(each.shape[1], each.ndim) for each in maps], outputs.learners
         if made == self._made:

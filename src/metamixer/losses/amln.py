@@ -83,7 +83,7 @@ class AMLN(Loss):
         """Make the discriminators of every stage and the layers around them, unless they are there."""
         self._check(outputs)
         if outputs.peers < 2:
-            raise ValueError("AMLN: a single peer has nobody to align with; two peers or more would work")
+            raise ValueError("AMLN needs at least two peers")
         made = (
             [[(each.shape[1], each.ndim) for each in row] for row in outputs.maps],
             outputs.learners,

@@ -113,8 +113,8 @@ class Codistillation(Loss):
         if (learners, frozen) != (1, len(self.arrived)):
             raise ValueError(
                 f"codistillation with exchange trains one peer in each process: here {learners} learn and {frozen} are "
-                f"frozen; Cohort(networks, frozen={list(range(1, len(self.arrived) + 1))}) of "
-                f"{len(self.arrived) + 1} networks would work"
+                f"frozen; expected Cohort(networks, frozen={list(range(1, len(self.arrived) + 1))}) of "
+                f"{len(self.arrived) + 1} networks"
             )
         return (self.arrived / self.arrived.sum().clamp(min=1))[None]
 

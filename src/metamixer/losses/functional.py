@@ -110,7 +110,7 @@ def require(
     trunk: bool = False,
     shadows: bool = False,
 ) -> None:
-    """Raise ValueError, with what would work, unless the outputs have what a method compares.
+    """Raise ValueError, with what is accepted, unless the outputs have what a method compares.
 
     Args:
         outputs: of the cohort.

@@ -195,7 +195,7 @@ class InfoMaxAdversarial(Loss):
         stages = self.estimator == "vid" or self.mode == "features" or self.balance
         require(outputs, name, features=True, stages=int(stages))
         if outputs.peers < 2:
-            raise ValueError(f"{name} compares peers: two or more would work")
+            raise ValueError(f"{name} compares peers: expected two or more")
         if self.mode == "inputs" and (outputs.run is None or not outputs.images):
             raise ValueError("mode='inputs' runs the peers again: outputs of a Cohort can, these cannot")
         if self.mode == "inputs" and self.pixel_range is None:

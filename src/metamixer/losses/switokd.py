@@ -96,7 +96,7 @@ class SwitOKD(Loss):
             fine = peers == teachers + students
         if not fine:
             sizes = ", ".join(f"{form!r} for {sum(counts)}" for form, counts in _PEERS.items())
-            raise ValueError(f"form={self.form!r} does not fit {peers} peers: {sizes} would work")
+            raise ValueError(f"form={self.form!r} does not fit {peers} peers: expected {sizes}")
         return teachers
 
 

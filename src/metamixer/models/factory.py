@@ -26,7 +26,7 @@ _REFUSED = {
     "timm": ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
     "torchvision": ("weights", "weights_backbone", "pretrained", "pretrained_backbone"),
 }
-_INSTEAD = "weights from a .safetensors file, a peer's 'weights: FILE.safetensors', would work"
+_INSTEAD = "expected weights from a .safetensors file, as in a peer's 'weights: FILE.safetensors'"
 _OTHERS = "'timm:NAME', 'torchvision:NAME', 'package.module:callable'"
 
 
@@ -85,7 +85,7 @@ def check_name(name: str, options: Mapping[str, Any]) -> None:
     """Refuse what would run or unpickle something that nobody chose; whether there is such a network, is not asked.
 
     Raises:
-        UnknownModel: says what would work.
+        UnknownModel: says what is accepted.
     """
     source, colon, rest = name.partition(":")
     if source in _REFUSED and colon:

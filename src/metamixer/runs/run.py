@@ -197,11 +197,9 @@ def _check_stages(mixer: Mixer, cohort: Cohort) -> None:
     boxes = getattr(mixer, "peers", None)
     learn = len(cohort.peers) - cohort.shadows
     if boxes is not None and boxes != learn:
-        raise RecipeError(f"mixer.peers: boxes for {boxes} peers, there are {learn}; mixer.peers={learn} would work")
+        raise RecipeError(f"mixer.peers: boxes for {boxes} peers, there are {learn}; expected mixer.peers={learn}")
     if 1 < draws < learn:
-        raise RecipeError(
-            f"mixer.stage_draws: {draws} stages for {learn} peers; 1 for all of them or {learn} would work"
-        )
+        raise RecipeError(f"mixer.stage_draws: {draws} stages for {learn} peers; expected 1 for all of them or {learn}")
 
 
 def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: Fitted) -> Result:

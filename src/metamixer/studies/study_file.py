@@ -266,7 +266,7 @@ def _recipe(base: Mapping[str, Any], file: StudyFile, row: Row, seed: int, allow
 def _check(file: StudyFile) -> None:
     from metamixer.studies.columns import FIGURES
 
-    wrong = [f"figures: {name!r}; {', '.join(FIGURES)} would work" for name in file.figures if name not in FIGURES]
+    wrong = [f"figures: {name!r}; expected {', '.join(FIGURES)}" for name in file.figures if name not in FIGURES]
     wrong += [f"compare: {name!r} is not in figures" for name in file.compare or () if name not in file.figures]
     if len(set(file.seeds)) != len(file.seeds):
         wrong.append(f"seeds: {file.seeds} has one twice")

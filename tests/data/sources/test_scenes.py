@@ -180,8 +180,8 @@ def test_a_folder_is_brought_to_half_of_the_scene(tmp_path):
         ("scenes:fashion-minni", {}, "did you mean 'fashion-mini'"),
         ("scenes:", {}, "scenes:fashion-mini'"),
         ("scenes:scenes:fashion-mini", {}, "scenes:fashion-mini', works"),
-        ("scenes:fashion-mini", {"image_size": 32}, "33 or more would work"),
-        ("scenes:fashion-mini", {"image_size": (40, 56)}, "squares would work"),
+        ("scenes:fashion-mini", {"image_size": 32}, "expected 33 or more"),
+        ("scenes:fashion-mini", {"image_size": (40, 56)}, "expected squares"),
         ("scenes:fashion-mini", {"cache_limit_bytes": 2**20}, r"GiB.*image_size"),
     ],
 )

@@ -142,7 +142,7 @@ def _check_classes(folder: Path, found: dict[str, tuple[Path, ...]], classes: tu
         inside = list(folders(folder / classes[0], []))
         hint = f"; if its folders {listed(inside)} are the classes, name {where}/{clean(classes[0])}"
         raise DataError(
-            f"{where}: one class, {classes[0]!r}, is nothing to learn; two or more would work"
+            f"{where}: one class, {classes[0]!r}, is nothing to learn; expected two or more"
             f"{hint if len(inside) > 1 else ''}"
         )
     if empty := [name for name in classes if not found[name]]:

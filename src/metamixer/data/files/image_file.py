@@ -180,7 +180,7 @@ def _checked(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F" or (image.mode.startswith("I") and not _sixteen(image)):
         image.close()
         raise ImageError(
-            f"{name}: 32-bit or float pixels ({image.mode}), whose range is unknown; 8 or 16 bits would work",
+            f"{name}: 32-bit or float pixels ({image.mode}), whose range is unknown; expected 8 or 16 bits",
             "unsupported",
         )
     return image

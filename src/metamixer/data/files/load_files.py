@@ -55,7 +55,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
-            raise DataError(f"on_error={self.on_error!r} is not known; 'stop' or 'skip' would work")
+            raise DataError(f"on_error={self.on_error!r} is not known; expected 'stop' or 'skip'")
         if self.channels not in (None, 1, 3):
             raise DataError(f"channels={self.channels!r} does not work; 1 (grey), 3 (colour) or None would")
         if self.fit not in ("crop", "letterbox", "squash"):

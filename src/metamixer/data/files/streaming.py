@@ -264,7 +264,7 @@ def worker_fault(error: Exception) -> WorkerError | None:
     if "DataLoader worker" in text and "shared memory" in text:
         return WorkerError(
             "a process that decodes images found no room for its batch in the shared memory, /dev/shm: more of it "
-            f"(docker run --shm-size=2g), fewer workers or smaller batches would work; {of_memory}"
+            f"(docker run --shm-size=2g), fewer workers or smaller batches help; {of_memory}"
         )
     if "Too many open files" in text and ("workers" in text or "</torch_" in text):
         return WorkerError(

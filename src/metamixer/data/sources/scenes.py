@@ -45,18 +45,18 @@ def make_scenes(source: Data, image_size: int | Sequence[int] | None, limit_byte
     size = pair(2 * side if image_size is None else image_size)
     least = int(LARGEST * side)
     if side != width or size[0] != size[1]:
-        raise DataError(f"{source.name}: images of {side}x{width} in scenes of {size[0]}x{size[1]}; squares would work")
+        raise DataError(f"{source.name}: images of {side}x{width} in scenes of {size[0]}x{size[1]}; expected squares")
     if side < 8:
-        raise DataError(f"{source.name}: images of {side}x{side} pixels are too small for scenes; 8 or more would work")
+        raise DataError(f"{source.name}: images of {side}x{side} pixels are too small for scenes; expected 8 or more")
     if size[0] < least:
-        raise DataError(f"image_size={size[0]} is too small for images of {side}x{side}; {least} or more would work")
+        raise DataError(f"image_size={size[0]} is too small for images of {side}x{side}; expected {least} or more")
     parts: dict[str, ImageSet] = {"train": source.train}
     parts |= {part: images for part, images in (("val", source.val), ("test", source.test)) if images is not None}
     needed = sum(map(len, parts.values())) * source.channels * size[0] ** 2
     if needed > limit_bytes:
         raise DataError(
             f"scenes of {source.name} would take {needed / 2**30:.1f} GiB, {limit_bytes / 2**30:.1f} are allowed; "
-            f"a smaller image_size or train_limit would work"
+            f"expected a smaller image_size or train_limit"
         )
     canvas = Canvas(size[0], _dark(source.train))
     drawn = {part: _scenes(images, canvas, part) for part, images in parts.items()}

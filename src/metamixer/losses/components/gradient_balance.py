@@ -51,7 +51,7 @@ class Balance(nn.Module):
 def _norm(value: Tensor, at: Tensor) -> Tensor:
     problem = (
         "gradients at the last stage cannot be compared: peers that are compiled, or run in threads, keep the way from "
-        "there to their logits to themselves; balance=False or plain peers would work"
+        "there to their logits to themselves; expected balance=False or plain peers"
     )
     try:
         (gradient,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
