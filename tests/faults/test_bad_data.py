@@ -231,5 +231,5 @@ def test_labels_outside_of_the_classes_are_refused():
     for labels, said in (([0, 1, 2], "from 0 to 2, but the 2 classes"), ([0, -1, 1], "from -1 to 1")):
         with pytest.raises(DataError, match=said):
             TensorImages(pixels, torch.tensor(labels), ("a", "b"))
-    with pytest.raises(DataError, match="expected \(N, C, H, W\) uint8"):
+    with pytest.raises(DataError, match=r"expected \(N, C, H, W\) uint8"):
         TensorImages(pixels.float() / 0, torch.tensor([0, 1, 0]), ("a", "b"))
