@@ -1,5 +1,6 @@
 """What messages tell a user to write exists: every option, and every setting of a recipe."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -29,6 +30,29 @@ def messages():
         for line, text in texts(file):
             if " " in text:  # a sentence, and no key
                 yield f"{file.name}:{line}", text
+
+
+def sentences():
+    """All that messages can say, by file: f-strings with … for what is filled in."""
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_message_of_the_troubleshooting_page_exists():
+    page = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    known = [*sentences(), "operator torchvision::nms does not exist"]
+    shown = [line for block in re.findall(r"^\*\*(.*?)\*\*", page, re.M) for line in re.findall(r"`([^`]*)`", block)]
+    assert len(shown) > 20
+    missing = [
+        message
+        for message in shown
+        if not any(all(part.strip() in text for part in message.split("…")) for text in known)
+    ]
+    assert not missing
 
 
 def test_every_option_that_a_message_names_exists():

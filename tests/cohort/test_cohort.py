@@ -677,3 +677,28 @@ def test_data_parallel_is_refused():
     cohort = Cohort([resnet8(num_classes=3, in_channels=1) for _ in range(2)])
     with pytest.raises(RuntimeError, match="one process for each device"):
         cohort._replicate_for_data_parallel()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            draw(4, 2, 8, 8).float(),
+            r"peer 0 \(Sequential\): images are float32 and the weights float64; accepted: one type",
+        ),
+        (torch.zeros(4, 2, 8, 8, dtype=torch.uint8), "images are uint8; accepted: floating point, normalised"),
+        (draw(0, 2, 8, 8), "the batch has no images; accepted: at least one"),
+    ],
+    ids=["float32", "uint8", "none"],
+)
+def test_images_that_peers_cannot_take(images, message):
+    with pytest.raises(ValueError, match=message):
+        Cohort([small(0), small(1)], stages=SMALL)(images)
+
+
+def test_an_error_of_a_network_stays_its_own():
+    network = small()
+    network.insert(4, Fails())
+    network[4].on = True
+    with pytest.raises(RuntimeError, match="no memory"):
+        Cohort([network], stages=["1", "3"])(draw(4, 2, 8, 8))

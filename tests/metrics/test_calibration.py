@@ -94,3 +94,15 @@ def test_the_ensembles_temperature_acts_on_the_log_of_its_mean():
     mean = ensemble(torch.stack([logits, others]).log_softmax(-1))
     # Sharpened by 1 / 2, a temperature of 2 smaller is right: log-probabilities are logits of themselves.
     assert fit_temperature(mean * 2, labels) == pytest.approx(2 * fit_temperature(mean, labels), rel=1e-3)
+
+
+def test_masked_classes_leave_the_temperature_as_it_is():
+    draw = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(200, 3, generator=draw) * 3, torch.randint(0, 3, (200,), generator=draw)
+    masked = torch.cat([logits, torch.full((200, 1), -torch.inf)], 1)
+    assert fit_temperature(masked, labels) == pytest.approx(fit_temperature(logits, labels))
+    for wrong in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            fit_temperature(torch.cat([logits, torch.full((200, 1), wrong)], 1), labels)
+    with pytest.raises(ValueError, match="not finite"):
+        fit_temperature(masked, torch.full_like(labels, 3))

@@ -94,3 +94,11 @@ def test_a_step_is_replayed_from_its_seed(seed):
         total(step.terms).backward()
         results.append([step.outputs.logits, step.targets, *(p.grad for p in cohort.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_pair_is_a_batch():
+    cohort, images, labels = Cohort(resnets()).eval(), torch.randn(6, 1, 8, 8), torch.arange(6) % 3
+    found = [train_step(cohort, NoMix(), DML(), batch) for batch in ((images, labels), Batch(images, labels))]
+    assert torch.equal(total(found[0].terms), total(found[1].terms))
+    with pytest.raises(ValueError, match="a batch is a tuple of Tensor, list; accepted"):
+        train_step(cohort, NoMix(), DML(), (images, [0] * 6))

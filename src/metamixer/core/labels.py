@@ -41,7 +41,6 @@ def class_indices(labels: Tensor) -> Tensor:
 
 def wrong_labels(labels: Tensor, classes: int) -> str:
     """What is wrong with labels, in words; empty if nothing is. Values are looked at on a CPU only."""
-    accepted = f"accepted: class indices (B,) of an integer type, or soft labels (B, {classes})"
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.ndim == 1 and whole:
         if labels.device.type != "cpu" or not len(labels):
@@ -49,7 +48,11 @@ def wrong_labels(labels: Tensor, classes: int) -> str:
         wrong = [label for label in (int(labels.min()), int(labels.max())) if not 0 <= label < classes]
         return f"there is a label {wrong[0]}; accepted: 0 to {classes - 1}, for {classes} classes" if wrong else ""
     if labels.ndim != 2 or labels.shape[1] != classes or labels.is_complex():
-        return f"labels are {tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}; {accepted}"
+        kind = str(labels.dtype).removeprefix("torch.")
+        return (
+            f"labels are {tuple(labels.shape)} {kind}; accepted: class indices (B,) of an integer type, or soft labels "
+            f"(B, {classes})"
+        )
     try:
         if labels.device.type == "cpu":
             check_distribution(labels)

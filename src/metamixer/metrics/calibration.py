@@ -93,12 +93,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     image would have its temperature at 0, one that is worse than chance at infinity.
 
     Raises:
-        ValueError: a shape does not fit, or a logit is not finite.
+        ValueError: a shape does not fit, or a logit is not finite; -inf is accepted for a class that is not the right
+            one: it is masked.
     """
     from scipy.optimize import minimize_scalar
 
     scores = checked(logits, labels)
-    if not scores.isfinite().all():
+    if not has_temperature(scores, labels):
         raise ValueError("a logit is not finite; there is no temperature for a network that diverged")
     # Without it, dividing by a small T would lose the differences beside the common size.
     scores = scores - scores.gather(1, labels[:, None])
@@ -109,6 +110,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         options={"xatol": 1e-6},
     )
     return math.exp(found.x)
+
+
+def has_temperature(logits: Tensor, labels: Tensor) -> bool:
+    """Whether ``(N, C)`` logits are finite, but for classes that -inf masks: a network that diverged has none."""
+    wrong = logits.isnan() | logits.isposinf()
+    return not wrong.any() and bool(logits.gather(1, labels[:, None]).isfinite().all())
 
 
 def cooled(logits: Tensor, temperature: float) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from metamixer.core.json_values import Count, Maybe, Number, plain
-from metamixer.metrics.calibration import Reliability, cooled, fit_temperature, reliability
+from metamixer.metrics.calibration import Reliability, cooled, fit_temperature, has_temperature, reliability
 from metamixer.metrics.classification import accuracy, brier, confusion, nll, per_class, top_k
 
 
@@ -94,7 +94,7 @@ def score(
     logs = cooled(logits, 1.0)
     bins = reliability(logs, labels)
     temperature, calibrated = None, None
-    if validation is not None and validation[0].isfinite().all():  # a network that diverged has no temperature
+    if validation is not None and has_temperature(*validation):
         temperature = fit_temperature(*validation)
         scaled = cooled(logits, temperature)
         after = reliability(scaled, labels)

@@ -78,7 +78,7 @@ def train_step(
     cohort: nn.Module,
     mixer: Mixer,
     loss: nn.Module,
-    batch: Batch,
+    batch: Batch | tuple[Tensor, Tensor],
     generator: torch.Generator | None = None,
     progress: float | None = None,
     compare: Compare = Compare(),
@@ -89,10 +89,11 @@ def train_step(
         cohort: a :class:`~metamixer.Cohort`, or one wrapped for compilation or several processes.
         mixer: draws the plan from ``generator``.
         loss: maps outputs and soft targets to terms.
-        batch: images ``(B, C, ...)``, labels ``(B,)``, companions or None.
+        batch: images ``(B, C, ...)``, labels, companions or None; or a pair (images, labels).
         progress: the share of training that is done; None: settings that change with it are at full strength.
         compare: label smoothing, weights of classes, and what is left out of the terms.
     """
+    batch = Batch.of(batch)
     plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
     return follow(cohort, loss, StepInput(batch, plan, progress), compare)
 
