@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "metamixer_docs",
+    "api_pages",
 ]
 exclude_patterns = ["_static"]
 

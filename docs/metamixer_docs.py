@@ -1,4 +1,4 @@
-"""What the site adds to the Markdown files: facts on the cards of methods, API pages, and links that leave docs/.
+"""What the site adds to the Markdown files: facts on the cards of methods, tables from the code, links out of docs/.
 
 The files stay readable where nothing is built. A comment ``<!-- table of methods -->`` becomes that table, a card
 ``methods/NAME.md`` gets the facts of the registry below its title, and a page that stands for a file of the root
@@ -7,9 +7,7 @@ becomes that file.
 
 from __future__ import annotations
 
-import inspect
 import os
-import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -17,7 +15,6 @@ from pathlib import Path
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-import metamixer
 from metamixer.config.settings_table import markdown
 from metamixer.core.registry import Registry
 from metamixer.losses import LOSSES
@@ -26,58 +23,9 @@ from metamixer.mixers import MIXERS
 DOCS = Path(__file__).parent.resolve()
 ROOT = DOCS.parent
 ROOT_PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "vulnerabilities": "SECURITY.md"}
-NOT_API = {"__main__", "bench", "cli", "report"}
-
 REGISTRIES = {"methods": LOSSES, "mixers": MIXERS}  # folder of the cards -> what they are cards of
 
 log = logging.getLogger(__name__)
-
-
-def write_api(app: Sphinx) -> None:
-    """One page for each package, with every module in it, so that moved modules need no change here."""
-    modules = [
-        each
-        for each in pkgutil.walk_packages(metamixer.__path__, "metamixer.")
-        if not (set(each.name.split(".")) & NOT_API or each.name.rpartition(".")[2].startswith("_"))
-    ]
-    pages: dict[str, list[str]] = {"metamixer": []}
-    for each in modules:
-        pages.setdefault(each.name if each.ispkg else each.name.rpartition(".")[0], []).append(each.name)
-    folder = DOCS / "api"
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.rst"):
-        if old.stem not in {*pages, "index"}:
-            old.unlink()
-    for package, names in pages.items():
-        lines = [package, "=" * len(package), ""]
-        for name in names:
-            if name != package:
-                lines += [name, "-" * len(name), ""]
-            lines += [f".. automodule:: {name}", "   :members:", "   :ignore-module-all:", ""]
-        _write(folder / f"{package}.rst", lines)
-    lines = ["API", "===", "", "What ``import metamixer`` gives; each name is imported when it is first used.", ""]
-    for name in metamixer.__all__:
-        value = getattr(metamixer, name)
-        where = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else ""
-        summary = (inspect.getdoc(value) or "").partition("\n")[0] if where else ""
-        lines += [f":py:obj:`metamixer.{name} <{where}>`" if where else f"``metamixer.{name}``", f"    {summary}", ""]
-    lines += [
-        "All modules",
-        "-----------",
-        "",
-        ".. toctree::",
-        "   :maxdepth: 1",
-        "",
-        *(f"   {page}" for page in pages),
-    ]
-    _write(folder / "index.rst", lines)
-
-
-def _write(file: Path, lines: list[str]) -> None:
-    """Write only what is new: Sphinx reads again what was written."""
-    text = "\n".join(lines) + "\n"
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
-        file.write_text(text, encoding="utf-8")
 
 
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -96,9 +44,8 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     # Sphinx cannot put a link to a copied file into a table of contents.
     source[0] = re.sub(r"(?m)^#.*", lambda title: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title[0]), source[0])
-    source[0] = re.sub(
-        r"\[([^][]*)\]\((\.\./[^)#\s]*)(#[^)]*)?\)", lambda link: _outward(docname, *link.groups()), source[0]
-    )
+    outward = re.compile(r"\[([^][]*)\]\((\.\./[^)#\s]*)(#[^)]*)?\)")
+    source[0] = outward.sub(lambda link: _outward(docname, *link.groups()), source[0])
 
 
 def _table(registry: Registry, folder: str) -> str:
@@ -156,6 +103,5 @@ def source_url() -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.connect("builder-inited", write_api)
     app.connect("source-read", read_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
