@@ -43,7 +43,7 @@ def test_the_folder(tmp_path, no_processes):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--suite", "stepp"], "'stepp' is not a suite; step, data, peers"),
+        (["--suite", "stepp"], "'stepp' is not a suite; expected step, data, peers"),
         (["--suite", ","], "no suite is named"),
         (["--networks", "resnet21"], "'resnet21' is not a network"),
         (["--precision", "16"], "'16' is not a precision; expected 32, bf16"),

@@ -257,7 +257,7 @@ def test_a_cohort_without_shadows_is_refused():
     with pytest.raises(ValueError, match=r"shadows=True"):
         PCL().setup(plain)
     with pytest.raises(ValueError, match=r"shadows=True"):
-        PCL()(plain, torch.zeros(3, 4))
+        PCL()(plain, torch.full((3, 4), 0.25))
 
 
 def test_without_features_or_setup():

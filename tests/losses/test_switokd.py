@@ -169,7 +169,7 @@ def test_peers_that_know_everything():
 
 @pytest.mark.parametrize(("form", "peers"), [("pair", 3), ("pair", 1), ("1t2s", 2), ("2t1s", 4), ("auto", 1)], ids=str)
 def test_forms_that_do_not_fit(form, peers):
-    with pytest.raises(ValueError, match=rf"form='{form}' does not fit {peers} peers: 'pair' for 2"):
+    with pytest.raises(ValueError, match=rf"form='{form}' does not fit {peers} peers: expected 'pair' for 2"):
         SwitOKD(form)(Outputs(draw(peers, 3, 4)), draw(3, 4).softmax(-1))
 
 

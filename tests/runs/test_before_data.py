@@ -19,7 +19,7 @@ from metamixer.runs.run import train
     ],
 )
 def test_networks_before_images(peers, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("metamixer.runs.run.load", lambda *_, **__: pytest.fail("images were decoded"))
+    monkeypatch.setattr("metamixer.runs.data_record.load", lambda *_, **__: pytest.fail("images were decoded"))
     with pytest.raises(RecipeError, match=words):
         train(Recipe.of({"peers": peers}), tmp_path / "run")
 
