@@ -175,7 +175,7 @@ def test_predictions_as_json_and_on_stdout(nasty, tmp_path, monkeypatch):
         (["train", "optim.lr"], 2, "error: optim.lr: no such recipe"),
         (["train", "optim.lr=1", "x"], 2, "error: 'x' is not an override; expected key=value, such as optim.lr=0.05"),
         (["train", "optim.lr=-1"], 2, "error: optim.lr: input should be greater than 0, not -1"),
-        (["train", "--precision", "16"], 2, "error: train.precision: input should be '32' or 'bf16'"),
+        (["train", "--precision", "8"], 2, "error: train.precision: input should be '32', 'bf16' or '16'"),
         (["train", "--loss", "dmll"], 2, "error: loss: 'dmll' is not a loss; dml"),
         (["train", "--mixer", "cutmixx"], 2, "error: mixer: 'cutmixx' is not a mixer; cutmix"),
         (["train", "--peers", "resnet8,resnet9"], 2, "error: peers.1 (resnet9): 'resnet9' is not a network; resnet8"),

@@ -73,7 +73,7 @@ def test_the_baseline_keeps_the_other_axes():
         ({"methods": ["dmll"]}, "dmll: .*dml"),
         ({"methods": ["dml"], "baseline": {"methods": "kd"}}, "baseline: 'kd' is not one of methods; dml"),
         ({"methods": ["dml"], "baseline": {"loss": "dml"}}, "'loss' is no axis; methods, mixers"),
-        ({"figures": ["speed"]}, "figures: 'speed'; accuracy"),
+        ({"figures": ["speed"]}, "figures: 'speed'; expected accuracy"),
         ({"compare": ["nll"], "figures": ["accuracy"]}, "compare: 'nll' is not in figures"),
         ({"seeds": [1, 1]}, "has one twice"),
         ({"seeds": []}, "seeds"),

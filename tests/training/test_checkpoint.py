@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
     """A file-size limit stands in for the full disk; it holds for a child process alone."""
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "import torch; from torch import nn; from metamixer import checkpoint\n"
+        "import torch; from torch import nn; from metamixer.training import checkpoint\n"
         "def write(size, state):\n"
         " weights = checkpoint.weights_of(nn.Linear(size, size))\n"
         " checkpoint.write(Path(sys.argv[1]), 9, weights, state, {}, whole=True)\n"
