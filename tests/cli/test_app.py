@@ -178,7 +178,7 @@ def test_predictions_as_json_and_on_stdout(nasty, tmp_path, monkeypatch):
         (["train", "--precision", "8"], 2, "error: train.precision: input should be '32', 'bf16' or '16'"),
         (["train", "--loss", "dmll"], 2, "error: loss: 'dmll' is not a loss; dml"),
         (["train", "--mixer", "cutmixx"], 2, "error: mixer: 'cutmixx' is not a mixer; cutmix"),
-        (["train", "--peers", "resnet8,resnet9"], 2, "error: peers.1 (resnet9): 'resnet9' is not a network; resnet8"),
+        (["train", "--peers", "resnet8,resnet9"], 2, "error: peers.1: 'resnet9' is not a network; resnet8"),
         (["train", "--peers", "resnet8", "mixer.stages=[0,9]"], 2, "error: mixer.stages: 9 is too deep"),
         (["train", "--data", "nowhere/"], 65, "error: nowhere: no such folder"),
         (["train", "--data", "one"], 65, "error: one: one class, 'cat', is nothing to learn"),

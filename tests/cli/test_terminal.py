@@ -20,6 +20,7 @@ from metamixer.cli.console import Progress, result_table, table
 from metamixer.core.registry import Entry
 from metamixer.core.text import percent
 from metamixer.evaluation.evaluate import Report, Score
+from metamixer.evaluation.report import read_report
 from metamixer.runs.run import Result
 from metamixer.training.callbacks import EpochRecord, Start, StepRecord
 from metamixer.training.trainer import Best
@@ -88,7 +89,7 @@ def tables():
         for module in (evaluation_tables, export, inspect_data, predict, study, console_module):
             patch.setattr(module, "console", lambda **_: printer)
             patch.setattr(module, "say", lambda *_, **__: None, raising=False)
-        evaluation_tables.show(evaluation(), "test images")
+        evaluation_tables.show(read_report(evaluation()), "test images")
     counts = table(["class", "train", "val", "test"])
     counts.add_row(
         "a class with a name that is longer than any terminal of eighty columns has room for", "1,234", "5.6", "7.8"

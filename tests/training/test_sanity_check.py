@@ -133,4 +133,4 @@ def test_what_a_dry_run_finds(batch, loss, classes, message, here):
 def test_labels_out_of_range(labels, whole, wrong):
     batch = Batch(torch.zeros(2, 1), torch.tensor(labels), whole=None if whole is None else torch.tensor(whole))
     said = wrong_label(batch, 3)
-    assert said == ("" if wrong is None else f"there is a label {wrong}, the peers know 3 classes, numbered from 0")
+    assert said == ("" if wrong is None else f"there is a label {wrong}; accepted: 0 to 2, for 3 classes")

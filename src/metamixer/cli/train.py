@@ -146,7 +146,7 @@ def _clear(folder: Path) -> None:
     """Take away what a run left that failed before its first step: the next attempt may have the name."""
     for place in (folder / "baseline", folder):
         if place.is_dir() and not (place / "metrics.jsonl").exists():
-            for name in ("recipe.yaml", "environment.json"):
+            for name in ("recipe.yaml", "data.json", "environment.json"):
                 (place / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty; the folder that is claimed goes with its lock
                 place.rmdir()
