@@ -229,7 +229,7 @@ def test_modules_in_lists():
     compare(networks, apart(networks, [Lists().double() for _ in networks]), None, draw())
     assert networks[0].parts[0][1].num_batches_tracked == 1  # a list that is mistaken for a module runs twice
     assert networks[0].norm is not networks[1].norm
-    with pytest.raises(ValueError, match=r"'parts\.1': a ModuleList is never called, its last entry"):
+    with pytest.raises(ValueError, match=r"'parts\.1': a ModuleList is never called; expected its last entry"):
         share_trunk([Lists(), Lists()], "parts.1")
 
 

@@ -56,7 +56,7 @@ def test_a_loss_of_another_package_needs_no_line_of_ours(package, tmp_path):
 
 def test_one_line_of_the_registry_makes_a_loss_a_name(package, tmp_path, monkeypatch):
     monkeypatch.setitem(LOSSES.entries, "mean", Entry(package, "Peers learn from the mean.", "arXiv 0000.00000"))
-    assert "Peers learn from the mean." in metamixer("list", "losses").stdout
+    assert "0000.00000" in metamixer("list", "losses").stdout
     assert Recipe.of({"loss": {"name": "mean", "weight": 2}}).build_loss().weight == 2
     metamixer("train", *TINY, "--loss", "mean", "--out", tmp_path / "run")
     metamixer("evaluate", tmp_path / "run", "--device", "cpu")

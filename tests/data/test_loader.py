@@ -195,8 +195,8 @@ def test_two_images_of_a_class_go_to_the_same_process():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"views": 0}, "views=0: at least 1"),
-        ({"per_class": 0}, "per_class=0: at least 1"),
+        ({"views": 0}, "views=0: expected at least 1"),
+        ({"per_class": 0}, "per_class=0: expected at least 1"),
         ({"per_class": 3}, "batch_size=8 cannot hold per_class=3 .* expected batch_size=6"),
         ({"per_class": 2, "batch_size": 12}, "needs 6 classes, these images have 5; expected batch_size=10"),
         ({"per_class": 5, "batch_size": 10}, "the class 'a' has 4 images to train on, per_class=5 needs 5"),

@@ -95,7 +95,7 @@ def test_a_file_that_is_damaged_beyond_its_header_ends_the_training_by_name(serv
         *words(data, workers=workers), "data.on_error=skip", "--out", tmp_path / "again", streamed=True
     )
     assert code == 65
-    assert "of 'class 1' no image can be read; the first cause:" in said
+    assert "of 'class 1' no training image can be read; the first cause:" in said
 
 
 @pytest.fixture

@@ -241,7 +241,7 @@ def test_nothing_is_read_back_from_the_device():
 
 
 def test_a_lone_peer_and_parts_that_are_not_there():
-    with pytest.raises(ValueError, match="two peers or more"):
+    with pytest.raises(ValueError, match="at least two peers"):
         AFD().setup(outputs_of(ALIKE[:1]))
     with pytest.raises(ValueError, match=r"for 0 peers, there are 2: setup"):
         AFD()(outputs_of(ALIKE), targets_of())

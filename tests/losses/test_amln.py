@@ -275,7 +275,7 @@ def test_nothing_is_read_back_from_the_device():
 
 
 def test_a_lone_peer_and_parts_that_are_not_there():
-    with pytest.raises(ValueError, match="two peers or more"):
+    with pytest.raises(ValueError, match="at least two peers"):
         AMLN().setup(outputs_of(ALIKE[:1]))
     with pytest.raises(ValueError, match="for 0 peers, there are 2: setup"):
         AMLN()(outputs_of(ALIKE), targets_of())

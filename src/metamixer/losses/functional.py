@@ -165,8 +165,8 @@ def finite(logits: Tensor, targets: Tensor) -> Tensor:
     """``(..., B, C)`` logits with :data:`MASKED` for -inf, which masks a class; but not where a target ``(B, C)`` has a
     share in it: such a loss is infinite, and has to be seen.
 
-    >>> finite(torch.tensor([[0.0, -torch.inf, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]]))
-    tensor([[ 0.0000e+00,        -inf, -1.0000e+04]])
+    >>> finite(torch.tensor([[0.0, -torch.inf, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]])).tolist()
+    [[0.0, -inf, -10000.0]]
     """
     return logits.masked_fill(logits.isneginf() & (targets == 0), MASKED)
 

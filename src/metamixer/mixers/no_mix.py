@@ -12,6 +12,7 @@ from metamixer.mixers.base import BaseMixer, Draw
 class NoMix(BaseMixer):
     """Plain training: every plan is empty.
 
+    >>> import torch
     >>> NoMix()(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
     MixPlan(operations=())
     """

@@ -241,7 +241,7 @@ def test_damaged_files_stop_or_are_skipped_and_listed(class_folders):
     assert (data.train.images.flatten(1) > 0).any(1).all()
     for path in (root / "dog").iterdir():
         path.write_bytes(b"no")
-    with pytest.raises(DataError, match="of 'dog' no image can be read"):
+    with pytest.raises(DataError, match="of 'dog' no training image can be read"):
         load(root, on_error="skip")
 
 

@@ -8,7 +8,7 @@ HOLD = {"val_share": 0.0, "seed": 0, "train_limit": None}
 
 
 def loaded(root, how=None, **hold):
-    return load_folder(root, how or Reading(), "auto", **{**HOLD, **hold})
+    return load_folder(root, how or Reading(), "auto", None, **{**HOLD, **hold})
 
 
 def names(images):
