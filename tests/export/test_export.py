@@ -333,7 +333,7 @@ def test_branches_and_shadows_come_as_whole_networks(averaged, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"peer": 2}, "no such peer; expected 0 resnet8, 1 resnet14"), ({"peer": "-1"}, "best, leader, ensemble or"),
-     ({"peer": "leader"}, "all peers of dml are equals; --peer best"), ({"to": "tflite"}, "safetensors, onnx, torch"),
+     ({"peer": "leader"}, "are equals; expected --peer best"), ({"to": "tflite"}, "safetensors, onnx, torch"),
      ({"to": "hub", "quantize": "int8"}, "expected --to onnx"), ({"tolerance": 0.0}, "a number above 0"),
      ({"to": "onnx", "push": "me/it"}, "goes with --to hub"), ({"to": "onnx", "out": "model.pt2"}, "ends in .onnx"),
      ({"to": "onnx", "device": "cuda"}, "cuda")],

@@ -245,7 +245,7 @@ def test_training_stops_before_it_begins(messy, tmp_path):
     root, _ = messy
     result = metamixer("train", "--data", root, *TINY, "--out", tmp_path / "run", code=65)
     first, *named, last = result.stderr.splitlines()
-    assert "cannot be read; mend or remove them, or pass data.on_error=skip:" in first
+    assert "cannot be read; repair or remove them, or pass data.on_error=skip:" in first
     assert len(named) == 5
     assert last.startswith("  and ")
     assert "\x1b" not in result.output

@@ -14,22 +14,28 @@ from metamixer.mixers import MIXERS
 from metamixer.models import MODELS
 
 _YOUR_OWN = {"package.module:Name": Entry("", "your own")}
-_TABLES: dict[str, dict[str, Entry]] = {
-    "networks": {
-        **MODELS.entries,
-        "timm:NAME": Entry("", "any network of timm, such as timm:mobilenetv3_small_100"),
-        "torchvision:NAME": Entry("", "any classifier of torchvision, such as torchvision:resnet18"),
-        "package.module:callable": Entry("", "your own, called with num_classes and in_channels"),
-    },
-    "mixers": MIXERS.entries | _YOUR_OWN,
-    "losses": LOSSES.entries | _YOUR_OWN,
-    "data": {
-        **{name: Entry("", standard.summary) for name, standard in STANDARD.items()},
-        "FOLDER": Entry("", "images in train/CLASS/, val/CLASS/ and test/CLASS/, or in CLASS/"),
-        "hf:NAME": Entry("", "a Hugging Face data set (needs the extra hf)"),
-        "scenes:NAME": Entry("", "the images of any of these as objects in scenes, with boxes to measure localization"),
-    },
-}
+
+
+def _tables() -> dict[str, dict[str, Entry]]:
+    """Every list by its name, with what was registered until now."""
+    return {
+        "networks": {
+            **MODELS.entries,
+            "timm:NAME": Entry("", "any network of timm, such as timm:mobilenetv3_small_100"),
+            "torchvision:NAME": Entry("", "any classifier of torchvision, such as torchvision:resnet18"),
+            "package.module:callable": Entry("", "your own, called with num_classes and in_channels"),
+        },
+        "mixers": MIXERS.entries | _YOUR_OWN,
+        "losses": LOSSES.entries | _YOUR_OWN,
+        "data": {
+            **{name: Entry("", standard.summary) for name, standard in STANDARD.items()},
+            "FOLDER": Entry("", "images in train/CLASS/, val/CLASS/ and test/CLASS/, or in CLASS/"),
+            "hf:NAME": Entry("", "a Hugging Face data set (needs the extra hf)"),
+            "scenes:NAME": Entry(
+                "", "the images of any of these as objects in scenes, with boxes to measure localization"
+            ),
+        },
+    }
 
 
 @told
@@ -37,11 +43,11 @@ def show_names(what: str | None, only: str | None = None) -> int:
     """The names that a recipe can have, each with a line; or its settings, all of them or those of a section."""
     if what == "settings":
         return _settings(only)
-    if what is not None and what not in _TABLES:
-        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(_TABLES)} and settings")
+    if what is not None and what not in _tables():
+        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(_tables())} and settings")
     if only is not None:
         raise RecipeError(f"{only!r}: only `list settings` takes a second word")
-    for name, entries in _TABLES.items():
+    for name, entries in _tables().items():
         if what in (None, name):
             _print(name, entries)
     return 0

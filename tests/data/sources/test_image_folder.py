@@ -54,5 +54,5 @@ def test_a_class_of_which_nothing_can_be_read(class_folders):
     root = class_folders(count=2)
     for path in (root / "dog").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"of .*dog.* no image can be read; the first cause: .*dog"):
+    with pytest.raises(DataError, match=r"of .*dog.* no training image can be read; the first cause: .*dog"):
         loaded(root, Reading(on_error="skip"))
