@@ -43,11 +43,12 @@ def show_names(what: str | None, only: str | None = None) -> int:
     """The names that a recipe can have, each with a line; or its settings, all of them or those of a section."""
     if what == "settings":
         return _settings(only)
-    if what is not None and what not in _tables():
-        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(_tables())} and settings")
+    tables = _tables()
+    if what is not None and what not in tables:
+        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(tables)} and settings")
     if only is not None:
         raise RecipeError(f"{only!r}: only `list settings` takes a second word")
-    for name, entries in _tables().items():
+    for name, entries in tables.items():
         if what in (None, name):
             _print(name, entries)
     return 0

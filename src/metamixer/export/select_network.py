@@ -198,16 +198,4 @@ def _classifier(
     networks = list(network.networks) if isinstance(network, Ensemble) else [network]
     for index, one in zip(members, networks, strict=True):
         one.load_state_dict(cohort.peers[index].state_dict())
-    return Classifier(
-        network=network.eval(),
-        name=name,
-        options=own,
-        classes=data.classes,
-        channels=data.channels,
-        size=data.size,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        facts=facts,
-        fit=recipe.data.fit,
-        white=recipe.data.white,
-    )
+    return Classifier.trained_on(data, recipe.data, network.eval(), name, own, facts)

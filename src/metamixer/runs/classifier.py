@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import safetensors
 import safetensors.torch
@@ -19,6 +19,10 @@ from metamixer.data import DataError, normalise
 from metamixer.data.files.image_file import WHITE, Fit
 from metamixer.data.files.preparation import ImageInput, Preparation, each
 from metamixer.models.factory import build
+
+if TYPE_CHECKING:
+    from metamixer.config.data_section import DataSection
+    from metamixer.data import Data
 
 _FORMAT = "metamixer-classifier-1"
 _Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -113,6 +117,31 @@ class Classifier:
         partial = path.with_name(path.name + ".tmp")
         safetensors.torch.save_model(self.network, str(partial), metadata=self.metadata)
         partial.replace(path)
+
+    @classmethod
+    def trained_on(
+        cls,
+        data: Data,
+        section: DataSection,
+        network: nn.Module,
+        name: str,
+        options: dict[str, Any],
+        facts: dict[str, Any],
+    ) -> Classifier:
+        """A network with the classes of its data and the preparation that it was trained with."""
+        return cls(
+            network=network,
+            name=name,
+            options=options,
+            classes=data.classes,
+            channels=data.channels,
+            size=data.size,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            facts=facts,
+            fit=section.fit,
+            white=section.white,
+        )
 
     @classmethod
     def load(cls, path: str | Path, *, allow_imports: bool = False) -> Classifier:

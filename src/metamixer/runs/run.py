@@ -222,19 +222,8 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
     }
     if grid.share == 0 and best.peer in cohort.here:
         peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
-        Classifier(
-            network=cohort.peers[best.peer],
-            name=peer.name,
-            options=peer.options,
-            classes=data.classes,
-            channels=data.channels,
-            size=data.size,
-            mean=data.mean,
-            std=data.std,
-            facts=facts,
-            fit=recipe.data.fit,
-            white=recipe.data.white,
-        ).save(model)
+        network = cohort.peers[best.peer]
+        Classifier.trained_on(data, recipe.data, network, peer.name, peer.options, facts).save(model)
     grid.barrier()  # the file is there before the report that speaks of it
     if grid.is_first:
         report = {
