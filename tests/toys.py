@@ -78,3 +78,27 @@ class StopAt:
                 raise ConnectionError("crash")
             self.left -= 1
             yield batch
+
+
+def squares(count: int, seed: int) -> tuple[TensorImages, torch.Tensor]:
+    """Bright squares on black, and their boxes ``(count, 4)``; labels alternate."""
+    draw = torch.Generator().manual_seed(seed)
+    images, boxes = torch.zeros(count, 1, 24, 24, dtype=torch.uint8), torch.zeros(count, 4)
+    for row in range(count):
+        w, h = torch.randint(4, 11, (2,), generator=draw).tolist()
+        x, y = torch.randint(0, 13, (2,), generator=draw).tolist()
+        images[row, :, y : y + h, x : x + w] = 200
+        boxes[row] = torch.tensor([x, y, x + w, y + h])
+    return TensorImages(images, torch.arange(count) % 2, ("a", "b")), boxes
+
+
+def blobs(count: int, seed: int) -> TensorImages:
+    """Rectangles on black; class 0 is the only thing in any scene that is brighter than 180."""
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
+    labels = torch.arange(count) % 2
+    for image, label in zip(images, labels.tolist(), strict=True):
+        y, x = torch.randint(1, 10, (2,), generator=draw).tolist()
+        h, w = torch.randint(8, 17, (2,), generator=draw).tolist()
+        image[:, y : y + h, x : x + w] = 255 if label == 0 else 120
+    return TensorImages(images, labels, ("bright", "dim"))

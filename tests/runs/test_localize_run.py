@@ -1,28 +1,17 @@
 """Localization of whole runs: on scenes, and with boxes from a file."""
 
 import pytest
-import torch
 from PIL import Image
 
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
-from metamixer.data import TensorImages, load
+from metamixer.data import load
 from metamixer.runs.localize_run import localize_run, show_run
 from metamixer.runs.run import train
+from tests.toys import squares
 
 TINY = ["data.val_share=0.4", "peers.0.name=resnet8", "peers.1.name=resnet8", "train.epochs=1", "train.batch_size=4",
         "optim.lr=0.02"]  # fmt: skip
-
-
-def squares(count, seed):
-    draw = torch.Generator().manual_seed(seed)
-    images, boxes = torch.zeros(count, 1, 24, 24, dtype=torch.uint8), torch.zeros(count, 4)
-    for row in range(count):
-        w, h = torch.randint(4, 11, (2,), generator=draw).tolist()
-        x, y = torch.randint(0, 13, (2,), generator=draw).tolist()
-        images[row, :, y : y + h, x : x + w] = 200
-        boxes[row] = torch.tensor([x, y, x + w, y + h])
-    return TensorImages(images, torch.arange(count) % 2, ("a", "b")), boxes
 
 
 @pytest.fixture(scope="module")

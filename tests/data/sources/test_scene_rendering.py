@@ -4,22 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metamixer.data import TensorImages
 from metamixer.data.sources.scene_rendering import LARGEST, SMALLEST, Canvas, draw, resized
+from tests.toys import blobs
 
 CLASSES = ("bright", "dim")
-
-
-def blobs(count, seed):
-    """Rectangles on black; class 0 is the only thing in any scene that is brighter than 180."""
-    draw = torch.Generator().manual_seed(seed)
-    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
-    labels = torch.arange(count) % 2
-    for image, label in zip(images, labels.tolist(), strict=True):
-        y, x = torch.randint(1, 10, (2,), generator=draw).tolist()
-        h, w = torch.randint(8, 17, (2,), generator=draw).tolist()
-        image[:, y : y + h, x : x + w] = 255 if label == 0 else 120
-    return TensorImages(images, labels, CLASSES)
 
 
 def test_scenes_are_the_same_twice_and_for_every_batch_size():

@@ -10,21 +10,10 @@ from metamixer.data import DataError, TensorImages, load
 from metamixer.data.sources.scene_rendering import Canvas, draw
 from metamixer.data.sources.scenes import make_scenes
 from metamixer.data.splits import assemble
+from tests.toys import blobs
 
 LIMIT = 2**30
 CLASSES = ("bright", "dim")
-
-
-def blobs(count, seed):
-    """Rectangles on black; class 0 is the only thing in any scene that is brighter than 180."""
-    draw = torch.Generator().manual_seed(seed)
-    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
-    labels = torch.arange(count) % 2
-    for image, label in zip(images, labels.tolist(), strict=True):
-        y, x = torch.randint(1, 10, (2,), generator=draw).tolist()
-        h, w = torch.randint(8, 17, (2,), generator=draw).tolist()
-        image[:, y : y + h, x : x + w] = 255 if label == 0 else 120
-    return TensorImages(images, labels, CLASSES)
 
 
 def source(count=60, seed=0, **options):

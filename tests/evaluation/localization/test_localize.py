@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from metamixer.data import TensorImages, statistics
+from metamixer.data import statistics
 from metamixer.evaluation.localization.activation_maps import NoMap
 from metamixer.evaluation.localization.localize import localize
 from metamixer.evaluation.localization.map_gallery import gallery
+from tests.toys import squares
 
 
 class Sees(nn.Module):
@@ -24,17 +25,6 @@ class Sees(nn.Module):
 
     def forward(self, images):
         return self.features(images).mean((2, 3))
-
-
-def squares(count, seed):
-    draw = torch.Generator().manual_seed(seed)
-    images, boxes = torch.zeros(count, 1, 24, 24, dtype=torch.uint8), torch.zeros(count, 4)
-    for row in range(count):
-        w, h = torch.randint(4, 11, (2,), generator=draw).tolist()
-        x, y = torch.randint(0, 13, (2,), generator=draw).tolist()
-        images[row, :, y : y + h, x : x + w] = 200
-        boxes[row] = torch.tensor([x, y, x + w, y + h])
-    return TensorImages(images, torch.arange(count) % 2, ("a", "b")), boxes
 
 
 @pytest.fixture(scope="module")
