@@ -45,6 +45,14 @@ def test_changes_as_on_the_command_line():
     assert {cell.recipe.train.epochs for cell in made.cells} == {7}
 
 
+def test_settings_are_an_axis_of_changes():
+    made = study(
+        mixers=["none", "mixup"], settings={"short": ["train.epochs=3"], "long": ["train.epochs=5"]}, seeds=[0]
+    )
+    assert [cell.label for cell in made.cells] == ["none + short", "none + long", "mixup + short", "mixup + long"]
+    assert [cell.recipe.train.epochs for cell in made.cells] == [3, 5, 3, 5]
+
+
 def test_a_recipe_file_is_found_beside_the_study(tmp_path):
     (tmp_path / "base.yaml").write_text("train: {epochs: 9}")
     (tmp_path / "study.yaml").write_text("recipe: base.yaml\nmethods: [dml]\nseeds: [0]")
@@ -78,6 +86,8 @@ def test_the_baseline_keeps_the_other_axes():
         ({"seeds": [1, 1]}, "has one twice"),
         ({"seeds": []}, "seeds"),
         ({"recipe": {"train": {"epochs": -1}}, "methods": ["dml"]}, "dml: train.epochs"),
+        ({"settings": {"x": {"train": {"epochs": 3}}}}, "settings.x: Input should be a valid list"),
+        ({"settings": {"x": ["train.epochs"]}}, "x: 'train.epochs' is not an override"),
         ({"methods": {"x": ["optim.lrr=1"]}}, "x: optim.lrr"),
     ],
     ids=str,

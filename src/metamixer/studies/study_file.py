@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
 
-AXES = {"methods": "loss", "mixers": "mixer", "networks": "peers", "data": "data"}
-"""The axes, and the section of a recipe that each changes."""
+AXES = {"methods": "loss", "mixers": "mixer", "networks": "peers", "data": "data", "settings": None}
+"""The axes, and the section of a recipe that each changes; ``settings`` changes any."""
 
 Row = tuple[tuple[str, str], ...]
 """Names on the axes that a study has, in the order of ``AXES``."""
 
-_TITLES = {"methods": "method", "mixers": "mixer", "networks": "networks", "data": "data"}
+_TITLES = {"methods": "method", "mixers": "mixer", "networks": "networks", "data": "data", "settings": "settings"}
 
 
 class _Section(BaseModel):
@@ -79,6 +79,7 @@ class StudyFile(_Section):
         changes: of the recipe, as on the command line.
         methods, mixers, networks, data: axes: names of rows, each with what it changes. A list of names stands for
             itself (``[dml, kdcl]``); a value is a name, a section's content, or a list of changes (``[optim.lr=0.1]``).
+        settings: an axis of lists of changes alone, for what belongs to no other, such as ``[train.epochs=400]``.
         exclude: combinations that are left out, as names of some axes.
         seeds: of training; every row has all of them, and differences are taken seed by seed.
         baseline: the row that others are compared with, as names of some axes; rows that differ from it in the other
@@ -98,6 +99,7 @@ class StudyFile(_Section):
     mixers: list[str] | dict[str, Any] = {}
     networks: list[str] | dict[str, Any] = {}
     data: list[str] | dict[str, Any] = {}
+    settings: dict[str, list[str]] = {}
     exclude: list[dict[str, str]] = []
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     baseline: dict[str, str] = {}
@@ -251,7 +253,8 @@ def _recipe(base: Mapping[str, Any], file: StudyFile, row: Row, seed: int, allow
     content, changes = dict(base), [f"train.seed={seed}"]
     for axis, name in row:
         value, section = file.axis(axis)[name], AXES[axis]
-        if isinstance(value, list) and all(isinstance(each, str) and "=" in each for each in value):
+        changes_only = isinstance(value, list) and all(isinstance(each, str) and "=" in each for each in value)
+        if section is None or changes_only:
             changes += value
         elif axis == "networks":
             content[section] = [value] if isinstance(value, str | dict) else value

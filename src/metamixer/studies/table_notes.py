@@ -18,10 +18,11 @@ def unequal(study: Study) -> list[str]:
     own = {AXES[axis] for axis in study.axes}
     if own & {"loss", "mixer"}:  # a method is often the two together
         own |= {"loss", "mixer"}
+    changed = {"train.seed", *(each.partition("=")[0] for row in study.content.settings.values() for each in row)}
     settings: dict[str, dict[str, str]] = {}
     for cell in study.cells:
         for key, value in flat(cell.recipe.as_dict(), lists=False).items():
-            if key.partition(".")[0] not in own and key != "train.seed":
+            if key.partition(".")[0] not in own and not any(f"{key}.".startswith(f"{each}.") for each in changed):
                 settings.setdefault(key, {})[cell.label] = str(value)
     found = []
     for key, by_row in settings.items():
