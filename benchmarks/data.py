@@ -25,6 +25,7 @@ from metamixer.core.torchvision_compat import mend
 from metamixer.data import Augment, TensorImages, TrainLoader
 from metamixer.data.files.image_file import read_image
 from metamixer.data.files.streaming import FolderImages
+from metamixer.data.policies import POLICIES
 
 MEAN, STD = (0.5, 0.49, 0.44), (0.27, 0.26, 0.28)
 WORKERS = (0, 2)
@@ -45,12 +46,16 @@ def augmentation(settings: Settings) -> Section:
     held = TensorImages(pixels, labels, tuple(str(number) for number in range(settings.classes)))
     rows = list(torch.randperm(count, generator=draw).split(batch))  # type: ignore[no-untyped-call]
 
-    def batched() -> None:
+    def batched(augment: Augment) -> None:
         for part in rows:
-            Augment(4)(held.fetch(part), MEAN, STD, torch.Generator().manual_seed(0))
+            augment(held.fetch(part), MEAN, STD, torch.Generator().manual_seed(0))
 
     cases = [
-        Case("batched: Augment", fixed(batched), items=count),
+        Case("batched: Augment", fixed(partial(batched, Augment(4))), items=count),
+        *(
+            Case(f"each image: {policy}", fixed(partial(batched, Augment(4, policy=policy))), items=count)
+            for policy in POLICIES[2:]
+        ),
         *(
             Case(f"TrainLoader{', with companions' if companions else ''}", fixed(partial(
                 _drain, TrainLoader(held, Augment(4), MEAN, STD, batch, seed=0, companions=companions)

@@ -1,5 +1,6 @@
 """Crop, flip and normalisation against a loop over images in float64."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,3 +74,64 @@ def test_wrong_settings_are_refused():
         Augment(pad=-1)
     with pytest.raises(DataError, match="3 channels, but 1 means"):
         normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), [0.5], [0.5])
+
+
+def noise(count=6, channels=3, side=16):
+    return torch.randint(
+        0, 256, (count, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
+
+
+def plain(augment, images, seed=0, part=None):
+    """Pixels back from normalised images."""
+    C = images.shape[1]
+    draw = torch.Generator().manual_seed(seed)
+    made = (
+        augment(images, [0.0] * C, [1.0] * C, draw)
+        if part is None
+        else augment(images, [0.0] * C, [1.0] * C, draw, part)
+    )
+    return (made * 255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize(("pad", "side"), [(3, 8), (2, 3), (9, 4)])
+def test_reflection_is_that_of_numpy(pad, side):
+    images = noise(40, side=side)
+    found = plain(Augment(pad=pad, flip=False, pad_mode="reflect"), images)
+    for image, crop in zip(images.numpy(), found.numpy(), strict=True):
+        padded = np.pad(image, [(0, 0), (pad, pad), (pad, pad)], mode="reflect")
+        places = [(y, x) for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
+        assert any(np.array_equal(padded[:, y : y + side, x : x + side], crop) for y, x in places)
+    same = plain(Augment(pad=pad, flip=False), images)
+    shown = same == found
+    assert (shown | (same == 0)).all()  # the same windows, and where there was black, something
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("policy", ["trivial", "rand", "auto", "augmix"])
+def test_policies_change_each_image_on_its_own(policy, channels):
+    images = noise(1, channels).expand(24, -1, -1, -1)
+    before = torch.random.get_rng_state()
+    found = plain(Augment(0, False, policy=policy), images)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(found.flatten(1).unique(dim=0)) > 6
+    assert torch.equal(found, plain(Augment(0, False, policy=policy), images))
+    assert not torch.equal(found, plain(Augment(0, False, policy=policy), images, seed=1))
+    for number in range(2):  # of two processes each makes its own images of the batch
+        assert torch.equal(plain(Augment(0, False, policy=policy), images[::2], part=(number, 2, 24)), found[number::2])
+
+
+def test_erasing_makes_boxes_black():
+    images = torch.full((400, 3, 16, 16), 200, dtype=torch.uint8)
+    erased = (plain(Augment(0, False, erasing=0.25), images) == 0).any(1).flatten(1).sum(1)
+    assert 0.17 < (erased > 0).float().mean() < 0.33
+    assert torch.equal(plain(Augment(0, False, policy="none"), images), images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"pad_mode": "edge"}, "pad_mode"), ({"policy": "strong"}, "policy"), ({"erasing": 2}, "erasing")],
+)
+def test_settings_that_do_not_exist(settings, words):
+    with pytest.raises(DataError, match=words):
+        Augment(**settings)

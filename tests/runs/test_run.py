@@ -15,11 +15,19 @@ from metamixer.config.recipe import Recipe
 from metamixer.config.registry import find
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.types import Outputs
-from metamixer.data import DataError
+from metamixer.data import Augment, DataError
 from metamixer.losses import DML
 from metamixer.models import build
 from metamixer.runs.classifier import Classifier
-from metamixer.runs.run import _wants_companions, check_outside_of_data, evaluate_run, load_data, train, train_loader
+from metamixer.runs.run import (
+    _wants_companions,
+    augmentation,
+    check_outside_of_data,
+    evaluate_run,
+    load_data,
+    train,
+    train_loader,
+)
 from metamixer.training.checkpoint import CheckpointError, pointed
 
 TINY = ["data.train_limit=12", "peers.0.name=resnet8", "peers.1.name=resnet14", "train.epochs=2", "train.batch_size=40",
@@ -242,3 +250,15 @@ def test_a_run_inside_of_its_data_is_refused(tmp_path, monkeypatch):
         check_outside_of_data(Recipe.of({"data": {"name": "scenes:../photos"}}), Path("cat"))
     check_outside_of_data(recipe, Path("../runs/one"))
     check_outside_of_data(Recipe(), Path("runs/one"))
+
+
+def test_augmentation_is_what_the_recipe_says():
+    data = load_data(Recipe.of({}, ["data.train_limit=2"]))
+    assert augmentation(Recipe(), data) == Augment(4, True)
+    changes = ["data.augment=trivial", "data.erasing=0.25", "data.pad_mode=reflect", "data.flip=false", "data.pad=2"]
+    recipe = Recipe.of({}, changes)
+    assert augmentation(recipe, data) == Augment(2, False, "reflect", "trivial", 0.25)
+    assert recipe.digest != Recipe().digest
+    loader = train_loader(recipe, data, torch.device("cpu"))
+    assert torch.equal(next(loader.epoch(0)).images, next(loader.epoch(0)).images)
+    assert augmentation(Recipe.of({}, ["data.augment=none"]), data) == Augment(0, False, policy="none")

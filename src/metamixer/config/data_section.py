@@ -48,6 +48,10 @@ class DataSection(Section):
         labels: of a folder of images: a CSV file in it with the columns ``file`` and ``label``, and perhaps ``split``;
             or a list of files that are called as splits.
         labels_column: the column of ``labels`` with the classes.
+        pad_mode: what the padding shows: ``zero`` (black) or ``reflect`` (the image mirrored at its edge).
+        augment: of each training image: ``none``, ``light`` (shift and flip), or beside that ``trivial``
+            (TrivialAugment), ``rand`` (RandAugment), ``auto`` (AutoAugment), ``augmix`` (AugMix).
+        erasing: the probability that a random box of a training image is made black.
         fit: how an image comes to other proportions: ``crop`` keeps the largest centred part, ``letterbox`` all of it
             with grey bars beside, ``squash`` all of it with other proportions.
         white: the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
@@ -72,6 +76,9 @@ class DataSection(Section):
     label_column: str | None = _later(None)
     labels: str | list[str] | None = _later(None)
     labels_column: str = _later("label")
+    pad_mode: Literal["zero", "reflect"] = _later("zero")
+    augment: Literal["none", "light", "trivial", "rand", "auto", "augmix"] = _later("light")
+    erasing: float = _later(0.0, ge=0, le=1)
     fit: Literal["crop", "letterbox", "squash"] = _later("crop")
     white: int = _later(65535, ge=1, le=65535)
 

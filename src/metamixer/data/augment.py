@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metamixer.data.errors import DataError
+from metamixer.data.policies import POLICIES, Policy, each_image
 
 Scale = Sequence[float] | Tensor
 """One number for every channel, in units of the full range: 255 = 1."""
@@ -49,6 +51,10 @@ class Augment:
     Args:
         pad: pixels added on every side before a window of the old size is cut out. 0: no crop.
         flip: mirror each image left to right with probability 1/2. Not for digits or letters.
+        pad_mode: what the padding shows: ``zero``, black, or ``reflect``, the image mirrored at its edge.
+        policy: what else is done, to each image on its own: ``light`` and ``none`` nothing, ``trivial``, ``rand``,
+            ``auto`` and ``augmix`` as torchvision's transforms of these names.
+        erasing: the probability that a random box of an image is made black (arXiv 1708.04896).
 
     >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     >>> draw = torch.Generator().manual_seed(0)
@@ -58,10 +64,19 @@ class Augment:
 
     pad: int = 4
     flip: bool = True
+    pad_mode: Literal["zero", "reflect"] = "zero"
+    policy: Policy = "light"
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise DataError(f"a padding of {self.pad} pixels does not work; 0 or more would, such as 4")
+        if self.pad_mode not in ("zero", "reflect"):
+            raise DataError(f"pad_mode={self.pad_mode!r}; expected 'zero' or 'reflect'")
+        if self.policy not in POLICIES:
+            raise DataError(f"policy={self.policy!r}; expected one of {', '.join(POLICIES)}")
+        if not 0 <= self.erasing <= 1:
+            raise DataError(f"erasing={self.erasing}; expected a probability from 0 to 1")
 
     def __call__(
         self,
@@ -89,10 +104,23 @@ class Augment:
         device = images.device
         if self.pad:
             # All windows that there are, as a view: (B, C, rows, columns, H, W).
-            windows = F.pad(images, [self.pad] * 4).unfold(2, H, 1).unfold(3, W, 1)
+            windows = self._padded(images).unfold(2, H, 1).unfold(3, W, 1)
             row, column = offsets[..., 0].to(device, non_blocking=True)
             images = windows[torch.arange(B, device=device), :, row, column]
         if self.flip:
             flips = flips.view(B, 1, 1, 1).to(device, non_blocking=True)
             images = torch.where(flips, images.flip(3), images)
+        if self.policy not in ("none", "light") or self.erasing:
+            seeds = torch.randint(0, 2**62, (count,), generator=generator)[number::parts]
+            images = each_image(images, seeds, self.policy, self.erasing)
         return normalise(images, mean, std)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        if self.pad_mode == "zero":
+            return F.pad(images, [self.pad] * 4)
+        # By index, because torch reflects no bytes; a padding wider than the image goes to and fro.
+        for axis in (2, 3):
+            side = images.shape[axis]
+            place = torch.arange(-self.pad, side + self.pad, device=images.device) % max(2 * (side - 1), 1)
+            images = images.index_select(axis, torch.minimum(place, 2 * (side - 1) - place).clamp_min(0))
+        return images

@@ -150,7 +150,7 @@ class TrainLoader:
         )
 
     def _finish(self, images: Tensor, draw: torch.Generator, count: int) -> Tensor:
-        augment = self.augment if self._stream is None else Augment(pad=0, flip=self.augment.flip)
+        augment = self.augment if self._stream is None else replace(self.augment, pad=0)
         return augment(images.to(self.device, non_blocking=True), *self._scale, draw, (*self.share, count))
 
     @cached_property

@@ -68,14 +68,25 @@ class Result:
     epochs: int
 
 
+def augmentation(recipe: Recipe, data: Data) -> Augment:
+    """What is done to training images."""
+    section = recipe.data
+    if section.augment == "none":
+        return Augment(0, False, policy="none", erasing=section.erasing)
+    return Augment(
+        round(max(data.size) / 8) if section.pad is None else section.pad,
+        data.mirror if section.flip is None else section.flip,
+        section.pad_mode,
+        section.augment,
+        section.erasing,
+    )
+
+
 def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:
     """Augmented batches, with companions, views and classes as recipe and loss ask for them."""
     return TrainLoader(
         data.train,
-        Augment(
-            round(max(data.size) / 8) if recipe.data.pad is None else recipe.data.pad,
-            data.mirror if recipe.data.flip is None else recipe.data.flip,
-        ),
+        augmentation(recipe, data),
         data.mean,
         data.std,
         recipe.train.batch_size,
