@@ -14,9 +14,9 @@ from benchmarks.report import QUICK, Findings, bar_row, case_row, figure_row
 from benchmarks.results import Section
 from benchmarks.running import SUITES, run
 from benchmarks.settings import NETWORKS, PRECISIONS, Settings, pick, words
-from metamixer.cli.app import Device
 from metamixer.cli.console import console, say, table, titled
-from metamixer.cli.exit_codes import told
+from metamixer.cli.exit_codes import report_faults
+from metamixer.cli.options import DeviceName
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core import trusted_imports
 from metamixer.core.text import clean
@@ -34,7 +34,7 @@ def main(
     networks: Annotated[str | None, typer.Option(metavar="A,B", help=f"[default: {','.join(NETWORKS)}]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step of a small network. [default: 128]")] = None,
     precision: Annotated[str | None, typer.Option(metavar="32,bf16", help="One or both. [default: both]")] = None,
-    device: Annotated[Device, typer.Option(help="Device to measure on.")] = "auto",
+    device: Annotated[DeviceName, typer.Option(help="Device to measure on.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Number of CPU threads of torch.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Smoke test with tiny sizes.")] = False,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder.")] = Path("runs/bench"),
@@ -43,7 +43,7 @@ def main(
     raise typer.Exit(bench(suite, rounds, networks, batch_size, precision, device, threads, quick, out))
 
 
-@told
+@report_faults
 def bench(
     suites: str | None,
     rounds: int | None,
@@ -78,7 +78,7 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        findings = run(settings, chosen, out, told=lambda line: say(line, style="dim", stderr=True))
+        findings = run(settings, chosen, out, report=lambda line: say(line, style="dim", stderr=True))
     finally:
         torch.set_num_threads(before)
     _show(findings)

@@ -14,7 +14,7 @@ from benchmarks.results import Section, ratios
 from benchmarks.settings import Settings, spelled
 from benchmarks.timing import Case, Work, interleave
 from benchmarks.work import OPTIM, batch_of
-from metamixer.cli.console import Progress
+from metamixer.cli.training_progress import Progress
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.seeding import generator
 from metamixer.core.types import Batch, total

@@ -25,7 +25,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 
 
 def run(
-    settings: Settings, suites: Sequence[str], folder: Path, told: Callable[[str], None] = lambda line: None
+    settings: Settings, suites: Sequence[str], folder: Path, report: Callable[[str], None] = lambda line: None
 ) -> Findings:
     """Measure, and write ``bench.json`` and ``bench.md`` after each suite: hours are not lost to a stop.
 
@@ -33,13 +33,13 @@ def run(
         settings: what and how large.
         suites: of :data:`SUITES`.
         folder: is made; files of an earlier run are replaced.
-        told: is told what is going on.
+        report: gets a line when a suite begins and ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done: list[Suite] = []
     findings = Findings(settings, environment(), ())
     for name in suites:
-        told(f"suite {name} ...")
+        report(f"suite {name} ...")
         began = time.perf_counter()
         sections: list[Section] = []
         for module in SUITES[name]:
@@ -48,7 +48,7 @@ def run(
             except Exception as error:  # one suite that cannot run costs its own numbers alone
                 sections.append(Section(module, missing=(Missing(module, f"{type(error).__name__}: {error}"),)))
         done.append(Suite(name, tuple(sections), time.perf_counter() - began))
-        told(f"suite {name}: {done[-1].seconds:.0f} s")
+        report(f"suite {name}: {done[-1].seconds:.0f} s")
         findings = Findings(settings, environment(), tuple(done))
         write(findings, folder)
     return findings

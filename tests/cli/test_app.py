@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors import safe_open
 
 import metamixer as metamixer_package
-from metamixer.cli.console import Progress
 from metamixer.cli.recipe_args import Sugar, folder_name, recipe_of, slug
+from metamixer.cli.training_progress import Progress
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.data import DataError
@@ -282,7 +282,7 @@ def test_exit_codes(error, code, monkeypatch, tmp_path):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("metamixer.cli.train.follow", fail)
+    monkeypatch.setattr("metamixer.cli.train_recipe.follow", fail)
     metamixer("train", *TINY, "--out", tmp_path / "run", code=code)
     assert not (tmp_path / "run").exists()
 
@@ -291,7 +291,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
     def fail(*args, **kwargs):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("metamixer.cli.train.follow", fail)
+    monkeypatch.setattr("metamixer.cli.train_recipe.follow", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         metamixer("train", *TINY, "--out", tmp_path / "run")
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from metamixer.cli.console import Progress, report_table, result_table, result_text, say, titled
+from metamixer.cli.console import say, titled
+from metamixer.cli.result_tables import report_table, result_table, result_text
+from metamixer.cli.training_progress import Progress
 from metamixer.core.text import clean
 from metamixer.evaluation.evaluate import Report, Score
 from metamixer.runs.run import Result

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from metamixer.cli import console as console_module
-from metamixer.cli import evaluation_tables, export, inspect_data, predict, study
-from metamixer.cli.console import Progress, result_table, table
+from metamixer.cli import evaluation_tables
+from metamixer.cli.console import table
+from metamixer.cli.result_tables import result_table
+from metamixer.cli.training_progress import Progress
 from metamixer.core.registry import Entry
 from metamixer.core.text import percent
 from metamixer.evaluation.evaluate import Report, Score
@@ -86,9 +87,8 @@ def tables():
     printed = []
     with pytest.MonkeyPatch.context() as patch:
         printer = type("Printer", (), {"print": lambda self, thing: printed.append(thing)})()
-        for module in (evaluation_tables, export, inspect_data, predict, study, console_module):
-            patch.setattr(module, "console", lambda **_: printer)
-            patch.setattr(module, "say", lambda *_, **__: None, raising=False)
+        patch.setattr(evaluation_tables, "console", lambda **_: printer)
+        patch.setattr(evaluation_tables, "say", lambda *_, **__: None)
         evaluation_tables.show(read_report(evaluation()), "test images")
     counts = table(["class", "train", "val", "test"])
     counts.add_row(

@@ -1,9 +1,10 @@
 """Tiny runs to export from."""
 
+from importlib import import_module
+
 import pytest
 from typer.testing import CliRunner
 
-from metamixer.cli import export
 from metamixer.cli.app import app
 from metamixer.config.recipe import Recipe
 from metamixer.runs.run import train
@@ -48,8 +49,9 @@ def by_command(run):
     """The ensemble of two architectures as ONNX, float and int8, by the command, and what that printed."""
     done = []
     with pytest.MonkeyPatch.context() as patch:
-        usual = export.export
-        patch.setattr(export, "export", lambda *args, **kw: done.append(usual(*args, **kw)) or done[0])
+        module = import_module("metamixer.export.export")  # the package has a function of this name
+        usual = module.export
+        patch.setattr(module, "export", lambda *args, **kw: done.append(usual(*args, **kw)) or done[0])
         words = ["export", str(run), "--peer", "ensemble", "--quantize", "int8", "--license", "cc-by-4.0"]
         result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output

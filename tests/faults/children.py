@@ -88,7 +88,7 @@ def serve() -> None:
     import torch
 
     import metamixer.cli.app
-    import metamixer.cli.train  # noqa: F401
+    import metamixer.cli.train_recipe  # noqa: F401
     from tests import toys  # noqa: F401  # what a training imports
 
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from metamixer import DML, Batch, Cohort, NoMix, Optim, Trainer, total
-from metamixer.cli.exit_codes import told
+from metamixer.cli.exit_codes import report_faults
 from metamixer.core.seeding import derive
 from metamixer.training.checkpoint import pointed, read
 from metamixer.training.distributed import ProcessLost
@@ -230,7 +230,7 @@ def test_other_errors_stay_what_they_are():
     [(DoesNotFit("no room"), 75), (ProcessLost("gone"), 75), (NotFiniteError("nan"), 65), (TrainingError("x"), 65)],
 )
 def test_exit_codes(error, code, capsys):
-    @told
+    @report_faults
     def command():
         raise error
 

@@ -5,41 +5,76 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
+import typer
 
-from metamixer.cli.console import console, report_table, say, titled
-from metamixer.cli.evaluation_tables import show
-from metamixer.cli.exit_codes import told
-from metamixer.cli.progress_bars import bars
-from metamixer.config.yaml_file import RecipeError
-from metamixer.evaluation.localization.localize import Localization
-from metamixer.evaluation.report import Report
-from metamixer.runs.evaluate_run import FILE, ROBUSTNESS, assess_run
-from metamixer.runs.localize_run import localize_run
-from metamixer.runs.run import OpenRun, evaluate_run
+from metamixer.cli.console import console, say, titled
+from metamixer.cli.options import AllowImports, DataAt, Device, RunFolder, resolved
+
+if TYPE_CHECKING:
+    from metamixer.evaluation.localization.localize import Localization
+    from metamixer.runs.run import OpenRun
+
+_POINTERS: dict[str, Literal["LATEST", "BEST"]] = {"last": "LATEST", "best": "BEST"}
+_IMAGES = {"test": "test images", "val": "validation images"}
+_WHEN = {"last": "latest checkpoint", "best": "checkpoint of the best validation accuracy"}
 
 
-@told
 def evaluate(
-    folder: Path,
-    split: Literal["test", "val"],
-    checkpoint: Literal["last", "best"],
-    robustness: str | None,
-    limit: int | None,
-    cifar_c: Path | None,
-    boxes: str | None,
-    held_out_boxes: Path | None,
-    device: str,
-    as_json: bool,
-    quick: bool,
-    data: str | None,
-    check: bool,
+    run: RunFolder,
+    split: Annotated[Literal["test", "val"], typer.Option("--split", help="Split to evaluate on.")] = "test",
+    checkpoint: Annotated[
+        Literal["last", "best"], typer.Option("--checkpoint", help="Checkpoint to evaluate.")
+    ] = "last",
+    robustness: Annotated[
+        str | None,
+        typer.Option(
+            "--robustness",
+            metavar="A,B|all",
+            help="Measure robustness to corruptions, fgsm, pgd-10, pgd-20. [default: none]",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", help="Use at most N images for --robustness and --boxes. [default: all]"),
+    ] = None,
+    cifar_c: Annotated[
+        Path | None, typer.Option("--cifar-c", metavar="FOLDER", help="Read corrupted images from CIFAR-10-C files.")
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            "--boxes", metavar="FILE.csv|auto", help="Evaluate localization against these bounding boxes; auto: scenes."
+        ),
+    ] = None,
+    held_out_boxes: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out-boxes", metavar="FILE.csv", help="Bounding boxes of validation images, to choose thresholds."
+        ),
+    ] = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    allow_imports: AllowImports = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Report accuracy and NLL only; write nothing.")] = False,
+    data: DataAt = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Accept data that differ from those the run was trained with.")
+    ] = False,
 ) -> int:
-    """Evaluate a run; show the metrics and write them into its folder."""
+    """Report accuracy, calibration, diversity and robustness of a run; write RUN/evaluation.json."""
+    from metamixer.cli.evaluation_tables import show
+    from metamixer.cli.progress_bars import bars
+    from metamixer.cli.result_tables import report_table
+    from metamixer.config.yaml_file import RecipeError
+    from metamixer.runs.evaluate_run import FILE, assess_run
+    from metamixer.runs.localize_run import localize_run
+    from metamixer.runs.run import evaluate_run
+
     wanted = _wanted(robustness)
-    pointer: Literal["LATEST", "BEST"] = "LATEST" if checkpoint == "last" else "BEST"
+    pointer, check = _POINTERS[checkpoint], not no_check
+    title = f"{_IMAGES[split]}, {_WHEN[checkpoint]} of {run}"
     if quick:
         if wanted or cifar_c is not None or limit is not None or boxes is not None:
             raise RecipeError(
@@ -47,19 +82,22 @@ def evaluate(
                 "leave it out for --robustness, --cifar-c, --limit and --boxes"
             )
         with bars("evaluating"):
-            report = evaluate_run(folder, split, pointer, data=data, check=check)
-        return _quick(report, folder, split, pointer, as_json)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+            report = evaluate_run(run, split, pointer, data=data, check=check)
+        if as_json:
+            _print_json({"run": str(run), "split": split, "checkpoint": checkpoint, **report.as_dict()})
+            return 0
+        console().print(titled(f"{report.images:,} {title}", report_table(report)))
+        say(f"All peers name the same class for {100 * report.agreement:.1f} % of the images.")
+        return 0
     if boxes is None and held_out_boxes is not None:
         raise RecipeError("--held-out-boxes chooses thresholds for --boxes FILE.csv, which is missing")
     if boxes is not None and split != "test":
         raise RecipeError("--boxes measures on test images and chooses thresholds on validation images; --split test")
     with bars("reading images") as progress:
 
-        def localize(run: OpenRun) -> Localization:
+        def localize(opened: OpenRun) -> Localization:
             return localize_run(
-                run,
+                opened,
                 None if boxes == "auto" else Path(str(boxes)),
                 held_out_boxes,
                 limit=limit,
@@ -67,47 +105,35 @@ def evaluate(
             )
 
         found = assess_run(
-            folder,
+            run,
             split,
             pointer,
             wanted,
             progress,
             limit=limit,
             cifar_c=cifar_c,
-            device=device,
+            device=resolved(device),
             localize=None if boxes is None else localize,
             data=data,
             check=check,
         )
     if as_json:
-        console().out(json.dumps(found.as_dict(), indent=1), highlight=False)
+        _print_json(found.as_dict())
         return 0
-    show(found, f"{_WHAT[split]} images, {_WHEN[pointer]} of {folder}")
-    say(f"written: {folder / FILE}")
+    show(found, title)
+    say(f"written: {run / FILE}")
     return 0
 
 
-_WHAT = {"test": "test", "val": "validation"}
-_WHEN = {"LATEST": "latest checkpoint", "BEST": "checkpoint of the best validation accuracy"}
-
-
 def _wanted(robustness: str | None) -> tuple[str, ...]:
+    from metamixer.config.yaml_file import RecipeError
+    from metamixer.runs.evaluate_run import ROBUSTNESS
+
     words = [word.strip() for word in (robustness or "").split(",") if word.strip()]
     if unknown := [word for word in words if word not in (*ROBUSTNESS, "all")]:
         raise RecipeError(f"--robustness {','.join(unknown)}: expected all, or some of {', '.join(ROBUSTNESS)}")
     return ROBUSTNESS if "all" in words else tuple(word for word in ROBUSTNESS if word in words)
 
 
-def _quick(
-    report: Report, folder: Path, split: Literal["test", "val"], pointer: Literal["LATEST", "BEST"], as_json: bool
-) -> int:
-    """Accuracy and likelihood alone, as after each epoch of a training; nothing is written."""
-    if as_json:
-        checkpoint = "last" if pointer == "LATEST" else "best"
-        found = {"run": str(folder), "split": split, "checkpoint": checkpoint, **report.as_dict()}
-        console().out(json.dumps(found, indent=1), highlight=False)
-        return 0
-    title = f"{report.images:,} {_WHAT[split]} images, {_WHEN[pointer]} of {folder}"
-    console().print(titled(title, report_table(report)))
-    say(f"All peers name the same class for {100 * report.agreement:.1f} % of the images.")
-    return 0
+def _print_json(content: object) -> None:
+    console().out(json.dumps(content, indent=1), highlight=False)

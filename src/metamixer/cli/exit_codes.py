@@ -49,17 +49,17 @@ def allowed_again(command: str) -> str:
     return command + " --allow-imports" * trusted_imports.anything_allowed()
 
 
-def told(command: Callable[P, int]) -> Callable[P, int]:
-    """A command that returns its exit code, and tells a fault in lines instead of raising it. Bugs still raise."""
+def report_faults(command: Callable[P, int]) -> Callable[P, int]:
+    """A command that returns its exit code and prints a fault in lines instead of raising it. Bugs still raise."""
 
     @functools.wraps(command)
-    def telling(*args: P.args, **kwargs: P.kwargs) -> int:
+    def reporting(*args: P.args, **kwargs: P.kwargs) -> int:
         waiting = Waiting()
         try:
             with watched_by(waiting), contextlib.closing(waiting):
                 return command(*args, **kwargs)
         except RecipeError as error:
-            return _tell(error, USAGE)
+            return _print(error, USAGE)
         except Stopped as stopped:
             with contextlib.suppress(OSError):  # a terminal that was closed
                 say(str(stopped), style="yellow", stderr=True)
@@ -70,11 +70,11 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
         except BrokenPipeError:
             raise
         except OSError as error:
-            return _tell(error, DISK)
+            return _print(error, DISK)
         except _of_the_moment() as error:
-            return _tell(error, TEMPORARY)
+            return _print(error, TEMPORARY)
         except _of_data() as error:
-            return _tell(error, DATA)
+            return _print(error, DATA)
         except _of_memory() as error:
             first = str(error).partition(". ")[0]
             say(f"error: {first}; a smaller --batch-size, --precision bf16 or fewer peers take less", stderr=True)
@@ -82,9 +82,9 @@ def told(command: Callable[P, int]) -> Callable[P, int]:
         except RuntimeError as error:
             if (fault := _of_worker(error)) is None:
                 raise
-            return _tell(fault, TEMPORARY)
+            return _print(fault, TEMPORARY)
 
-    return telling
+    return reporting
 
 
 # What follows an ``except`` is asked for when something was raised that fits none of those before, so a command that
@@ -120,7 +120,7 @@ def _of_memory() -> type[Exception]:
     return OutOfMemoryError
 
 
-def _tell(error: Exception, code: int) -> int:
+def _print(error: Exception, code: int) -> int:
     text = str(error)
     for call, option in _SPELLED.items():
         text = text.replace(call, option)

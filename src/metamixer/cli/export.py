@@ -4,52 +4,71 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from metamixer.cli.console import console, say, table
-from metamixer.cli.exit_codes import told
-from metamixer.cli.progress_bars import bars
+from metamixer.cli.options import AllowImports, DataAt, DeviceName, RunFolder, resolved
 from metamixer.core.text import percent
-from metamixer.export import Exported, export
-from metamixer.export.export import To
-from metamixer.export.quantize import Quantised
+
+if TYPE_CHECKING:
+    from metamixer.export import Exported
+    from metamixer.export.quantize import Quantised
+
+To = Literal["onnx", "torch-export", "safetensors", "hub"]
 
 _NOTABLE = 0.02  # accuracy that int8 may cost before it is worth a warning
 _AGREE = 0.95  # images for which both files should name the same class
 
 
-@told
-def export_run(
-    run: Path,
-    peer: str,
-    to: To,
-    out: Path | None,
-    quantize: Literal["int8"] | None,
-    tolerance: float,
-    device: str,
-    license: str | None,
-    push: str | None,
-    data: str | None,
-    check: bool,
+def export(
+    run: RunFolder,
+    peer: Annotated[
+        str, typer.Option("--peer", metavar="best|N|leader|ensemble", help="Network to export; best: the deployed one.")
+    ] = "best",
+    to: Annotated[To, typer.Option("--to", help="File format; hub: a Hugging Face folder.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PATH", help="A file or folder. [default: in RUN/export/]")
+    ] = None,
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option("--quantize", help="With onnx, also write an int8 file.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Largest accepted difference of a logit from PyTorch.")
+    ] = 1e-4,
+    device: Annotated[DeviceName, typer.Option("--device", help="Device of a torch-export file.")] = "cpu",
+    license: Annotated[
+        str | None, typer.Option("--license", help="License in the model card, such as apache-2.0.")
+    ] = None,
+    allow_imports: AllowImports = False,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="With hub, push the folder to this repository.")
+    ] = None,
+    data: DataAt = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Read no data; verify on random images. For runs whose data are gone.")
+    ] = False,
 ) -> int:
-    """Export, and show what was written, how close it comes, and how to use it."""
-    if device == "auto":
-        import torch
+    """Export a trained network, and verify its outputs."""
+    from metamixer.cli.progress_bars import bars
+    from metamixer.export.export import export as write
 
-        device = "cuda" if to == "torch-export" and torch.cuda.is_available() else "cpu"
+    if device == "auto" and to != "torch-export":
+        device = "cpu"
     with bars("reading images, writing and checking"):
-        done = export(
+        done = write(
             run,
             peer,
             to,
             out=out,
             quantize=quantize,
             tolerance=tolerance,
-            device=device,
+            device=resolved(device),
             license=license,
             push=push,
             data=data,
-            check=check,
+            check=not no_check,
         )
     checked = done.checked
     say(done.title)

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
+
+import typer
 
 from metamixer.cli.console import console, table, titled
-from metamixer.cli.exit_codes import told
-from metamixer.config.yaml_file import RecipeError
 from metamixer.core.registry import Entry
-from metamixer.core.standard_sets import STANDARD
-from metamixer.losses import LOSSES
-from metamixer.mixers import MIXERS
-from metamixer.models import MODELS
 
 _YOUR_OWN = {"package.module:Name": Entry("", "your own")}
 
 
+def list_names(
+    what: Annotated[str | None, typer.Argument(metavar="[networks|mixers|losses|data|settings]")] = None,
+    only: Annotated[str | None, typer.Argument(metavar="[SECTION|METHOD]", help="Settings of train, dml, ...")] = None,
+) -> int:
+    """List the names and settings that a recipe can have."""
+    from metamixer.config.yaml_file import RecipeError
+
+    if what == "settings":
+        return _settings(only)
+    tables = _tables()
+    if what is not None and what not in tables:
+        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(tables)} and settings")
+    if only is not None:
+        raise RecipeError(f"{only!r}: only `list settings` takes a second word")
+    for name, entries in tables.items():
+        if what in (None, name):
+            _print(name, entries)
+    return 0
+
+
 def _tables() -> dict[str, dict[str, Entry]]:
     """Every list by its name, with what was registered until now."""
+    from metamixer.core.standard_sets import STANDARD
+    from metamixer.losses import LOSSES
+    from metamixer.mixers import MIXERS
+    from metamixer.models import MODELS
+
     return {
         "networks": {
             **MODELS.entries,
@@ -38,24 +60,9 @@ def _tables() -> dict[str, dict[str, Entry]]:
     }
 
 
-@told
-def show_names(what: str | None, only: str | None = None) -> int:
-    """The names that a recipe can have, each with a line; or its settings, all of them or those of a section."""
-    if what == "settings":
-        return _settings(only)
-    tables = _tables()
-    if what is not None and what not in tables:
-        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(tables)} and settings")
-    if only is not None:
-        raise RecipeError(f"{only!r}: only `list settings` takes a second word")
-    for name, entries in tables.items():
-        if what in (None, name):
-            _print(name, entries)
-    return 0
-
-
 def _settings(only: str | None) -> int:
     from metamixer.config.settings_table import sections, settings
+    from metamixer.config.yaml_file import RecipeError
 
     known = sections()
     wanted = [name for name in known if only in (None, name, *name.split()[1:])]

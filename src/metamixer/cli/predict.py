@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import csv
-import glob
-import json
-import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+import typer
 
-from metamixer.cli.console import console, say, table
-from metamixer.cli.exit_codes import DATA, told
-from metamixer.config.yaml_file import RecipeError
-from metamixer.core.files import write_whole
-from metamixer.core.text import clean, counted, spreadsheet_cell
-from metamixer.data import DataError, ImageError
-from metamixer.data.files.image_file import SUFFIXES
-from metamixer.export.load_model import load
-from metamixer.export.onnx_file import OnnxClassifier
-from metamixer.runs.classifier import Classifier
+from metamixer.cli.console import say
+from metamixer.cli.options import AllowImports, Device, resolved
 
-_BATCH = 64
+if TYPE_CHECKING:
+    from metamixer.data import ImageError
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One file, and its classes with their probabilities, the likeliest first; none where it could not be read."""
-
-    file: str
-    ranking: tuple[tuple[str, float], ...] = ()
-    error: str = ""
-
-
-@told
 def predict(
-    model: Path, paths: Sequence[str], out: Path | None, top: int | None, on_error: Literal["skip", "stop"], device: str
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_OR_RUN", help="A run's folder, or a .safetensors or .onnx file.")
+    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Image files, folders, quoted globs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.csv|FILE.json", help="Write the predictions to a file.")
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", help="Number of top classes to show. [default: all]")] = None,
+    allow_imports: AllowImports = False,
+    on_error: Annotated[
+        Literal["skip", "stop"], typer.Option("--on-error", help="What to do with unreadable files.")
+    ] = "skip",
+    device: Device = "auto",
 ) -> int:
-    """Classify files, folders and globs."""
+    """Classify images."""
+    from metamixer.cli.exit_codes import DATA
+    from metamixer.cli.predictions import collect, predictions, write
+    from metamixer.config.yaml_file import RecipeError
+    from metamixer.core.text import counted
+    from metamixer.export.load_model import load
+
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise RecipeError(f"--out {out}: accepted are .csv and .json")
     classifier = load(model).classifier
@@ -52,7 +43,7 @@ def predict(
         raise RecipeError(f"--top {top}: the network knows {len(classifier.classes)} classes, so 1 to that many")
     files = collect(paths)
     failed: list[ImageError] = []
-    found = list(_predictions(classifier, files, failed, on_error, device))
+    found = list(predictions(classifier, files, failed, on_error, resolved(device)))
     for error in failed[:20]:
         say(f"not read: {error}", style="yellow", stderr=True)
     if failed:
@@ -60,143 +51,5 @@ def predict(
         say(f"{len(failed)} of {counted(len(files), 'file')} could not be read{more}", style="yellow", stderr=True)
     if len(failed) == len(files):
         return DATA
-    _write(found, classifier.classes, out, top)
+    write(found, classifier.classes, out, top)
     return 0
-
-
-def collect(paths: Iterable[str]) -> list[Path]:
-    """The image files that are meant, each once: files as given, folders searched through, globs filled in.
-
-    Raises:
-        DataError: a folder has no image, or a glob fits nothing.
-    """
-    files: dict[Path, None] = {}
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            inside = list(_images(path))
-            if not inside:
-                raise DataError(f"{path}: no image in it; files that end in {' '.join(sorted(SUFFIXES))} count")
-            files |= dict.fromkeys(inside)
-        elif glob.has_magic(given) and not os.path.lexists(path):
-            fitting = [Path(name) for name in sorted(glob.glob(given, recursive=True))]
-            fitting = [one for one in fitting if not one.is_dir()]
-            if not fitting:
-                raise DataError(f"{given}: no file fits")
-            files |= dict.fromkeys(fitting)
-        else:
-            files[path] = None  # reading says so if it is not there
-    return list(files)
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(place, name)
-
-
-def _predictions(
-    classifier: Classifier | OnnxClassifier, files: Sequence[Path], failed: list[ImageError], on_error: str, device: str
-) -> Iterator[Prediction]:
-    if isinstance(classifier, OnnxClassifier):
-        device = "cpu"  # where ONNX Runtime is asked to compute
-    else:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        classifier.network.to(device)
-
-    def read(path: Path) -> Tensor | ImageError:
-        try:
-            return classifier.read(path)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(files), _BATCH):
-            some = files[start : start + _BATCH]
-            images, predictions = [], {}
-            for path, image in zip(some, pool.map(read, some), strict=True):
-                if isinstance(image, ImageError):
-                    if on_error == "stop":
-                        raise image
-                    failed.append(image)
-                    predictions[path] = Prediction(str(path), error=str(image))
-                else:
-                    images.append((path, image))
-            if images:
-                probabilities = classifier.probabilities(torch.stack([image for _, image in images]).to(device)).cpu()
-                for (path, _), row in zip(images, probabilities, strict=True):
-                    order = row.argsort(descending=True, stable=True).tolist()
-                    ranking = tuple((classifier.classes[c], float(row[c])) for c in order)
-                    predictions[path] = Prediction(str(path), ranking)
-            yield from (predictions[path] for path in some)
-
-
-def _write(found: Sequence[Prediction], classes: Sequence[str], out: Path | None, top: int | None) -> None:
-    if out is None:
-        if sys.stdout.isatty():
-            _print(found, top or min(3, len(classes)))
-        else:
-            sys.stdout.write(as_csv(found, classes, top))
-        return
-    text = as_csv(found, classes, top) if out.suffix.lower() == ".csv" else as_json(found, top)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, text, newline="", errors="surrogateescape")
-    say(f"predictions for {counted(sum(not one.error for one in found), 'file')} written to {out}")
-
-
-def _print(found: Sequence[Prediction], top: int) -> None:
-    made = table(["file", *(f"class {k}" if top > 1 else "class" for k in range(1, top + 1))], numbers=False)
-    for one in found:
-        if not one.error:  # said on stderr
-            made.add_row(clean(one.file), *(f"{clean(name)} {share:.3f}" for name, share in one.ranking[:top]))
-    console().print(made)
-
-
-def as_csv(found: Sequence[Prediction], classes: Sequence[str], top: int | None) -> str:
-    """file, class and probability; then the second to the top-th likeliest, or without ``top`` a column a class.
-
-    The row of a file that could not be read is empty but for its name.
-    """
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if top is None:
-        writer.writerow(["file", "class", "probability", *map(spreadsheet_cell, classes)])
-    else:
-        more = (f"{what}_{k}" for k in range(2, top + 1) for what in ("class", "probability"))
-        writer.writerow(["file", "class", "probability", *more])
-    columns = 3 + (len(classes) if top is None else 2 * (top - 1))
-    for one in found:
-        if one.error:
-            writer.writerow([spreadsheet_cell(one.file), *[""] * (columns - 1)])
-            continue
-        name, share = one.ranking[0]
-        row = [spreadsheet_cell(one.file), spreadsheet_cell(name), f"{share:.6f}"]
-        if top is None:
-            by_class = dict(one.ranking)
-            row += [f"{by_class[name]:.6f}" for name in classes]
-        else:
-            row += [cell for name, share in one.ranking[1:top] for cell in (spreadsheet_cell(name), f"{share:.6f}")]
-        writer.writerow(row)
-    return text.getvalue()
-
-
-def as_json(found: Sequence[Prediction], top: int | None) -> str:
-    """A list with an object for each file: file, class, probability, and all probabilities or the top ones.
-
-    That of a file that could not be read has its name, ``error``, and null for the class.
-    """
-    rows: list[dict[str, Any]] = [
-        {
-            "file": one.file,
-            "class": one.ranking[0][0],
-            "probability": round(one.ranking[0][1], 6),
-            "probabilities": {name: round(share, 6) for name, share in one.ranking[:top]},
-        }
-        if not one.error
-        else {"file": one.file, "class": None, "error": one.error}
-        for one in found
-    ]
-    return json.dumps(rows, indent=1, ensure_ascii=True) + "\n"

@@ -126,10 +126,3 @@ def folder_name(recipe: Recipe) -> str:
     short = data.replace(":", "-") if data.startswith("hf:") else Path(data).expanduser().resolve().name
     peers = "-".join(peer.name for peer in recipe.peers)
     return slug(short, peers, recipe.loss.name, recipe.mixer.name, f"seed{recipe.train.seed}")
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

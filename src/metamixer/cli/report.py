@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from metamixer.cli.console import say
-from metamixer.cli.exit_codes import told
-from metamixer.cli.progress_bars import bars
-from metamixer.config.recipe import Recipe
-from metamixer.report import plots
-from metamixer.report import report as write
-from metamixer.runs.data_record import section_of
-from metamixer.runs.localize_run import show_run
-from metamixer.runs.mixing_preview import draw
-from metamixer.runs.run import check_outside_of_data, read_recipe
+from metamixer.cli.options import AllowImports, DataAt
+
+if TYPE_CHECKING:
+    from metamixer.config.recipe import Recipe
 
 
-@told
-def report(paths: Sequence[Path], out: Path, static: Path | None, title: str, pictures: bool, data: str | None) -> int:
-    """Write the page, and the plots if they are asked for."""
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN|STUDY...", help="Folders of runs or studies; several runs are compared."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="Output file.")] = Path("report.html"),
+    static: Annotated[
+        Path | None,
+        typer.Option("--static", metavar="FOLDER", help="Also write the plots to this folder, as PNG and SVG."),
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="Title of the page. [default: the name of the run]")] = "",
+    allow_imports: AllowImports = False,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show images of the data.")] = True,
+    data: DataAt = None,
+) -> int:
+    """Write an HTML report of runs and studies; it works offline."""
+    from metamixer.cli.progress_bars import bars
+    from metamixer.report import plots
+    from metamixer.report import report as write
+    from metamixer.runs.data_record import section_of
+    from metamixer.runs.localize_run import show_run
+    from metamixer.runs.mixing_preview import draw
+    from metamixer.runs.run import check_outside_of_data, read_recipe
+
     for path in paths:
         if static is not None and (path / "recipe.yaml").is_file():
             check_outside_of_data(read_recipe(path), static)

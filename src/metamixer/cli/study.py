@@ -3,36 +3,63 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from metamixer.cli.console import console, say, table, titled
-from metamixer.cli.exit_codes import told
-from metamixer.config.yaml_file import RecipeError
+from metamixer.cli.options import AllowImports
 from metamixer.core.text import clean
-from metamixer.studies import Ended, Engine, Halted, Jobs, Left, Plan, Study, Table, conduct
+
+if TYPE_CHECKING:
+    from metamixer.studies import Ended, Jobs, Left, Plan, Table
 
 FAILED = 1
 
 
-@told
 def study(
-    file: Path,
-    out: Path | None,
-    jobs: str,
-    threads: int | None,
-    engine: Engine,
-    address: str | None,
-    nice: int,
-    results: Sequence[Path],
-    table_only: bool,
-    dry_run: bool,
+    file: Annotated[
+        Path, typer.Argument(metavar="STUDY.yaml", help="File with methods, mixers, networks, data and seeds.")
+    ],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="RESULTS.jsonl", hidden=True)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Output folder. [default: runs/STUDY]")
+    ] = None,
+    jobs: Annotated[
+        str, typer.Option("--jobs", metavar="N|auto", help="Parallel runs, as far as memory allows; auto: all cores.")
+    ] = "1",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Threads per run. [default: the cores, divided among the runs]"),
+    ] = None,
+    engine: Annotated[
+        Literal["processes", "ray"], typer.Option("--engine", help="Run on this machine, or on a Ray cluster.")
+    ] = "processes",
+    address: Annotated[
+        str | None, typer.Option("--address", help="Address of the Ray cluster. [default: this machine]")
+    ] = None,
+    nice: Annotated[
+        int, typer.Option("--nice", metavar="N", min=0, max=19, help="Lower the priority of the runs by N.")
+    ] = 0,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option("--results", metavar="FILE...", help="Take over finished runs from other results.jsonl files."),
+    ] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="Write the table, run nothing.")] = False,
+    allow_imports: AllowImports = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their time, run nothing.")] = False,
 ) -> int:
-    """Run what is missing of a study, and show its table."""
+    """Compare methods over seeds; a study that was stopped is resumed."""
+    from metamixer.studies import Halted, Plan, Study, conduct
+
+    if more and not results:
+        raise typer.BadParameter(f"{more[0]}: a second file is accepted after --results only")
+    others = [*(results or ()), *(more or ())]
     asked, side_by_side = Study.read(file), _jobs(jobs)
     folder = _folder(file) if out is None else out
     if dry_run:
-        return _tell(Plan.of(asked, folder, jobs=side_by_side, threads=threads, results=results))
+        return _show_plan(Plan.of(asked, folder, jobs=side_by_side, threads=threads, results=others))
     failed, count, rest, begun = 0, 0, "", False
     seeds = ", ".join(map(str, asked.content.seeds))
     say(f"{len(asked.runs)} runs: {len(asked.rows)} rows, seeds {seeds}; in {folder}")
@@ -63,7 +90,7 @@ def study(
             engine=engine,
             address=address,
             nice=nice,
-            results=results,
+            results=others,
             table_only=table_only,
             ended=ended,
             remains=remains,
@@ -90,6 +117,8 @@ def _jobs(text: str) -> Jobs:
         return "auto"
     if text.isdecimal() and len(text) < 6:
         return int(text)
+    from metamixer.config.yaml_file import RecipeError
+
     raise RecipeError(f"--jobs {text}: accepted are numbers from 1, and auto")
 
 
@@ -109,7 +138,7 @@ def show(made: Table) -> None:
         say(f"note: {clean(note)}", style="yellow")
 
 
-def _tell(plan: Plan) -> int:
+def _show_plan(plan: Plan) -> int:
     shown = table(["run", "seed", "state", "folder"], numbers=False)
     for cell in plan.study.runs:
         place = plan.run_folder(cell)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from metamixer.core.text import listed
 from metamixer.training.nan_checks import not_finite_weight
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
@@ -49,9 +49,4 @@ def _differences(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
         if key in found and found[key].shape != wanted[key].shape
     ]
     named = {"missing": missing, "unknown": unknown, "of another shape": shapes}
-    return "; ".join(f"{len(keys)} tensors {what}: {_some(keys)}" for what, keys in named.items() if keys)
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return "; ".join(f"{len(keys)} tensors {what}: {listed(keys, 3)}" for what, keys in named.items() if keys)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def clean(text: object) -> str:
     r"""Text on one line, with control characters and invisible ones shown as escapes.
@@ -43,7 +45,16 @@ def percent(share: float, images: int = 0) -> str:
     return f"{100 * share:.{2 if images >= 10_000 else 1}f} %"
 
 
-def listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
-    """Names in quotation marks, with control characters escaped."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first names, and how many more there are.
+
+    >>> listed("abc", most=2)
+    'a, b and 1 more'
+    """
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def quoted(names: Iterable[str], most: int = 8) -> str:
+    """Names as :func:`listed`, in quotation marks, with control characters escaped."""
+    return listed(map(repr, names), most)

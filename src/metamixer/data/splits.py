@@ -9,7 +9,7 @@ from typing import Literal, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from metamixer.core.text import listed
+from metamixer.core.text import quoted
 from metamixer.data.class_sampling import limit_per_class, split
 from metamixer.data.errors import DataError
 from metamixer.data.image_set import Device, ImageSet, Numbers, TensorImages, overlap, statistics
@@ -85,7 +85,7 @@ def without(part: str, images: ImageSet | None) -> tuple[str, ...]:
     counts = torch.bincount(images.labels, minlength=len(images.classes)).tolist()
     absent = [name for name, count in zip(images.classes, counts, strict=True) if not count]
     return (
-        (f"no image for {part} of {listed(absent)}: too few images, all are in the training split",) if absent else ()
+        (f"no image for {part} of {quoted(absent)}: too few images, all are in the training split",) if absent else ()
     )
 
 

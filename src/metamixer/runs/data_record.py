@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from metamixer.config.data_section import DataSection, is_place, without_kind
 from metamixer.config.recipe import Recipe
 from metamixer.core.files import write_whole
-from metamixer.core.text import clean
+from metamixer.core.text import clean, listed
 from metamixer.data import DATASETS, Data, DataError, ImageSet, load, with_label_noise
 from metamixer.data.splits import SPLITS
 from metamixer.data.splits import Split as SplitName
@@ -87,7 +87,7 @@ class DataRecord(BaseModel):
         """How other data differ from these, in these splits, in words."""
         found = []
         if self.classes != now.classes:
-            found.append(f"classes {_listed(now.classes)}, were {_listed(self.classes)}")
+            found.append(f"classes {listed(map(clean, now.classes))}, were {listed(map(clean, self.classes))}")
         if (self.channels, self.size) != (now.channels, now.size):
             found.append(f"images of {(now.channels, *now.size)}, were {(self.channels, *self.size)}")
         for part in parts:
@@ -233,7 +233,3 @@ def _files(images: ImageSet) -> list[Path]:
     if not files or not isinstance(files[0], Path):
         return []
     return list(files) if rows is None else [files[row] for row in rows.tolist()]
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(map(clean, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

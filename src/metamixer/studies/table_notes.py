@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from metamixer.config.recipe import flat
+from metamixer.core.text import listed
 from metamixer.studies.results import Line
 from metamixer.studies.study_file import AXES, Cell, Study
 
@@ -28,7 +29,9 @@ def unequal(study: Study) -> list[str]:
     for key, by_row in settings.items():
         values = dict.fromkeys(by_row.values())
         if len(values) > 1:
-            parts = (f"{value} for {_some([row for row, own in by_row.items() if own == value])}" for value in values)
+            parts = (
+                f"{value} for {listed((row for row, own in by_row.items() if own == value), 3)}" for value in values
+            )
             found.append(f"The recipes are not equal: {key} is {', '.join(parts)}.")
     return found
 
@@ -56,7 +59,3 @@ def missing(study: Study, done: Iterable[Cell], faults: Mapping[Cell, str]) -> l
     return found + [
         f"Failed: {cell.label}, seed {cell.seed}: {fault.splitlines()[0]}" for cell, fault in faults.items()
     ]
-
-
-def _some(rows: list[str]) -> str:
-    return ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from metamixer.core.text import clean, listed
+from metamixer.core.text import clean, quoted
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_walk import entries, folders, images, is_folder, is_image_name, is_run, left_out
 from metamixer.data.files.image_file import SUFFIXES
@@ -71,7 +71,7 @@ def scan(root: Path, layout: FolderLayout = "auto") -> Layout:
             raise DataError(f"{clean(root)}: {both} are both the {_SPLIT_WORD[split]} split")
         parts[split] = top[name]
     if "train" not in parts:
-        raise DataError(f"{clean(root)}: has {listed(list(top))} but no 'train' folder to learn from")
+        raise DataError(f"{clean(root)}: has {quoted(top)} but no 'train' folder to learn from")
     beside = [path for name, path in top.items() if name not in named]
     notes = tuple(f"{clean(path)} is beside {parts['train'].name!r} and was ignored" for path in beside)
     return _layout(root, parts, [*ignored, *beside], notes, guess=True)
@@ -89,12 +89,12 @@ def _layout(root: Path, parts: dict[str, Path], ignored: list[Path], notes: tupl
     for part, members in found.items():
         if extra := sorted(name for name in members if _form(name) not in known):
             raise DataError(
-                f"{clean(parts[part])}: has {listed(extra)}, not among the classes of {clean(parts[main])}: "
-                f"{listed(classes)}"
+                f"{clean(parts[part])}: has {quoted(extra)}, not among the classes of {clean(parts[main])}: "
+                f"{quoted(classes)}"
             )
         found[part] = members = {known[_form(name)]: files for name, files in members.items()}
         if absent := [name for name in classes if not members.get(name)]:
-            notes += (f"{part} has no image of {listed(absent)}",)
+            notes += (f"{part} has no image of {quoted(absent)}",)
     files = {
         part: (
             tuple(path for name in classes for path in members.get(name, ())),
@@ -140,13 +140,13 @@ def _check_classes(folder: Path, found: dict[str, tuple[Path, ...]], classes: tu
         )
     if len(classes) == 1:
         inside = list(folders(folder / classes[0], []))
-        hint = f"; if its folders {listed(inside)} are the classes, name {where}/{clean(classes[0])}"
+        hint = f"; if its folders {quoted(inside)} are the classes, name {where}/{clean(classes[0])}"
         raise DataError(
             f"{where}: one class, {classes[0]!r}, is nothing to learn; expected two or more"
             f"{hint if len(inside) > 1 else ''}"
         )
     if empty := [name for name in classes if not found[name]]:
-        raise DataError(f"{where}: no image in {listed(empty)}; files that end in {' '.join(sorted(SUFFIXES))} count")
+        raise DataError(f"{where}: no image in {quoted(empty)}; files that end in {' '.join(sorted(SUFFIXES))} count")
 
 
 def _refuse_splits(folder: Path, own: dict[str, Path]) -> None:
@@ -156,24 +156,24 @@ def _refuse_splits(folder: Path, own: dict[str, Path]) -> None:
     if "train" in alike and ("val" in alike or "test" in alike):
         names = [name for split, name in sorted(alike.items(), key=str) if split]
         raise DataError(
-            f"{where}: {listed(names)} look like splits, not classes; expected {where}/train/CLASS/1.jpg; {instead}"
+            f"{where}: {quoted(names)} look like splits, not classes; expected {where}/train/CLASS/1.jpg; {instead}"
         )
     inside: dict[str, list[str]] = {}
     for name, path in own.items():
         inside[name] = [entry.name for entry in entries(path) if is_folder(entry)]
         splits = {split_named(each) for each in inside[name]}
         if "train" in splits and ("val" in splits or "test" in splits):
-            held = listed([each for each in inside[name] if split_named(each)])
+            held = quoted([each for each in inside[name] if split_named(each)])
             raise DataError(f"{where}: {name!r} holds the splits {held}; expected {where}/{clean(name)}; {instead}")
     same = next(iter(inside.values()), [])
     alone = not any(is_image_name(Path(entry.path)) for path in own.values() for entry in entries(path))
     if alone and len(own) > 1 and len(same) > 1 and all(each == same for each in inside.values()):
         raise DataError(
-            f"{where}: each of {listed(list(own))} holds the same folders, {listed(same)}; expected one folder for "
+            f"{where}: each of {quoted(own)} holds the same folders, {quoted(same)}; expected one folder for "
             f"each class; {instead}, with the images of all folders in it"
         )
 
 
 def _held(folder: Path) -> str:
     names = [entry.name + ("/" if is_folder(entry) else "") for entry in entries(folder)]
-    return listed(names, 5) if names else "nothing"
+    return quoted(names, 5) if names else "nothing"

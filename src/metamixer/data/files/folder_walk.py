@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from metamixer.core.text import clean
+from metamixer.core.text import clean, listed
 from metamixer.data.errors import DataError
 from metamixer.data.files.image_file import SUFFIXES
 
@@ -121,5 +121,4 @@ def _where(root: Path, paths: list[Path]) -> str:
 
 
 def _most(counts: Counter[str]) -> str:
-    shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(3))
-    return shown + (f" and {len(counts) - 3} more" if len(counts) > 3 else "")
+    return listed((f"{name} {count}" for name, count in counts.most_common()), 3)

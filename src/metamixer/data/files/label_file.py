@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from metamixer.core.text import clean, listed
+from metamixer.core.text import clean, quoted
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout, Layout, scan
 from metamixer.data.files.split_names import ALIASES, split_named
@@ -97,7 +97,7 @@ def _read(path: Path, column: str) -> list[tuple[int, dict[str, str]]]:
         raise DataError(f"{clean(path)}: not a CSV file in UTF-8: {error}") from error
     for needed, option in (("file", ""), (column, " or another one by data.labels_column")):
         if needed not in (reader.fieldnames or ()):
-            there = listed(list(reader.fieldnames or ()))
+            there = quoted(reader.fieldnames or ())
             raise DataError(f"{clean(path)}: its columns are {there or 'none'}; {needed!r} is expected{option}")
     return rows
 
@@ -125,11 +125,11 @@ def _relabelled(root: Path, found: Layout, rows: Mapping[str, Label], where: str
     }
     _all_there({file: there[file][0] if file in there else root / file for file in rows}, where)
     if extra := sorted({label.name for label in rows.values()} - set(found.classes)):
-        raise DataError(f"{where}: the classes {listed(extra)} do not exist; there are {listed(found.classes)}")
+        raise DataError(f"{where}: the classes {quoted(extra)} do not exist; there are {quoted(found.classes)}")
     main = "train" if "train" in found.parts else "all"
     given = {file: label for file, label in rows.items() if file in there}
     if absent := [file for file, (_, label) in there.items() if label.split == main and file not in given]:
-        raise DataError(f"{where}: {len(absent)} training images have no row, such as {listed(absent, 3)}")
+        raise DataError(f"{where}: {len(absent)} training images have no row, such as {quoted(absent, 3)}")
     changed = 0
     for file, label in given.items():
         path, before = there[file]
@@ -155,7 +155,7 @@ def _layout(
 
 def _all_there(paths: Mapping[str, Path], where: str) -> None:
     if gone := [file for file, path in paths.items() if not path.is_file()]:
-        raise DataError(f"{where}: {len(gone)} files do not exist, such as {listed(gone, 3)}")
+        raise DataError(f"{where}: {len(gone)} files do not exist, such as {quoted(gone, 3)}")
 
 
 def _form(file: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from metamixer.core.text import listed
+from metamixer.core.text import quoted
 from metamixer.data.errors import DataError
 from metamixer.data.files.load_files import Reading, read
 from metamixer.data.splits import Data, HoldOut, assemble
@@ -192,5 +192,5 @@ def _labels(where: str, split: Any, label: str, classes: tuple[str, ...]) -> Ten
     index = {name: position for position, name in enumerate(classes)}
     named = [None if value is None else str(value) for value in _named(split, label)]
     if extra := sorted({name for name in named if name is not None} - set(classes)):
-        raise DataError(f"{where}: has {listed(extra)}, not among the classes of train: {listed(classes)}")
+        raise DataError(f"{where}: has {quoted(extra)}, not among the classes of train: {quoted(classes)}")
     return torch.tensor([-1 if name is None else index[name] for name in named], dtype=torch.int64)

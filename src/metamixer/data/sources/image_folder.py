@@ -7,7 +7,7 @@ from typing import Unpack
 
 import torch
 
-from metamixer.core.text import clean, listed
+from metamixer.core.text import clean, quoted
 from metamixer.data.class_sampling import split
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout, scan
@@ -45,7 +45,7 @@ def load_folder(
     gone = [name for name, count in zip(found.classes, counts.tolist(), strict=True) if not count]
     if train is None or gone:
         cause = f"; the first cause: {': '.join(sets.skipped[0])}" if sets.skipped else ""
-        raise DataError(f"{clean(root)}: of {listed(gone)} no training image can be read{cause}")
+        raise DataError(f"{clean(root)}: of {quoted(gone)} no training image can be read{cause}")
     if sets.skipped:
         notes += (f"{len(sets.skipped)} files skipped that cannot be read",)
     return assemble(

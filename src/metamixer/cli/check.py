@@ -1,34 +1,38 @@
-"""``metamixer check`` and ``metamixer preview``: to look before one trains."""
+"""``metamixer check``: what a folder of images holds, before one trains."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from rich.text import Text
+import typer
 
 from metamixer.cli.console import console, say, table, titled
-from metamixer.cli.exit_codes import DATA, told
-from metamixer.cli.recipe_args import Sugar, recipe_of
-from metamixer.config.yaml_file import RecipeError
-from metamixer.core.text import clean
-from metamixer.data import check as check_folder
-from metamixer.data.files.folder_check import TINY, FolderCheck
-from metamixer.data.files.folder_scan import FolderLayout
-from metamixer.runs.mixing_preview import draw
+from metamixer.core.text import clean, listed
+
+if TYPE_CHECKING:
+    from metamixer.data.files.folder_check import FolderCheck
 
 
-@told
-def check(folder: Path, layout: FolderLayout) -> int:
-    """Decode every image of a folder; the exit code says whether all could be read."""
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+    layout: Annotated[
+        Literal["auto", "classes"],
+        typer.Option("--layout", help="Find splits by their names (auto), or take each folder for a class (classes)."),
+    ] = "auto",
+) -> int:
+    """Decode all images of a folder, and list the unreadable ones."""
+    from metamixer.cli.exit_codes import DATA
+    from metamixer.data import check as check_folder
+
     found = check_folder(folder, layout)
     for note in found.notes:
         say(f"note: {note}", style="yellow")
     splits = list(dict.fromkeys(file.split for file in found.files))
     made = table(["class", *splits])
     for label in found.classes:
-        made.add_row(Text(clean(label)), *(str(found.counts.get((split, label), 0)) for split in splits))
+        made.add_row(clean(label), *(str(found.counts.get((split, label), 0)) for split in splits))
     totals = Counter({split: sum(n for (s, _), n in found.counts.items() if s == split) for split in splits})
     made.add_section()
     made.add_row("all", *(str(totals[split]) for split in splits))
@@ -63,12 +67,14 @@ def _sizes(found: FolderCheck) -> None:
 
 
 def _odd(found: FolderCheck) -> None:
+    from metamixer.data.files.folder_check import TINY
+
     for what, files in (
         ("blank, of nearly one colour", [file for file in found.files if file.blank]),
         (f"tiny, with a side below {TINY} pixels", [file for file in found.files if file.tiny]),
     ):
         if files:
-            say(f"{len(files)} images are {what}: {_listed([clean(file.path) for file in files])}", style="yellow")
+            say(f"{len(files)} images are {what}: {listed([clean(file.path) for file in files])}", style="yellow")
 
 
 def _copies(found: FolderCheck) -> None:
@@ -83,21 +89,4 @@ def _copies(found: FolderCheck) -> None:
     for split, count in leaks.items():
         say(f"{count} {split} images are copies of training images", style="red")
     for (where, kind), pairs in sorted(groups.items(), reverse=True):
-        say(f"{len(pairs)} copies {where}, {kind}: {_listed(pairs)}", style="yellow")
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-@told
-def preview(words: Sequence[str], sugar: Sugar, out: Path, images: int, seed: int) -> int:
-    """Draw what the mixer makes of the user's own images."""
-    if out.suffix.lower() != ".png":
-        raise RecipeError(f"--out {out}: the picture is a .png")
-    recipe = recipe_of(words, sugar)
-    for line in draw(recipe, out, images=images, seed=seed):
-        say(line)
-    say(f"written: {out}")
-    return 0
+        say(f"{len(pairs)} copies {where}, {kind}: {listed(pairs)}", style="yellow")
