@@ -24,6 +24,13 @@ def test_networks_before_images(peers, words, tmp_path, monkeypatch):
         train(Recipe.of({"peers": peers}), tmp_path / "run")
 
 
+def test_too_few_validations_for_auto_strength(tmp_path, monkeypatch):
+    monkeypatch.setattr("metamixer.runs.data_record.load", lambda *_, **__: pytest.fail("images were decoded"))
+    changes = ["mixer.strength=auto", "train.epochs=50", "train.validate_every=25"]
+    with pytest.raises(RecipeError, match=r"train\.validate_every=25: .* accepted: validate_every=5 or less"):
+        train(Recipe.of({}, changes), tmp_path / "run")
+
+
 def test_a_batch_that_cannot_fit_is_refused(monkeypatch):
     monkeypatch.setattr(before_data, "available_memory", lambda: 2.0**30)
     check_before_data(Recipe.of({"data": {"image_size": 512, "channels": 3}, "train": {"batch_size": 64}}))

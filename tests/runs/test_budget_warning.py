@@ -14,6 +14,9 @@ from metamixer.runs.budget_warning import short_budget
         (["train.epochs=10", "mixer=mixup", "mixer.probability=0.4"], False),
         (["train.epochs=10", "mixer.until=0.5"], False),
         (["train.epochs=10", "mixer.until=0.9", "mixer.ramp=0.9"], False),
+        (["train.epochs=10", "mixer.strength=0.6"], True),
+        (["train.epochs=10", "mixer.strength=0.4"], False),
+        (["train.epochs=10", "mixer.strength=auto"], False),
         (["train.epochs=10", "mixer.local_probability=0.3", "mixer.global_probability=0.3"], False),
     ],
 )

@@ -16,19 +16,24 @@ from metamixer.config.registry import find
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.types import Outputs
 from metamixer.data import Augment, DataError
+from metamixer.evaluation.evaluate import evaluate
 from metamixer.losses import DML
 from metamixer.models import build
+from metamixer.report import report
 from metamixer.runs.classifier import Classifier
 from metamixer.runs.run import (
     _wants_companions,
     augmentation,
     check_outside_of_data,
+    eval_loader,
     evaluate_run,
     load_data,
+    open_run,
     train,
     train_loader,
 )
 from metamixer.training.checkpoint import CheckpointError, pointed
+from metamixer.training.trainer import TrainingError
 
 TINY = ["data.train_limit=12", "peers.0.name=resnet8", "peers.1.name=resnet14", "train.epochs=2", "train.batch_size=40",
         "train.validate_every=1", "optim.lr=0.02", "optim.warmup=0.1"]  # fmt: skip
@@ -262,3 +267,30 @@ def test_augmentation_is_what_the_recipe_says():
     loader = train_loader(recipe, data, torch.device("cpu"))
     assert torch.equal(next(loader.epoch(0)).images, next(loader.epoch(0)).images)
     assert augmentation(Recipe.of({}, ["data.augment=none"]), data) == Augment(0, False, policy="none")
+
+
+def test_auto_strength_in_a_run(tmp_path):
+    """The fixed training images are those of the run without augmentation, and metrics and report say what happened."""
+    recipe = Recipe.of({}, [*TINY, "mixer.strength=auto", "train.strength_target=0"])
+    result = train(recipe, tmp_path / "run")
+    data = load_data(recipe)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    run = open_run(tmp_path / "run")
+    known, new = (
+        sum(score.accuracy for score in evaluate(run.cohort, eval_loader(recipe, data, images, "cpu")).peers) / 2
+        for images in (data.train, data.val)
+    )
+    assert len(data.train) < 512, "all of them are among the fixed ones"
+    assert lines[-1]["overfitting"] == pytest.approx((known - new) / (1 - new), abs=1e-12)
+    assert lines[0]["strength"] == 0.0
+    assert lines[1]["strength"] == (1.0 if lines[0]["overfitting"] > 0 else 0.0)
+    page = tmp_path / "page.html"
+    report([tmp_path / "run"], page)
+    assert "Strength of mixing, and the overfitting that it follows" in page.read_text()
+    assert result.epochs == 2
+
+
+def test_auto_strength_without_validation_images(tmp_path):
+    recipe = Recipe.of({}, [*TINY, "mixer.strength=auto", "data.val_share=0"])
+    with pytest.raises(TrainingError, match=r"strength='auto' needs validation data"):
+        train(recipe, tmp_path / "run")

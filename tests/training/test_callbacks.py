@@ -40,10 +40,15 @@ def test_a_row_of_a_table():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{}, {"val": None}, {"skipped": 3}, {"reading": ""}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"val": None}, {"skipped": 3}, {"reading": ""}, {"strength": 0.5, "overfitting": 0.25}, {"strength": 0.0}],
+    ids=str,
+)
 def test_the_row_of_a_line_that_was_written(changes):
     made = record(**changes)
     row = flat_row(json.loads(json.dumps(made.as_dict())))
     assert row == made.flat()
     assert any(name.startswith("val/") for name in row) == (made.val is not None)
     assert row.get("skipped", 0) == made.skipped
+    assert (row.get("strength"), row.get("overfitting")) == (made.strength, made.overfitting)

@@ -281,6 +281,9 @@ class Mixer(Protocol):
         companions: ``(B, C, ...)`` images of the same labels, or None.
         generator: a CPU generator that every draw comes from; None takes torch's global one.
         progress: the share of training that is done, in [0, 1], for settings that change with it; None: full strength.
+
+    One whose setting ``strength`` is ``"auto"`` takes a further argument ``strength``, the number in [0, 1] that scales
+    its probabilities now.
     """
 
     def __call__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Draw:
     companions: Tensor | None = None
     generator: torch.Generator | None = None
     progress: float | None = None
+    strength: float | None = None
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -49,6 +50,7 @@ class BaseMixer:
         companions: Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: float | None = None,
+        strength: float | None = None,
     ) -> MixPlan:
         """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`.
 
@@ -62,7 +64,7 @@ class BaseMixer:
                 f"there are {len(images)} images and {len(labels)} labels; accepted: equal numbers, at least one"
             )
         labels = class_indices(labels)
-        return self.draw(Draw(images, labels, companions, generator, progress))
+        return self.draw(Draw(images, labels, companions, generator, progress, strength))
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""
@@ -70,10 +72,11 @@ class BaseMixer:
 
 
 class WindowedMixer(BaseMixer):
-    """A mixer that mixes in a window of training."""
+    """A mixer that mixes in a window of training, at a strength that scales its probabilities."""
 
     until: float
     ramp: float
+    strength: float | Literal["auto"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,4 +85,6 @@ class WindowedMixer(BaseMixer):
 
     def mixes(self, probability: float, draw: Draw) -> bool:
         """Whether this batch is mixed: one draw."""
-        return happens(strength(probability, self.until, self.ramp, draw.progress), draw.generator)
+        given = 1.0 if draw.strength is None else draw.strength
+        scaled = probability * (given if self.strength == "auto" else self.strength)
+        return happens(strength(scaled, self.until, self.ramp, draw.progress), draw.generator)

@@ -12,6 +12,7 @@ from metamixer.mixers.base import Draw, WindowedMixer
 from metamixer.mixers.sampling import (
     Alpha,
     Per,
+    Strength,
     boxes,
     permutation,
     same_class_partners,
@@ -32,6 +33,7 @@ class CutMix(WindowedMixer):
         box: one box for the ``batch`` (the authors' code, and the fast one) or one for each ``sample``.
         until: the share of training after which mixing stops.
         ramp: the share of training before ``until`` over which the probability falls to 0.
+        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
     """
 
     alpha: Alpha = 1.0
@@ -39,10 +41,11 @@ class CutMix(WindowedMixer):
     box: Per = "batch"
     until: Share = 1.0
     ramp: Share = 0.0
+    strength: Strength = 1.0
 
     @cached_property
     def _pasting(self) -> SameClassCutMix:
-        return SameClassCutMix(self.alpha, self.probability, self.box, "any", self.until, self.ramp)
+        return SameClassCutMix(self.alpha, self.probability, self.box, "any", self.until, self.ramp, self.strength)
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""
@@ -64,6 +67,7 @@ class SameClassCutMix(WindowedMixer):
         partners: ``same_class``, or ``any``: then it is plain CutMix and the labels mix by the pasted area.
         until: the share of training after which mixing stops.
         ramp: the share of training before ``until`` over which the probability falls to 0.
+        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
     """
 
     alpha: Alpha = 1.0
@@ -72,11 +76,12 @@ class SameClassCutMix(WindowedMixer):
     partners: Partners = "same_class"
     until: Share = 1.0
     ramp: Share = 0.0
+    strength: Strength = 1.0
 
     @property
     def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides
         """Whether images from outside of the batch would be pasted."""
-        return self.partners == "same_class" and self.probability > 0
+        return self.partners == "same_class" and self.probability > 0 and self.strength != 0
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from metamixer.core.plan import MixPlan, Paste, PerPeer
 from metamixer.core.ranges import Count, Share
 from metamixer.mixers.base import Draw, WindowedMixer
-from metamixer.mixers.sampling import Alpha, beta, permutation
+from metamixer.mixers.sampling import Alpha, Strength, beta, permutation
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class CutnMix(WindowedMixer):
         peers: how many boxes, one for each peer of the cohort; its shadows have those of their peers.
         until: the share of training after which mixing stops.
         ramp: the share of training before ``until`` over which the probability falls to 0.
+        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
     """
 
     alpha: Alpha = 1.0
@@ -39,6 +40,7 @@ class CutnMix(WindowedMixer):
     peers: Count = 2
     until: Share = 1.0
     ramp: Share = 0.0
+    strength: Strength = 1.0
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from metamixer.core.plan import Blend, MixPlan, Stage
 from metamixer.core.ranges import Count, Share
 from metamixer.mixers.base import Draw, WindowedMixer
-from metamixer.mixers.sampling import Alpha, Per, beta, permutation
+from metamixer.mixers.sampling import Alpha, Per, Strength, beta, permutation
 
 Stages = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -29,6 +29,7 @@ class ManifoldMixup(WindowedMixer):
         lam: one share for the ``batch`` or one for each ``sample``.
         until: the share of training after which mixing stops.
         ramp: the share of training before ``until`` over which the probability falls to 0.
+        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
     """
 
     alpha: Alpha = 2.0
@@ -38,6 +39,7 @@ class ManifoldMixup(WindowedMixer):
     lam: Per = "batch"
     until: Share = 1.0
     ramp: Share = 0.0
+    strength: Strength = 1.0
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""

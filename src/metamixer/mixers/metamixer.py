@@ -18,7 +18,7 @@ from metamixer.core.ranges import Count, Share
 from metamixer.mixers.base import Draw, WindowedMixer
 from metamixer.mixers.cutmix import Partners, SameClassCutMix
 from metamixer.mixers.manifold_mixup import ManifoldMixup, Stages
-from metamixer.mixers.sampling import Alpha, Per
+from metamixer.mixers.sampling import Alpha, Per, Strength
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class MetaMixer(WindowedMixer):
         lam: one share for the ``batch`` or one for each ``sample``.
         until: the share of training after which both halves stop.
         ramp: the share of training before ``until`` over which both probabilities fall to 0.
+        strength: scales both probabilities; ``auto``: as much as the peers overfit, from 0 on.
     """
 
     local_alpha: Alpha = 1.0
@@ -53,6 +54,7 @@ class MetaMixer(WindowedMixer):
     lam: Per = "batch"
     until: Share = 1.0
     ramp: Share = 0.0
+    strength: Strength = 1.0
 
     @property
     def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides
@@ -62,7 +64,8 @@ class MetaMixer(WindowedMixer):
     @cached_property
     def local_half(self) -> SameClassCutMix:
         """What happens at the input, inside a class."""
-        return SameClassCutMix(self.local_alpha, self.local_probability, self.box, self.partners, self.until, self.ramp)
+        window = (self.until, self.ramp, self.strength)
+        return SameClassCutMix(self.local_alpha, self.local_probability, self.box, self.partners, *window)
 
     @cached_property
     def global_half(self) -> ManifoldMixup:
@@ -75,6 +78,7 @@ class MetaMixer(WindowedMixer):
             lam=self.lam,
             until=self.until,
             ramp=self.ramp,
+            strength=self.strength,
         )
 
     def draw(self, draw: Draw) -> MixPlan:

@@ -9,7 +9,7 @@ from metamixer.core.plan import MixPlan
 from metamixer.core.ranges import Share
 from metamixer.mixers.base import Draw, WindowedMixer
 from metamixer.mixers.manifold_mixup import ManifoldMixup
-from metamixer.mixers.sampling import Alpha, Per
+from metamixer.mixers.sampling import Alpha, Per, Strength
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Mixup(WindowedMixer):
         lam: one share for the ``batch`` (the authors' code) or one for each ``sample``.
         until: the share of training after which mixing stops.
         ramp: the share of training before ``until`` over which the probability falls to 0.
+        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
     """
 
     alpha: Alpha = 1.0
@@ -29,10 +30,13 @@ class Mixup(WindowedMixer):
     lam: Per = "batch"
     until: Share = 1.0
     ramp: Share = 0.0
+    strength: Strength = 1.0
 
     @cached_property
     def _manifold(self) -> ManifoldMixup:
-        return ManifoldMixup(self.alpha, self.probability, (0,), lam=self.lam, until=self.until, ramp=self.ramp)
+        return ManifoldMixup(
+            self.alpha, self.probability, (0,), 1, self.lam, until=self.until, ramp=self.ramp, strength=self.strength
+        )
 
     def draw(self, draw: Draw) -> MixPlan:
         """The plan of one batch."""

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from torch import Tensor
+
+from metamixer.core.ranges import Share
 
 Per = Literal["batch", "sample"]
 Alpha = Annotated[float, Field(ge=0.01)]
 """Of Beta(alpha, alpha). Below 0.01 both its gamma variates underflow."""
+
+
+def _check_strength(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1):
+        return value
+    raise PydanticCustomError("strength", "input should be a number in [0, 1] or auto")  # one line for both
+
+
+Strength = Annotated[
+    Share | Literal["auto"], BeforeValidator(_check_strength), Field(json_schema_extra={"neutral": 1.0})
+]
+"""What scales the probability of mixing: a number, or ``auto``: a number of the training loop."""
 
 
 def strength(probability: float, until: float, ramp: float, progress: float | None) -> float:

@@ -27,6 +27,11 @@ def curves(run: RunFiles) -> list[Chart]:
     for term in dict.fromkeys(name for one in run.epochs for name in one.terms):
         title = _TERMS.get(term, f"Term “{term}” of the loss")
         made.append(Chart(title, "epoch", xs, _peers(run, lambda e, term=term: e.terms.get(term, ()))))  # type: ignore[misc]
+    mixing = {"strength of mixing": "strength", "overfitting": "overfitting"}
+    lines = [
+        Line(name, tuple(getattr(one, key) for one in run.epochs), i) for i, (name, key) in enumerate(mixing.items())
+    ]
+    made.append(Chart("Strength of mixing, and the overfitting that it follows", "epoch", xs, tuple(lines)))
     rates = tuple(one.lr for one in run.epochs)
     made.append(Chart("Learning rate", "epoch", xs, (Line("learning rate", rates, INK),)))
     return [chart for chart in made if any(line.last is not None for line in chart.lines)]

@@ -32,6 +32,8 @@ class Epoch(_Read):
     lr: Maybe = None
     terms: dict[str, tuple[Maybe, ...]] = {}
     train_accuracy: tuple[Maybe, ...] = ()
+    strength: Maybe = None
+    overfitting: Maybe = None
     val: Report | None = None
     images_per_second: Maybe = None
     seconds: Maybe = None

@@ -8,15 +8,17 @@ from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.machine import available_memory
 from metamixer.models.factory import UnknownModel, check_exists
+from metamixer.training.auto_strength import AutoStrength
 
 
 def check_before_data(recipe: Recipe) -> None:
-    """Refuse networks that do not exist, weights that are not there, and images too large for the memory.
+    """Refuse networks that do not exist, weights that are not there, images too large for the memory, and too few
+    validations for a strength that follows them.
 
     Raises:
         RecipeError: a line for each fault.
     """
-    wrong = [*_networks(recipe), *_memory(recipe)]
+    wrong = [*_networks(recipe), *_memory(recipe), *_strength(recipe)]
     if wrong:
         raise RecipeError("\n".join(wrong))
 
@@ -46,6 +48,15 @@ def _memory(recipe: Recipe) -> list[str]:
         f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; a smaller data.image_size or "
         "train.batch_size is accepted"
     ]
+
+
+def _strength(recipe: Recipe) -> list[str]:
+    if recipe.mixer.settings.get("strength") == "auto":
+        try:
+            AutoStrength(recipe.train)
+        except ValueError as error:
+            return [f"train.{error}"]
+    return []
 
 
 def advice(recipe: Recipe) -> list[str]:

@@ -34,8 +34,12 @@ def short_budget(recipe: Recipe, images: int) -> str | None:
 
 
 def _mixed_share(recipe: Recipe) -> float:
-    """The share of all batches that the mixer is expected to mix, by its likeliest operation."""
+    """The share of all batches that the mixer is expected to mix, by its likeliest operation; 0 of auto strength."""
     settings = recipe.as_dict()["mixer"]
-    probability = max((float(settings[name]) for name in settings if name.endswith("probability")), default=0.0)
+    if (strength := settings.get("strength", 1.0)) == "auto":
+        return 0.0
+    probability = float(strength) * max(
+        (float(settings[name]) for name in settings if name.endswith("probability")), default=0.0
+    )
     # The probability falls linearly to 0 over the ramp that ends at `until`.
     return probability * (float(settings.get("until", 1.0)) - float(settings.get("ramp", 0.0)) / 2)

@@ -28,6 +28,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.plan import Mixer
 from metamixer.core.text import clean
 from metamixer.data import DATASETS, Augment, Data, EvalLoader, ImageSet, TrainLoader
+from metamixer.data.image_set import evenly_spaced
 from metamixer.data.sources.scenes import PREFIX
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
@@ -37,6 +38,7 @@ from metamixer.runs.classifier import Classifier, Preprocessing
 from metamixer.runs.data_record import DataRecord, Scale, absolute, check_data, data_of, load_data, section_of
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
+from metamixer.training.auto_strength import is_auto
 from metamixer.training.callbacks import Callback
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.run_logger import Files
@@ -102,6 +104,14 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
 def eval_loader(recipe: Recipe, data: Data, images: ImageSet, device: torch.device) -> EvalLoader:
     """Plain batches of a split."""
     return EvalLoader(images, data.mean, data.std, max(256, recipe.train.batch_size), device, recipe.data.workers)
+
+
+def plain_loader(recipe: Recipe, data: Data, device: torch.device) -> EvalLoader:
+    """Plain batches of a few training images, always the same ones: what auto strength knows overfitting by."""
+    return eval_loader(recipe, data, data.train.subset(evenly_spaced(len(data.train), _PLAIN)), device)
+
+
+_PLAIN = 512
 
 
 def _wants_companions(recipe: Recipe) -> bool:
@@ -186,7 +196,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         DataRecord.of(data, section).write(folder)
         write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
-    fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, resume=resume)
+    plain = plain_loader(recipe, data, trainer.device) if is_auto(mixer) else None
+    fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, plain=plain, resume=resume)
     return _finish(recipe, folder, data, trainer, fitted)
 
 

@@ -53,6 +53,8 @@ class EpochRecord:
         seconds: the whole epoch.
         reading: as ``TrainLoader.reading``; empty for loaders that do not say.
         skipped: steps that changed nothing because a loss or gradient was not finite.
+        strength: of mixing in this epoch, where a mixer has ``strength="auto"``.
+        overfitting: r at its end, which strength follows (:mod:`metamixer.training.auto_strength`).
     """
 
     epoch: int
@@ -66,6 +68,8 @@ class EpochRecord:
     seconds: float
     reading: str = ""
     skipped: int = 0
+    strength: float | None = None
+    overfitting: float | None = None
 
     @property
     def compute_images_per_second(self) -> float:
@@ -112,6 +116,7 @@ def flat_row(line: Mapping[str, Any]) -> dict[str, float]:
         row["val/agreement"] = val["agreement"]
     if line["skipped"]:
         row["skipped"] = line["skipped"]
+    row |= {name: line[name] for name in ("strength", "overfitting") if line.get(name) is not None}
     speed = ("images_per_second", "compute_images_per_second", "data_images_per_second", "waiting", "seconds")
     return row | {name: line[name] for name in speed if name in line}
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from metamixer.training import checkpoint
+from metamixer.training.auto_strength import AutoStrength
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.nan_checks import not_finite_weight
 from metamixer.training.optimizer import load_state, saved_state
@@ -59,6 +60,7 @@ class Run:
         rate: the learning rate of the last step.
         skipped: steps of this epoch that changed nothing.
         open_epoch: whether the sums hold an epoch that was not closed.
+        strength: of mixing, where it follows the training.
     """
 
     line: Line
@@ -72,6 +74,7 @@ class Run:
     rate: float = 0.0
     skipped: int = 0
     open_epoch: bool = False
+    strength: AutoStrength | None = None
 
 
 class Keeper:
@@ -131,6 +134,7 @@ class Keeper:
                 "factor": run.updates.factor,
                 "rate": run.rate,
                 "skipped": run.skipped,
+                **({"strength": run.strength.value} if run.strength else {}),
                 **({"scaler": run.updates.scaler.state_dict()} if run.updates.scaler.is_enabled() else {}),
             }
             facts = {"torch": str(torch.__version__), "world_size": self.grid.world, **self.facts}
@@ -179,6 +183,8 @@ class Keeper:
             run.updates.factor, run.rate = state["factor"], state["rate"]
             if run.updates.scaler.is_enabled():
                 run.updates.scaler.load_state_dict(state["scaler"])
+            if run.strength:
+                run.strength.value = state["strength"]
             run.best = None if state["best"] is None else Best(**state["best"])
             self._mend_best(found, run)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from metamixer.core.types import Batch, Terms
 from metamixer.data.files.streaming import worker_fault
 from metamixer.evaluation.evaluate import Report, evaluate
 from metamixer.losses.base import Loss
+from metamixer.training.auto_strength import AutoStrength, is_auto
 from metamixer.training.batches import Batches, HeldOut, held_out, training_batches
 from metamixer.training.callbacks import Callback, EpochRecord, Start, StepRecord
 from metamixer.training.class_weights import weights_of
@@ -99,6 +101,8 @@ class Trainer:
         self.cohort, self.mixer, self.loss = cohort, mixer, loss
         self.optim = optim or Optim()
         try:
+            if is_auto(mixer):
+                AutoStrength(self.settings)  # says now what does not fit
             self.grid = grid or ProcessGrid(self.settings)
         except ValueError as error:
             raise TrainingError(str(error)) from error
@@ -114,13 +118,22 @@ class Trainer:
         """Where the peers train; training batches come on it."""
         return self.grid.device
 
-    def fit(self, train: Batches | Iterable[Any], val: Iterable[Any] | None = None, *, resume: bool = False) -> Fitted:
+    def fit(
+        self,
+        train: Batches | Iterable[Any],
+        val: Iterable[Any] | None = None,
+        *,
+        plain: Iterable[Any] | None = None,
+        resume: bool = False,
+    ) -> Fitted:
         """Train for all epochs, or from the latest checkpoint on.
 
         Args:
             train: a ``DataLoader`` of (images, labels), whose order and random numbers then depend on the seed, or
                 :class:`Batches`. Labels are class indices or soft labels.
             val: batches or a ``DataLoader`` to validate on; None: the last epoch is deployed.
+            plain: batches or a ``DataLoader`` of some training images without augmentation, always the same ones, for a
+                mixer with ``strength="auto"``: what the peers know of them beyond ``val`` sets the strength.
             resume: go on from the latest checkpoint.
 
         Raises:
@@ -132,16 +145,17 @@ class Trainer:
         """
         if self.settings.patience is not None and val is None:
             raise TrainingError(f"patience={self.settings.patience} needs validation data; accepted without is None")
+        strength = self._strength(val, plain)
         self.grid.launch()
         try:
             with self.grid.naming_lost_processes():
-                return self._fit(train, None if val is None else held_out(val, self.grid), resume)
+                return self._fit(train, None if val is None else held_out(val, self.grid), strength, resume)
         except RuntimeError as error:  # a data worker's death is told in a signal handler, whatever runs at the moment
             if fault := worker_fault(error):
                 raise fault from error
             raise
 
-    def _fit(self, given: Batches | Iterable[Any], val: HeldOut | None, resume: bool) -> Fitted:
+    def _fit(self, given: Any, val: HeldOut | None, strength: AutoStrength | None, resume: bool) -> Fitted:
         counts, reading = getattr(given, "class_counts", None), getattr(given, "reading", "")
         train = training_batches(given, self.grid, self.settings.seed)
         first = next(iter(train.epoch(0)))
@@ -152,7 +166,7 @@ class Trainer:
         updates = Updates(
             self.grid, line, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
         )
-        self._run = Run(line, optimizer, updates, Sums(), known)
+        self._run = Run(line, optimizer, updates, Sums(), known, strength=strength)
         if resume:
             self._keeper.resume(self._run)
         start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading)
@@ -170,6 +184,14 @@ class Trainer:
                     callback.on_end()
         assert self._run.best is not None  # noqa: S101
         return Fitted(self._run.step, val_report, self._run.best, self._run.step // len(train))
+
+    def _strength(self, val: Iterable[Any] | None, plain: Iterable[Any] | None) -> AutoStrength | None:
+        if not is_auto(self.mixer):
+            return None
+        if val is None or plain is None:
+            lacking = "validation data (val)" if val is None else "training images without augmentation (plain)"
+            raise TrainingError(f"a mixer with strength='auto' needs {lacking}; accepted without is a number in [0, 1]")
+        return AutoStrength(self.settings, held_out(plain, self.grid))
 
     def _epochs(self, train: Batches, val: HeldOut | None, looking: Sequence[Callback], reading: str) -> Report | None:
         run, per_epoch = self._run, len(train)
@@ -220,6 +242,9 @@ class Trainer:
             run.sums = Sums()
             due = epoch + 1 == self.settings.epochs or (epoch + 1) % self.settings.validate_every == 0
             report = self.evaluate(val) if val is not None and due else None
+            strength = overfitting = None
+            if run.strength is not None:
+                strength, overfitting = run.strength.follow(self.evaluate, report, self.cohort.learners)
             record_epoch = EpochRecord(
                 epoch=epoch + 1,
                 step=run.step,
@@ -232,6 +257,8 @@ class Trainer:
                 seconds=time.perf_counter() - began,
                 reading=reading,
                 skipped=skipped,
+                strength=strength,
+                overfitting=overfitting,
             )
             for callback in looking:
                 with self._watch.without_terminal():
@@ -271,7 +298,10 @@ class Trainer:
             labels = batch.whole
             images = images[:1].expand(len(labels), *images.shape[1:])
             companions = None if companions is None else companions[:1].expand(len(labels), *companions.shape[1:])
-        plan = self.mixer(images, labels, companions=companions, generator=draws, progress=progress)
+        mixer: Any = self.mixer
+        if self._run.strength is not None:
+            mixer = partial(mixer, strength=self._run.strength.value)
+        plan: MixPlan = mixer(images, labels, companions=companions, generator=draws, progress=progress)
         plan = plan.within(self.mixing_groups)
         if batch.whole is None:
             return plan

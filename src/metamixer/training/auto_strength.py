@@ -1,0 +1,83 @@
+"""Strength of mixing that follows how much the peers overfit, as adaptive discriminator augmentation does for GANs
+(Karras, Aittala, Hellsten, Laine, Lehtinen, Aila, NeurIPS 2020, arXiv 2006.06676, Sec. 3).
+
+After each validation the peers also name the classes of a fixed set of training images, neither mixed nor augmented.
+
+    r = (a_train - a_val) / (1 - a_val),    s <- min(1, max(0, s + d sign(r - target)))
+
+with a the mean accuracy of the peers that learn. r is 0 while training images are no better known than others, and 1
+when all of them are known. s begins with 0, and d is such that it can rise to 1 in the share ``rise`` of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from metamixer.core.plan import Mixer
+from metamixer.evaluation.report import Report
+from metamixer.training.settings import TrainSettings
+
+FEWEST = 10
+"""Validations of a training, of which at least so many are needed unless every epoch ends with one."""
+
+
+def is_auto(mixer: Mixer) -> bool:
+    """Whether the strength of a mixer is to follow the training."""
+    return getattr(mixer, "strength", None) == "auto"
+
+
+def overfitting(train: float, val: float) -> float:
+    """r: of what the peers get wrong among new images, the share that they know among training images.
+
+    >>> overfitting(1.0, 0.5), overfitting(0.75, 0.5), overfitting(0.5, 0.5)
+    (1.0, 0.5, 0.0)
+    """
+    return (train - val) / (1 - val) if val < 1 else 0.0
+
+
+class AutoStrength:
+    """The strength of one training.
+
+    Args:
+        settings: ``strength_target``, ``strength_rise``, and how often the training is validated.
+        plain: batches of the fixed training images.
+
+    Raises:
+        ValueError: it is validated too seldom.
+    """
+
+    def __init__(self, settings: TrainSettings, plain: Iterable[Any] = ()) -> None:
+        epochs, every = settings.epochs, settings.validate_every
+        if every > 1 and epochs // every < FEWEST:
+            accepted = max(1, epochs // FEWEST)
+            raise ValueError(
+                f"validate_every={every}: a mixer with strength=auto needs at least {FEWEST} validations, {epochs} "
+                f"epochs have {epochs // every}; accepted: validate_every={accepted}{' or less' * (accepted > 1)}"
+            )
+        self.target = settings.strength_target
+        self.step = min(1.0, every / (settings.strength_rise * epochs))
+        self.plain, self.value = plain, 0.0
+
+    def follow(
+        self, evaluate: Callable[[Iterable[Any]], Report], val: Report | None, peers: Sequence[int]
+    ) -> tuple[float, float | None]:
+        """Move the strength by a step.
+
+        Args:
+            evaluate: gives the metrics of all peers on batches.
+            val: their metrics on the validation images; None: this epoch was not validated, and nothing moves.
+            peers: those that learn.
+
+        Returns:
+            The strength in this epoch, and r.
+        """
+        before = self.value
+        if val is None:
+            return before, None
+        reports = (evaluate(self.plain), val)
+        found = overfitting(*(fmean(report.peers[peer].accuracy for peer in peers) for report in reports))
+        sign = (found > self.target) - (found < self.target)
+        self.value = min(1.0, max(0.0, self.value + sign * self.step))
+        return before, found
