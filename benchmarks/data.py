@@ -25,7 +25,8 @@ from metamixer.core.torchvision_compat import mend
 from metamixer.data import Augment, TensorImages, TrainLoader
 from metamixer.data.files.image_file import read_image
 from metamixer.data.files.streaming import FolderImages
-from metamixer.data.policies import POLICIES
+from metamixer.data.policies import POLICIES, Changes
+from metamixer.data.random_crop import RandomCrop
 
 MEAN, STD = (0.5, 0.49, 0.44), (0.27, 0.26, 0.28)
 WORKERS = (0, 2)
@@ -50,11 +51,14 @@ def augmentation(settings: Settings) -> Section:
         for part in rows:
             augment(held.fetch(part), MEAN, STD, torch.Generator().manual_seed(0))
 
+    each: dict[str, Changes] = {policy: Changes(policy) for policy in POLICIES[2:]}
+    each |= {"colour jitter": Changes(jitter=(0.4, 0.4, 0.4, 0.0)), "erasing": Changes(erasing=0.25)}
     cases = [
         Case("batched: Augment", fixed(partial(batched, Augment(4))), items=count),
+        Case("batched: random crop", fixed(partial(batched, Augment(0, crop=RandomCrop()))), items=count),
         *(
-            Case(f"each image: {policy}", fixed(partial(batched, Augment(4, policy=policy))), items=count)
-            for policy in POLICIES[2:]
+            Case(f"each image: {name}", fixed(partial(batched, Augment(4, changes=changes))), items=count)
+            for name, changes in each.items()
         ),
         *(
             Case(f"TrainLoader{', with companions' if companions else ''}", fixed(partial(
@@ -70,9 +74,7 @@ def augmentation(settings: Settings) -> Section:
         loader = DataLoader(images, batch, shuffle=True, num_workers=2, persistent_workers=True)
         cases.append(Case(f"{title}, 2 workers", fixed(partial(_exhaust, loader)), items=count))
     measured, missing = interleave(cases, settings.rounds, torch.device("cpu"))
-    best = min(
-        (each for each in measured if each.name.startswith("per image")), key=lambda each: each.median, default=None
-    )
+    best = min((one for one in measured if one.name.startswith("per image")), key=lambda one: one.median, default=None)
     pairs = [] if best is None else [
         (best.name, "batched: Augment", 1.0, "augment"),
         (best.name, "TrainLoader", 1.0, ""),
@@ -153,7 +155,8 @@ def decoding(settings: Settings) -> Section:
                 )
                 cases.append(Case(f"{title}, {workers} workers", fixed(partial(_exhaust, loader)), items=count))
             images = FolderImages(files, torch.arange(count), torch.arange(count) % 2, ("a", "b"), 3, (side, side))
-            ours = TrainLoader(images, Augment(0), MEAN, STD, min(32, count), seed=0, workers=workers)
+            augment = Augment(0, crop=RandomCrop())
+            ours = TrainLoader(images, augment, MEAN, STD, min(32, count), seed=0, workers=workers)
             cases.append(Case(
                 f"TrainLoader with random crops, {workers} workers", fixed(partial(_drain, ours)),
                 items=len(ours) * ours.batch_size,

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from metamixer.data import Augment, DataError, normalise
+from metamixer.data.random_crop import RandomCrop
 
 
 def slow(images, pad, flips, offsets, mean, std):
@@ -70,7 +71,7 @@ def test_without_flip_the_crops_stay_the_same():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(DataError, match="-1 pixels"):
+    with pytest.raises(DataError, match="pad=-1"):
         Augment(pad=-1)
     with pytest.raises(DataError, match="3 channels, but 1 means"):
         normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), [0.5], [0.5])
@@ -107,30 +108,20 @@ def test_reflection_is_that_of_numpy(pad, side):
     assert (shown | (same == 0)).all()  # the same windows, and where there was black, something
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("policy", ["trivial", "rand", "auto", "augmix"])
-def test_policies_change_each_image_on_its_own(policy, channels):
-    images = noise(1, channels).expand(24, -1, -1, -1)
-    before = torch.random.get_rng_state()
-    found = plain(Augment(0, False, policy=policy), images)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert len(found.flatten(1).unique(dim=0)) > 6
-    assert torch.equal(found, plain(Augment(0, False, policy=policy), images))
-    assert not torch.equal(found, plain(Augment(0, False, policy=policy), images, seed=1))
-    for number in range(2):  # of two processes each makes its own images of the batch
-        assert torch.equal(plain(Augment(0, False, policy=policy), images[::2], part=(number, 2, 24)), found[number::2])
-
-
-def test_erasing_makes_boxes_black():
-    images = torch.full((400, 3, 16, 16), 200, dtype=torch.uint8)
-    erased = (plain(Augment(0, False, erasing=0.25), images) == 0).any(1).flatten(1).sum(1)
-    assert 0.17 < (erased > 0).float().mean() < 0.33
-    assert torch.equal(plain(Augment(0, False, policy="none"), images), images)
+def test_a_crop_stands_in_the_place_of_the_shift():
+    images = noise(40)
+    found = plain(Augment(0, False, crop=RandomCrop((0.2, 0.4))), images)
+    assert (found != images).flatten(1).any(1).all()
+    assert torch.equal(found, plain(Augment(0, False, crop=RandomCrop((0.2, 0.4))), images))
+    for number in range(2):
+        part = plain(Augment(0, False, crop=RandomCrop((0.2, 0.4))), images[number::2], part=(number, 2, 40))
+        assert torch.equal(part, found[number::2])
+    assert torch.equal(plain(Augment(0, False, crop=RandomCrop((1, 1), (1, 1))), images), images)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"pad_mode": "edge"}, "pad_mode"), ({"policy": "strong"}, "policy"), ({"erasing": 2}, "erasing")],
+    [({"pad_mode": "edge"}, "pad_mode"), ({"pad": 4, "crop": RandomCrop()}, "pad=4 with crop_scale")],
 )
 def test_settings_that_do_not_exist(settings, words):
     with pytest.raises(DataError, match=words):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
-from metamixer.data import DataError
+from metamixer.data import DataError, FolderImages, load
 from metamixer.export import export
 from metamixer.runs.classifier import Classifier
 from metamixer.runs.run import evaluate_run, open_run, read_recipe, train
@@ -192,3 +193,23 @@ def test_a_damaged_record_is_named(home):
     (home / "run" / "data.json").write_text("{")
     with pytest.raises(DataError, match=r"data.json is damaged"):
         evaluate_run(home / "run")
+
+
+def test_a_run_that_began_with_crops_of_files_keeps_them(tmp_path, monkeypatch):
+    """Versions before cropped what did not fit into memory, and only that; their records do not say so."""
+    monkeypatch.setattr("metamixer.runs.data_record.load", partial(load, cache_limit_bytes=0))
+    recipe, seen = recipe_for(photos(tmp_path / "photos"), epochs=4), []
+    usual = FolderImages.crops
+    monkeypatch.setattr(FolderImages, "crops", lambda *args: seen.append(args) or usual(*args))
+    for name in ("new", "old"):
+        with pytest.raises(Stop):
+            train(recipe, tmp_path / name, callbacks=[StopAfter()])
+        assert not seen
+    record = json.loads((tmp_path / "old/data.json").read_text())
+    assert record.pop("disk_crops") is False
+    (tmp_path / "old/data.json").write_text(json.dumps(record))
+    train(recipe, tmp_path / "new", resume=True)
+    assert not seen
+    train(recipe, tmp_path / "old", resume=True)
+    assert seen
+    assert json.loads((tmp_path / "old/data.json").read_text())["disk_crops"] is True

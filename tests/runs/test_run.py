@@ -16,6 +16,8 @@ from metamixer.config.registry import find
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.types import Outputs
 from metamixer.data import Augment, DataError
+from metamixer.data.policies import Changes
+from metamixer.data.random_crop import RandomCrop
 from metamixer.evaluation.evaluate import evaluate
 from metamixer.losses import DML
 from metamixer.models import build
@@ -260,13 +262,40 @@ def test_a_run_inside_of_its_data_is_refused(tmp_path, monkeypatch):
 def test_augmentation_is_what_the_recipe_says():
     data = load_data(Recipe.of({}, ["data.train_limit=2"]))
     assert augmentation(Recipe(), data) == Augment(4, True)
-    changes = ["data.augment=trivial", "data.erasing=0.25", "data.pad_mode=reflect", "data.flip=false", "data.pad=2"]
+    changes = ["data.augment=rand", "data.erasing=0.25", "data.pad_mode=reflect", "data.flip=false", "data.pad=2",
+               "data.augment_magnitude=5", "data.color_jitter=0.4"]  # fmt: skip
     recipe = Recipe.of({}, changes)
-    assert augmentation(recipe, data) == Augment(2, False, "reflect", "trivial", 0.25)
+    wanted = Changes("rand", 5, None, (0.4, 0.4, 0.4, 0.0), 0.25)
+    assert augmentation(recipe, data) == Augment(2, False, "reflect", changes=wanted)
     assert recipe.digest != Recipe().digest
+    assert Recipe.of({}, ["data.color_jitter=0", "data.crop_scale=null"]).digest == Recipe().digest
     loader = train_loader(recipe, data, torch.device("cpu"))
     assert torch.equal(next(loader.epoch(0)).images, next(loader.epoch(0)).images)
-    assert augmentation(Recipe.of({}, ["data.augment=none"]), data) == Augment(0, False, policy="none")
+    assert augmentation(Recipe.of({}, ["data.augment=none"]), data) == Augment(0, False, changes=Changes("none"))
+    hue = Recipe.of({}, ["data.augment=none", "data.crop_scale=[0.3,1]", "data.color_jitter=[0.1,0.2,0.3,0.1]"])
+    assert augmentation(hue, data) == Augment(
+        0, False, crop=RandomCrop((0.3, 1)), changes=Changes("none", jitter=(0.1, 0.2, 0.3, 0.1))
+    )
+    assert Recipe.of({}, ["data.crop_ratio=[0.75,1.3333333333333333]"]).digest == Recipe().digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["data.crop_scale=[0.5]"], "data.crop_scale"),
+        (["data.crop_scale=[0.5,2]"], "data: crop_scale=.0.5, 2.0.: expected"),
+        (["data.crop_scale=[0.5,1]", "data.pad=4"], "data: pad=4 with crop_scale; expected one of both"),
+        (
+            ["data.augment=trivial", "data.augment_ops=3"],
+            "data: augment_ops=3 with augment=trivial; expected with",
+        ),
+        (["data.erasing=1.5"], "data: erasing=1.5; expected a probability from 0 to 1"),
+        (["data.color_jitter=[0.1,0.2]"], "data.color_jitter"),
+    ],
+)
+def test_augmentation_that_does_not_exist(changes, words):
+    with pytest.raises(RecipeError, match=words):
+        Recipe.of({}, changes)
 
 
 def test_auto_strength_in_a_run(tmp_path):

@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from metamixer.core.standard_sets import STANDARD
+from metamixer.data.augment import Augment
+from metamixer.data.policies import Changes, Policy
+from metamixer.data.random_crop import RandomCrop
 
 
 class Section(BaseModel):
@@ -19,7 +22,8 @@ class Section(BaseModel):
 
 def _later(neutral: Any, **limits: Any) -> Any:
     """A setting that came after the first version: at its default it is not in the recipe's checksum."""
-    return Field(neutral, json_schema_extra={"neutral": neutral}, **limits)
+    plain = list(neutral) if isinstance(neutral, tuple) else neutral
+    return Field(neutral, json_schema_extra={"neutral": plain}, **limits)
 
 
 class DataSection(Section):
@@ -41,7 +45,7 @@ class DataSection(Section):
         label_noise_kind: ``symmetric`` (any other class) or ``asymmetric`` (the class that theirs is taken for).
         pad: pixels of zero padding before the random crop; None: an eighth of the side, 4 for CIFAR.
         flip: random horizontal flips; None: where the set's images may be mirrored.
-        workers: processes that decode images which do not fit into memory.
+        workers: processes beside the training that decode images on disk, and augment images one by one.
         layout: of a folder of images: ``auto`` finds splits by their names, ``classes`` takes each folder for a class.
         image_column: with the images, in ``hf:`` sets and parquet files; None: the only one that fits.
         label_column: with the classes, by name or number; None: the only one that fits.
@@ -50,7 +54,16 @@ class DataSection(Section):
         labels_column: the column of ``labels`` with the classes.
         pad_mode: what the padding shows: ``zero`` (black) or ``reflect`` (the image mirrored at its edge).
         augment: of each training image: ``none``, ``light`` (shift and flip), or beside that ``trivial``
-            (TrivialAugment), ``rand`` (RandAugment), ``auto`` (AutoAugment), ``augmix`` (AugMix).
+            (TrivialAugment), ``rand`` (RandAugment), ``augmix`` (AugMix), ``auto`` (AutoAugment; ImageNet's policy, or
+            ``auto-cifar10``, ``auto-svhn``).
+        augment_magnitude: strength of ``rand``, 0 to 30 (None: 9), or of ``augmix``, 1 to 10 (None: 3).
+        augment_ops: operations for each image of ``rand`` (None: 2), or chains that ``augmix`` mixes (None: 3).
+        crop_scale: [least, largest] share of the area that a random crop of each training image covers, such as
+            [0.35, 1], instead of the shift; None: no crop. Files are decoded in each epoch, so that the crop has all
+            their pixels.
+        crop_ratio: [least, largest] width : height of that crop.
+        color_jitter: the largest relative change of brightness, contrast and saturation, such as 0.4; or a list of
+            these three and the hue (at most 0.5).
         erasing: the probability that a random box of a training image is made black.
         fit: how an image comes to other proportions: ``crop`` keeps the largest centred part, ``letterbox`` all of it
             with grey bars beside, ``squash`` all of it with other proportions.
@@ -77,8 +90,13 @@ class DataSection(Section):
     labels: str | list[str] | None = _later(None)
     labels_column: str = _later("label")
     pad_mode: Literal["zero", "reflect"] = _later("zero")
-    augment: Literal["none", "light", "trivial", "rand", "auto", "augmix"] = _later("light")
-    erasing: float = _later(0.0, ge=0, le=1)
+    augment: Policy = _later("light")
+    augment_magnitude: int | None = _later(None)
+    augment_ops: int | None = _later(None)
+    crop_scale: tuple[float, float] | None = _later(None)
+    crop_ratio: tuple[float, float] = _later((3 / 4, 4 / 3))
+    color_jitter: float | tuple[float, float, float] | tuple[float, float, float, float] = _later(0.0)
+    erasing: float = _later(0.0)
     fit: Literal["crop", "letterbox", "squash"] = _later("crop")
     white: int = _later(65535, ge=1, le=65535)
 
@@ -88,6 +106,32 @@ class DataSection(Section):
         if isinstance(value, str) and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", value):
             raise ValueError(f"{value!r}; a side such as 64, or HEIGHTxWIDTH such as 64x48, is accepted")
         return value
+
+    @model_validator(mode="after")
+    def _augmentation(self) -> DataSection:
+        self.augmentation(pad=0, flip=False)
+        return self
+
+    def augmentation(self, pad: int, flip: bool) -> Augment:
+        """What is done to training images.
+
+        Args:
+            pad, flip: those of the data, where the section does not say.
+
+        Raises:
+            DataError: settings that do not go together.
+        """
+        crop = None if self.crop_scale is None else RandomCrop(self.crop_scale, self.crop_ratio)
+        if self.augment == "none":
+            pad, flip = 0, False
+        jitter = self.color_jitter if isinstance(self.color_jitter, tuple) else (self.color_jitter,) * 3
+        return Augment(
+            (0 if crop else pad) if self.pad is None else self.pad,
+            flip if self.flip is None else self.flip,
+            self.pad_mode,
+            crop,
+            Changes(self.augment, self.augment_magnitude, self.augment_ops, (*jitter, 0.0)[:4], self.erasing),
+        )
 
     @property
     def size(self) -> tuple[int, int] | None:

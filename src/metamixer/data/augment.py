@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metamixer.data.errors import DataError
-from metamixer.data.policies import POLICIES, Policy, each_image
+from metamixer.data.policies import Changes
+from metamixer.data.random_crop import RandomCrop
 
 Scale = Sequence[float] | Tensor
 """One number for every channel, in units of the full range: 255 = 1."""
@@ -41,7 +42,7 @@ def normalise(images: Tensor, mean: Scale, std: Scale) -> Tensor:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop from the zero-padded image, random horizontal flip, normalisation.
+    """Random crop from the padded image, random horizontal flip, what else is done to images, normalisation.
 
     The augmentation of He et al., "Deep Residual Learning", arXiv 1512.03385, section 4.2. The padding is
     black pixels, put on before normalisation. Every image has its own offset and its own flip: torchvision's
@@ -52,9 +53,8 @@ class Augment:
         pad: pixels added on every side before a window of the old size is cut out. 0: no crop.
         flip: mirror each image left to right with probability 1/2. Not for digits or letters.
         pad_mode: what the padding shows: ``zero``, black, or ``reflect``, the image mirrored at its edge.
-        policy: what else is done, to each image on its own: ``light`` and ``none`` nothing, ``trivial``, ``rand``,
-            ``auto`` and ``augmix`` as torchvision's transforms of these names.
-        erasing: the probability that a random box of an image is made black (arXiv 1708.04896).
+        crop: instead of that window a random part of each image, resized; None: the window.
+        changes: what else is done, to each image on its own.
 
     >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     >>> draw = torch.Generator().manual_seed(0)
@@ -65,18 +65,16 @@ class Augment:
     pad: int = 4
     flip: bool = True
     pad_mode: Literal["zero", "reflect"] = "zero"
-    policy: Policy = "light"
-    erasing: float = 0.0
+    crop: RandomCrop | None = None
+    changes: Changes = field(default_factory=Changes)
 
     def __post_init__(self) -> None:
         if self.pad < 0:
-            raise DataError(f"a padding of {self.pad} pixels does not work; 0 or more would, such as 4")
+            raise DataError(f"pad={self.pad}: expected 0 or more pixels, such as 4")
         if self.pad_mode not in ("zero", "reflect"):
             raise DataError(f"pad_mode={self.pad_mode!r}; expected 'zero' or 'reflect'")
-        if self.policy not in POLICIES:
-            raise DataError(f"policy={self.policy!r}; expected one of {', '.join(POLICIES)}")
-        if not 0 <= self.erasing <= 1:
-            raise DataError(f"erasing={self.erasing}; expected a probability from 0 to 1")
+        if self.pad and self.crop is not None:
+            raise DataError(f"pad={self.pad} with crop_scale; expected one of both: the crop is taken instead")
 
     def __call__(
         self,
@@ -86,13 +84,21 @@ class Augment:
         generator: torch.Generator,
         part: tuple[int, int, int] | None = None,
     ) -> Tensor:
-        """``(B, C, H, W)`` uint8 -> ``(B, C, H, W)`` float32, channels last in memory, on the images' device.
+        """:meth:`pixels`, normalised: ``(B, C, H, W)`` float32, channels last in memory, on the images' device.
+
+        Args:
+            images, generator, part: see :meth:`pixels`.
+            mean: C numbers, see :func:`normalise`.
+            std: C numbers.
+        """
+        return normalise(self.pixels(images, generator, part), mean, std)
+
+    def pixels(self, images: Tensor, generator: torch.Generator, part: tuple[int, int, int] | None = None) -> Tensor:
+        """``(B, C, H, W)`` uint8 -> the same shape and type, each image changed by itself.
 
         Args:
             images: the batch, on any device.
-            mean: C numbers, see :func:`normalise`.
-            std: C numbers.
-            generator: a CPU generator; offsets and flips are drawn from it, the same for every device.
+            generator: a CPU generator; all is drawn from it, the same for every device.
             part: ``(number, parts, count)``: the images are every ``parts``-th one, from ``number`` on, of a batch of
                 ``count``, and get what they would get in it. None: they are the batch.
         """
@@ -102,6 +108,8 @@ class Augment:
         offsets = torch.randint(0, 2 * self.pad + 1, (2, count, 1), generator=generator)[:, number::parts]
         flips = torch.randint(0, 2, (count, 1), generator=generator)[number::parts].bool() & self.flip
         device = images.device
+        if self.crop is not None:
+            images = self.crop(images, generator, (number, parts, count))
         if self.pad:
             # All windows that there are, as a view: (B, C, rows, columns, H, W).
             windows = self._padded(images).unfold(2, H, 1).unfold(3, W, 1)
@@ -110,10 +118,10 @@ class Augment:
         if self.flip:
             flips = flips.view(B, 1, 1, 1).to(device, non_blocking=True)
             images = torch.where(flips, images.flip(3), images)
-        if self.policy not in ("none", "light") or self.erasing:
+        if self.changes:
             seeds = torch.randint(0, 2**62, (count,), generator=generator)[number::parts]
-            images = each_image(images, seeds, self.policy, self.erasing)
-        return normalise(images, mean, std)
+            images = self.changes(images, seeds)
+        return images
 
     def _padded(self, images: Tensor) -> Tensor:
         if self.pad_mode == "zero":

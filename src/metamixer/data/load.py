@@ -36,6 +36,7 @@ class ReadingOptions(TypedDict, total=False):
     white: int
     splits: Collection[Split]
     scale: tuple[Numbers, Numbers] | None
+    crops: bool
 
 
 def load(
@@ -90,7 +91,8 @@ def load(
             ``white`` (65535), the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
             ``splits``, those that are held in memory, all by default; images of the others are decoded when they are
             asked for. ``scale``, mean and standard deviation of the training images, if they are known: without it
-            those are decoded to find them.
+            those are decoded to find them. ``crops``, to leave training images on disk, because random crops are to be
+            cut out of all their pixels.
 
     Raises:
         DataError: says what came and what is accepted.
@@ -128,7 +130,7 @@ def load(
     if not inner or inner.startswith(PREFIX):
         raise DataError(f"{name!r} names no data set; {PREFIX} before one, as 'scenes:fashion-mini', works")
     # Standard sets have a size of their own; other images are brought to half of the scene's.
-    how = replace(how, splits=SPLITS, scale=None)  # scenes are drawn from all images
+    how = replace(how, splits=SPLITS, scale=None, crops=False)  # scenes are drawn from all images
     half = None if how.image_size is None or inner in STANDARD else pair([max(1, s // 2) for s in how.image_size])
     return make_scenes(source(inner, replace(how, image_size=half)), how.image_size, how.cache_limit_bytes)
 

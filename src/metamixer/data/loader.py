@@ -15,7 +15,7 @@ from metamixer.core.types import Batch
 from metamixer.data.augment import Augment, Scale, normalise
 from metamixer.data.class_sampling import ClassBatches, CompanionTable
 from metamixer.data.errors import DataError
-from metamixer.data.files.streaming import Read, Request, Stream, is_streamed
+from metamixer.data.files.streaming import FolderImages, Request, Stream
 from metamixer.data.image_set import Device, ImageSet
 
 
@@ -26,19 +26,20 @@ class TrainLoader:
     The order is seeded by the epoch, everything else by epoch and batch. So a run goes on in the middle of an
     epoch without drawing what came before, and without a saved state.
 
-    An incomplete last batch is dropped, unless it is the only one. Images on disk (:class:`FolderImages`) are
-    cropped at random while they are decoded, by worker processes, and the crop of ``augment`` is left out.
+    An incomplete last batch is dropped, unless it is the only one. Images on disk (:class:`FolderImages`) are decoded
+    by worker processes, and get what they would get in memory; a random crop is cut out of the file's own pixels.
 
     Args:
         images: the training images; a set on an accelerator is gathered there.
-        augment: crop and flip.
+        augment: what is done to the images.
         mean: of every channel, 255 = 1, as in ``Data.mean``.
         std: of every channel, as in ``Data.std``.
         batch_size: images in a batch, at least 1.
         seed: of order, augmentation and companions.
         companions: also give every image another one of its class, augmented independently.
-        device: where the batches go. Bytes are copied there and augmented there.
-        workers: processes that decode images on disk; the batches do not depend on it. 0: this process.
+        device: where the batches go. A set in memory is augmented where its pixels are.
+        workers: processes that decode images on disk, and change images one by one; the batches do not depend on it. 0:
+            this process.
         views: how many times the images of a batch are augmented, each time independently, so that every peer can see
             its own; the first is the batch's ``images``. 1: all peers see these.
         per_class: images of each class that a batch has (:class:`ClassBatches`), so that contrastive losses find
@@ -91,8 +92,10 @@ class TrainLoader:
         """Where batches are made: by this process from ``memory`` or from ``disk``, so that a step waits for all of
         it; or beside the step, on the ``device`` or by ``workers``.
         """
-        if is_streamed(self.images):
-            return "workers" if self.workers else "disk"
+        if self.workers and (isinstance(self.images, FolderImages) or self.augment.changes):
+            return "workers"
+        if isinstance(self.images, FolderImages):
+            return "disk"
         return "memory" if torch.device(self.device).type == "cpu" else "device"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -101,16 +104,14 @@ class TrainLoader:
             raise DataError(f"an epoch has {len(self)} batches, none to start from at {start}")
         rows = self._order(epoch)
         requests = [self._request(epoch, number, rows[number]) for number in range(start, len(self))]
-        for request, (shown, others) in zip(requests, self._read(requests), strict=True):
-            place = (epoch, request.number)
-            draw = generator(self.seed, "augment", *place)
-            all_rows = rows[request.number]
-            images = self._finish(shown[0], draw, len(all_rows))
+        for request, (shown, others) in zip(requests, self._stream.read(requests), strict=True):
+            images, *more = map(self._normalised, shown)
             labels = self.images.labels[request.rows].to(self.device, non_blocking=True)
-            companions = None if others is None else self._finish(others, draw, len(all_rows))
-            views = self._views(place, images, shown[1:], len(all_rows))
-            whole = None if self.share[1] == 1 else self.images.labels[all_rows].to(self.device, non_blocking=True)
-            yield Batch(images, labels, companions, views, whole)
+            whole = None
+            if self.share[1] > 1:
+                whole = self.images.labels[rows[request.number]].to(self.device, non_blocking=True)
+            companions = None if others is None else self._normalised(others)
+            yield Batch(images, labels, companions, (images, *more) if more else None, whole)
 
     def shared(self, number: int, parts: int) -> TrainLoader:
         """The loader of one process of ``parts``."""
@@ -123,35 +124,24 @@ class TrainLoader:
             return self._classes.draw(len(self), draw).unbind()
         return torch.split(torch.randperm(len(self.images), generator=draw), self.batch_size)[: len(self)]
 
-    def _views(
-        self, place: tuple[int, int], first: Tensor, others: Sequence[Tensor], count: int
-    ) -> tuple[Tensor, ...] | None:
-        """What every peer sees. Each view has a seed of its own, so that one more of them changes no other."""
-        if self.views == 1:
-            return None
-        draws = (generator(self.seed, "view", *place, view) for view in range(1, self.views))
-        return (first, *(self._finish(images, draw, count) for images, draw in zip(others, draws, strict=True)))
-
     def _request(self, epoch: int, number: int, rows: Tensor) -> Request:
         others, own = None, slice(self.share[0], None, self.share[1])
         if self.companions:
             others = self._table.draw(rows, generator(self.seed, "companions", epoch, number))[own]
-        return Request(rows[own], others, self.seed, epoch, number, self.views, again=self.per_class is not None)
-
-    def _read(self, requests: list[Request]) -> Iterator[Read]:
-        if self._stream is not None:
-            return self._stream.read(requests)
-        return (
-            (
-                (self.images.fetch(request.rows),) * self.views,
-                None if request.others is None else self.images.fetch(request.others),
-            )
-            for request in requests
+        return Request(
+            rows[own],
+            others,
+            self.augment,
+            self.seed,
+            epoch,
+            number,
+            self.views,
+            again=self.per_class is not None,
+            part=(*self.share, len(rows)),
         )
 
-    def _finish(self, images: Tensor, draw: torch.Generator, count: int) -> Tensor:
-        augment = self.augment if self._stream is None else replace(self.augment, pad=0)
-        return augment(images.to(self.device, non_blocking=True), *self._scale, draw, (*self.share, count))
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return normalise(pixels.to(self.device, non_blocking=True), *self._scale)
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
@@ -168,8 +158,10 @@ class TrainLoader:
         return CompanionTable(self.images.labels)
 
     @cached_property
-    def _stream(self) -> Stream | None:
-        return Stream(self.images, self.workers) if is_streamed(self.images) else None
+    def _stream(self) -> Stream:
+        if self.reading == "workers":
+            return Stream(self.images.to("cpu"), self.workers)
+        return Stream(self.images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,12 +210,8 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """The batches, without companions."""
         rows = self._rows
-        read: Iterator[Tensor]
-        if self._stream is not None:
-            read = (images for (images,), _ in self._stream.read([Request(part) for part in rows]))
-        else:
-            read = (self.images.fetch(part) for part in rows)
-        for part, images in zip(rows, read, strict=True):
+        read = self._stream.read([Request(part) for part in rows])
+        for part, ((images,), _) in zip(rows, read, strict=True):
             yield Batch(
                 normalise(images.to(self.device, non_blocking=True), *self._scale),
                 self.images.labels[part].to(self.device, non_blocking=True),
@@ -234,8 +222,8 @@ class EvalLoader:
         return _scale(self.mean, self.std, self.device)
 
     @cached_property
-    def _stream(self) -> Stream | None:
-        return Stream(self.images, self.workers) if is_streamed(self.images) else None
+    def _stream(self) -> Stream:
+        return Stream(self.images, self.workers if isinstance(self.images, FolderImages) else 0)
 
 
 def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:

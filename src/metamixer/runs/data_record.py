@@ -40,6 +40,8 @@ class DataRecord(BaseModel):
         name, root: of the recipe, absolute where they are places.
         classes, channels, size, mean, std: of the data.
         splits: those that there are, by name.
+        disk_crops: whether training images on disk are cropped at random without ``data.crop_scale``, as in runs that
+            began before there was this setting.
     """
 
     name: str
@@ -50,9 +52,10 @@ class DataRecord(BaseModel):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     splits: dict[str, Split]
+    disk_crops: bool = True
 
     @classmethod
-    def of(cls, data: Data, section: DataSection) -> DataRecord:
+    def of(cls, data: Data, section: DataSection, *, disk_crops: bool = False) -> DataRecord:
         """Of data that were loaded as the section says."""
         place = absolute(section)
         kind, path = without_kind(place.name)
@@ -66,6 +69,7 @@ class DataRecord(BaseModel):
             mean=tuple(data.mean),
             std=tuple(data.std),
             splits={part: _split(images, Path(path)) for part, images in splits.items() if images is not None},
+            disk_crops=disk_crops,
         )
 
     @classmethod
@@ -138,6 +142,7 @@ def load_data(
         white=data.white,
         splits=splits,
         scale=scale,
+        crops=data.crop_scale is not None,
     )
     return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 

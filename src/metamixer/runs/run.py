@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -27,8 +27,9 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.core.plan import Mixer
 from metamixer.core.text import clean
-from metamixer.data import DATASETS, Augment, Data, EvalLoader, ImageSet, TrainLoader
+from metamixer.data import DATASETS, Augment, Data, EvalLoader, FolderImages, ImageSet, TrainLoader
 from metamixer.data.image_set import evenly_spaced
+from metamixer.data.random_crop import RandomCrop
 from metamixer.data.sources.scenes import PREFIX
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
@@ -71,17 +72,10 @@ class Result:
 
 
 def augmentation(recipe: Recipe, data: Data) -> Augment:
-    """What is done to training images."""
-    section = recipe.data
-    if section.augment == "none":
-        return Augment(0, False, policy="none", erasing=section.erasing)
-    return Augment(
-        round(max(data.size) / 8) if section.pad is None else section.pad,
-        data.mirror if section.flip is None else section.flip,
-        section.pad_mode,
-        section.augment,
-        section.erasing,
-    )
+    """What is done to training images; ``DataError`` where they have no colours to change."""
+    augment = recipe.data.augmentation(round(max(data.size) / 8), data.mirror)
+    augment.changes.check(data.channels)
+    return augment
 
 
 def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:
@@ -165,8 +159,10 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     if data is None:
         check_before_data(recipe)
         data = load_data(recipe, section=section)
-    if (folder / "checkpoints").is_dir():
+    began, before = (folder / "checkpoints").is_dir(), DataRecord.read(folder)
+    if began:
         check_data(data, section, folder)
+    disk_crops = began and (before is None or before.disk_crops)
     if data.test is None and data.val is None:
         share = max(0.1, 2 * recipe.data.val_share)  # what is set already was too small to hold an image out
         raise RecipeError(f"data: neither a test nor a validation split; data.val_share={share:g} holds one out")
@@ -193,11 +189,14 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         if recipe.before and (folder / "recipe.yaml").is_file() and recipe.differences(read_recipe(folder)):
             (folder / "report.json").unlink(missing_ok=True)  # it says that a run has ended
         write_whole(folder / "recipe.yaml", recipe.as_yaml())
-        DataRecord.of(data, section).write(folder)
+        DataRecord.of(data, section, disk_crops=disk_crops).write(folder)
         write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
     plain = plain_loader(recipe, data, trainer.device) if is_auto(mixer) else None
-    fitted = trainer.fit(train_loader(recipe, data, trainer.device), val, plain=plain, resume=resume)
+    loader = train_loader(recipe, data, trainer.device)
+    if disk_crops and isinstance(data.train, FolderImages) and recipe.data.crop_scale is None:
+        loader = replace(loader, augment=replace(loader.augment, pad=0, crop=RandomCrop()))
+    fitted = trainer.fit(loader, val, plain=plain, resume=resume)
     return _finish(recipe, folder, data, trainer, fitted)
 
 

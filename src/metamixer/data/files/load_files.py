@@ -42,6 +42,7 @@ class Reading:
         fit, white: see :func:`~metamixer.data.read_image`.
         splits: those whose pixels are wanted in memory; images of the others are decoded when they are asked for.
         scale: mean and standard deviation of the training images, if they are known: those are then not looked at.
+        crops: training images stay on disk, to cut random crops out of all their pixels.
     """
 
     image_size: tuple[int, int] | None = None
@@ -52,6 +53,7 @@ class Reading:
     white: int = WHITE
     splits: Collection[Split] = SPLITS
     scale: tuple[Numbers, Numbers] | None = None
+    crops: bool = False
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
@@ -140,6 +142,7 @@ class Found:
     def prepare(self, how: Reading) -> Callable[[Split, ImageSet], ImageSet]:
         """Decodes what is wanted in memory, and fits."""
         wanted = {*how.splits, *(() if how.scale else ("train",))} if self.cached else set()
+        wanted -= {"train"} if how.crops else set()
         return lambda part, images: decoded(images) if part in wanted else images
 
 
@@ -172,10 +175,10 @@ def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[st
     for part, (files, labels) in parts.items():
         rows = torch.tensor(list(headers[part]), dtype=torch.int64)
         images = FolderImages(
-            files, rows, labels[rows], classes, channels, size, fit=how.fit, white=how.white, part=part, fits=cached
+            files, rows, labels[rows], classes, channels, size, fit=how.fit, white=how.white, part=part
         )
         found[part] = images
-        if how.on_error == "skip" and cached:
+        if how.on_error == "skip" and cached and not how.crops:
             found[part] = _decode(images, bad)
         elif how.on_error == "skip":
 

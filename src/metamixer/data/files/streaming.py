@@ -1,23 +1,24 @@
-"""Images on disk, decoded when a batch asks for them: for folders that do not fit into memory."""
+"""Images on disk, decoded when a batch asks for them, and batches made by processes beside the training."""
 
 from __future__ import annotations
 
 import errno
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from metamixer.core.seeding import generator
+from metamixer.data.augment import Augment
 from metamixer.data.errors import ImageError, WorkerError
-from metamixer.data.files.image_file import WHITE, Box, Crop, Fit, Source, read_image
+from metamixer.data.files.image_file import WHITE, Crop, Fit, Source, read_image
 from metamixer.data.image_set import Device, ImageSet, check_labels
+from metamixer.data.random_crop import RandomCrop
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +32,8 @@ class FolderImages:
         classes: the name of every class.
         channels: 1 or 3.
         size: height and width that every image is brought to.
-        area: the least and largest share of an image that a training crop covers.
-        fit, white: see :func:`metamixer.data.read_image`; training crops have no ``fit``.
+        fit, white: see :func:`metamixer.data.read_image`; random crops have no ``fit``.
         part: what the files are called in messages, if they have no path.
-        fits: they would fit into memory, and are on disk only because few of them are wanted: a training loader
-            treats them as images in memory.
 
     Raises:
         DataError: a label has no class, or not every image has one.
@@ -47,11 +45,9 @@ class FolderImages:
     classes: tuple[str, ...]
     channels: int
     size: tuple[int, int]
-    area: tuple[float, float] = (0.08, 1.0)
     fit: Fit = "crop"
     white: int = WHITE
     part: str = "image"
-    fits: bool = False
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.rows), self.classes)
@@ -67,19 +63,13 @@ class FolderImages:
         """
         return torch.stack([self.image(row) for row in self.rows[indices].tolist()])
 
-    def crops(self, indices: Tensor, seed: int, *purpose: str | int) -> Tensor:
+    def crops(self, indices: Tensor, crop: RandomCrop, seed: int, *purpose: str | int) -> Tensor:
         """A random part of each image, resized: ``(B,)`` int64 -> ``(B, C, H, W)`` uint8.
 
-        The Inception crop (Szegedy et al., arXiv 1409.4842): a random share of the area, a ratio of the sides
-        from 3:4 to 4:3. Seeded for every image by ``purpose`` and its index, so that it matters not which
-        process draws.
+        Seeded for every image by ``purpose`` and its index, so that it matters not which process draws.
         """
-        return torch.stack(
-            [
-                self.image(int(self.rows[index]), random_crop(self.area, generator(seed, *purpose, index)))
-                for index in indices.tolist()
-            ]
-        )
+        draws = [crop.draw(generator(seed, *purpose, index)) for index in indices.tolist()]
+        return torch.stack([self.image(row, one) for row, one in zip(self.rows[indices].tolist(), draws, strict=True)])
 
     def subset(self, indices: Tensor) -> FolderImages:
         """The set of the images ``indices``, in that order."""
@@ -96,53 +86,29 @@ class FolderImages:
         return torch.from_numpy(found)
 
 
-def is_streamed(images: ImageSet) -> TypeGuard[FolderImages]:
-    """Whether batches are decoded from disk because the set does not fit into memory."""
-    return isinstance(images, FolderImages) and not images.fits
-
-
-def random_crop(area: tuple[float, float], draw: torch.Generator) -> Crop:
-    """Ten tries to place a part of a random share of the area and a random ratio; else the whole image.
-
-    >>> box = random_crop((0.25, 0.25), torch.Generator().manual_seed(0))(100, 100)
-    >>> round((box[2] - box[0]) * (box[3] - box[1]))
-    2500
-    """
-    tries = torch.rand(10, 4, generator=draw, dtype=torch.float64).tolist()
-
-    def crop(width: int, height: int) -> Box:
-        for share, stretch, x, y in tries:
-            pixels = width * height * (area[0] + share * (area[1] - area[0]))
-            ratio = math.exp((2 * stretch - 1) * math.log(4 / 3))
-            w, h = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
-            if w <= width and h <= height:
-                left, top = x * (width - w), y * (height - h)
-                return left, top, left + w, top + h
-        return 0, 0, width, height
-
-    return crop
-
-
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A batch to read: image indices, those of the companions or None, and what seeds the crops.
+    """A batch to read: image indices, those of the companions or None, and what is done to the images.
 
-    Without an epoch the images are read as they are evaluated. ``views``: how many crops of every image. ``again``: an
-    image may come in several batches of an epoch, and has other crops in each.
+    Without ``augment`` they are read as they are evaluated. ``views``: how many times every image is augmented.
+    ``again``: an image may come in several batches of an epoch, and has other crops in each. ``part``: see
+    :meth:`~metamixer.data.Augment.pixels`.
     """
 
     rows: Tensor
     others: Tensor | None = None
+    augment: Augment | None = None
     seed: int = 0
-    epoch: int | None = None
+    epoch: int = 0
     number: int = 0
     views: int = 1
     again: bool = False
+    part: tuple[int, int, int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Numbers, because a tensor would go to a worker through shared memory: see _Reader.
         others = None if self.others is None else self.others.tolist()
-        place = (self.seed, self.epoch, self.number, self.views, self.again)
+        place = (self.augment, self.seed, self.epoch, self.number, self.views, self.again, self.part)
         return _request, (self.rows.tolist(), others, *place)
 
 
@@ -156,7 +122,7 @@ Read = tuple[tuple[Tensor, ...], Tensor | None]
 
 @dataclass(frozen=True, eq=False)
 class _Reader(Dataset[Read | ImageError]):
-    images: FolderImages
+    images: ImageSet
 
     def __getitem__(self, request: Request) -> Read | ImageError:
         """The batch as a worker process hands it over; a damaged file as a value, or torch makes a traceback of it."""
@@ -172,30 +138,42 @@ class _Reader(Dataset[Read | ImageError]):
 
     def read(self, request: Request) -> Read:
         """The batch."""
-        if request.epoch is None:
+        if request.augment is None:
             return (self.images.fetch(request.rows),), None
-        place = (request.epoch, request.number) if request.again else (request.epoch,)
-        purposes = [("crop", *place), *(("view crop", view, *place) for view in range(1, request.views))]
-        shown = tuple(self.images.crops(request.rows, request.seed, *purpose) for purpose in purposes)
-        if request.others is None:
-            return shown, None
-        purpose = ("companion crop", request.epoch, request.number)
-        return shown, self.images.crops(request.others, request.seed, *purpose)
+        place = (request.epoch, request.number)
+        again = place if request.again else place[:1]
+        draw = generator(request.seed, "augment", *place)
+        shown = [self._augmented(request, request.rows, draw, "crop", *again)]
+        others = None
+        if request.others is not None:
+            others = self._augmented(request, request.others, draw, "companion crop", *place)
+        for view in range(1, request.views):  # each has a seed of its own, so that one more of them changes no other
+            draw = generator(request.seed, "view", *place, view)
+            shown.append(self._augmented(request, request.rows, draw, "view crop", view, *again))
+        return tuple(shown), others
+
+    def _augmented(self, request: Request, rows: Tensor, draw: torch.Generator, *purpose: str | int) -> Tensor:
+        augment, images = request.augment, self.images
+        assert augment is not None  # noqa: S101
+        if augment.crop is None or not isinstance(images, FolderImages):
+            return augment.pixels(images.fetch(rows), draw, request.part)
+        pixels = images.crops(rows, augment.crop, request.seed, *purpose)
+        return replace(augment, crop=None).pixels(pixels, draw, request.part)
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Reads batches from disk in the order of the requests, by this process or by workers that stay alive.
+    """Reads and augments batches in the order of the requests, by this process or by workers that stay alive.
 
     A worker is handed whole requests that say all that matters, so that neither the number of workers nor the
     epochs read before change a pixel.
     """
 
-    images: FolderImages
+    images: ImageSet
     workers: int = 0
 
     def read(self, requests: list[Request]) -> Iterator[Read]:
-        """For every request images and companions, on the CPU.
+        """For every request images and companions, on the CPU, or where a set in memory is.
 
         Raises:
             ImageError: names the first file that cannot be read.

@@ -1,0 +1,81 @@
+"""The Inception crop: a random part of each image, resized, from files or from a batch in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metamixer.data.errors import DataError
+from metamixer.data.files.image_file import Box, Crop
+
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random share of the area at a random ratio of the sides (Szegedy et al., arXiv 1409.4842).
+
+    Args:
+        scale: the least and the largest share of the area.
+        ratio: the least and the largest width divided by height, drawn log-uniformly.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise DataError(f"crop_scale={list(self.scale)}: expected [least, largest] share of the area, above 0 to 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise DataError(f"crop_ratio={list(self.ratio)}: expected [least, largest] width : height, above 0")
+
+    def draw(self, draw: torch.Generator) -> Crop:
+        """Ten tries to place a part of a random area and ratio; else the whole image.
+
+        >>> box = RandomCrop((0.25, 0.25)).draw(torch.Generator().manual_seed(0))(100, 100)
+        >>> round((box[2] - box[0]) * (box[3] - box[1]))
+        2500
+        """
+        tries = torch.rand(_TRIES, 4, generator=draw, dtype=torch.float64)
+
+        def crop(width: int, height: int) -> Box:
+            left, top, w, h = self._boxes(tries[None], width, height)[0].tolist()
+            return left, top, left + w, top + h
+
+        return crop
+
+    def __call__(self, images: Tensor, draw: torch.Generator, part: tuple[int, int, int]) -> Tensor:
+        """``(B, C, H, W)`` -> the same shape and type, each image cropped by itself and resized (bilinear).
+
+        Args:
+            images: on any device.
+            draw: a CPU generator.
+            part: ``(number, parts, count)``, as of :class:`~metamixer.data.Augment`.
+        """
+        number, parts, count = part
+        H, W = images.shape[2:]
+        tries = torch.rand(count, _TRIES, 4, generator=draw, dtype=torch.float64)[number::parts]
+        left, top, w, h = (self._boxes(tries, W, H) / torch.tensor([W, H, W, H])).T
+        zero = torch.zeros_like(w)
+        places = torch.stack([w, zero, 2 * left + w - 1, zero, h, 2 * top + h - 1], 1).view(-1, 2, 3)
+        grid = F.affine_grid(places.float().to(images.device), list(images.shape), align_corners=False)
+        found = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+        return found if images.is_floating_point() else found.round_().to(images.dtype)
+
+    def _boxes(self, tries: Tensor, width: int, height: int) -> Tensor:
+        """``(B, tries, 4)`` in [0, 1) -> ``(B, 4)``: left, top, width, height of the first try that fits."""
+        share, stretch, x, y = tries.unbind(-1)
+        area = width * height * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
+        low, high = map(math.log, self.ratio)
+        ratio = ((low + high) / 2 + (2 * stretch - 1) * (high - low) / 2).exp()
+        w, h = (area * ratio).sqrt(), (area / ratio).sqrt()
+        fits = (w <= width) & (h <= height)
+        first = fits.int().argmax(1, keepdim=True)
+        boxes = torch.stack([x * (width - w), y * (height - h), w, h], -1)
+        found = boxes.take_along_dim(first[..., None], 1)[:, 0]
+        whole = torch.tensor([0, 0, width, height], dtype=found.dtype)
+        return torch.where(fits.any(1, keepdim=True), found, whole)
