@@ -212,6 +212,12 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path):
     assert "| dml | none | 1 |" in table
 
 
+def test_a_network_that_does_not_exist_is_told_before_the_first_run(tmp_path):
+    study = Study.read(write(tmp_path / "study.json", {**CONTENT, "networks": {"typo": ["peers=[resnt8, resnet8]"]}}))
+    with pytest.raises(RecipeError, match=r"peers\.0: 'resnt8' is not a network"):
+        conduct(study, tmp_path / "study", ended=lambda run: pytest.fail("it ran"))
+
+
 def test_two_calls_in_one_folder_and_other_threads_are_refused(tmp_path):
     from metamixer.studies.run_study import _alone
 

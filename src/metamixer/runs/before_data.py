@@ -9,18 +9,28 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.core.machine import available_memory
 from metamixer.models.factory import UnknownModel, check_exists
 from metamixer.training.auto_strength import AutoStrength
+from metamixer.training.distributed import device_of
+from metamixer.training.half_precision import warn_if_slow
 
 
 def check_before_data(recipe: Recipe) -> None:
-    """Refuse networks that do not exist, weights that are not there, images too large for the memory, and too few
-    validations for a strength that follows them.
+    """Refuse networks and devices that do not exist, weights that are not there, images too large for the memory, and
+    too few validations for a strength that follows them.
 
     Raises:
         RecipeError: a line for each fault.
+
+    Warns:
+        UserWarning: the precision is slower than float32 here.
     """
     wrong = [*_networks(recipe), *_memory(recipe), *_strength(recipe)]
+    try:
+        device = device_of(recipe.train.accelerator).type
+    except ValueError as error:
+        wrong.append(f"train.{error}")
     if wrong:
         raise RecipeError("\n".join(wrong))
+    warn_if_slow(recipe.train.precision, device)
 
 
 def _networks(recipe: Recipe) -> list[str]:

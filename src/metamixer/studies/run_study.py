@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
+from metamixer.runs.before_data import check_before_data
 from metamixer.studies.estimate import Left
 from metamixer.studies.local_runner import Ended, run_all
 from metamixer.studies.plan import Jobs, Plan
@@ -63,7 +64,8 @@ def conduct(
         remains: is called with what is left, before the first run starts and whenever one has ended, before ``ended``.
 
     Raises:
-        RecipeError: another call works in the folder, or the threads would change in the middle of it.
+        RecipeError: another call works in the folder, the threads would change in the middle of it, or a network of a
+            run does not exist.
         Halted: a signal came.
     """
     if nice and (engine == "ray" or not hasattr(os, "nice")):
@@ -100,6 +102,8 @@ def conduct(
             ended(Ended(cell, 0.0))
         remains(plan.left({}))
         if (waiting := plan.waiting) and not table_only:
+            for cell in waiting if engine == "processes" else ():
+                check_before_data(cell.recipe)
             write_whole(folder / "threads", f"{plan.threads}\n")
             measure = study.content.measure
             if engine == "ray":

@@ -56,7 +56,7 @@ class ProcessGrid:
             )
         self._timeout = timedelta(minutes=settings.timeout)
         self._fabric: Any = _fabric(settings, devices, nodes, self._timeout) if world > 1 else None
-        self.device: torch.device = self._fabric.device if self._fabric else _device(settings.accelerator)
+        self.device: torch.device = self._fabric.device if self._fabric else device_of(settings.accelerator)
         """Where this process computes."""
         self._half = HALF.get(settings.precision)
         self.groups, self.shares = groups, world // groups
@@ -240,7 +240,7 @@ def _in_a_line(error: RuntimeError) -> str:
     return re.sub(r"^\[[^\]]*\] ", "", str(error).splitlines()[0]).partition(". ")[0][:200]
 
 
-def _device(accelerator: str) -> torch.device:
+def device_of(accelerator: str) -> torch.device:
     """The device of a run of one process; ValueError if there is none of that kind."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(name for name in there if there[name]) if accelerator == "auto" else accelerator

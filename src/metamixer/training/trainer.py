@@ -24,6 +24,7 @@ from metamixer.training.batches import Batches, HeldOut, held_out, training_batc
 from metamixer.training.callbacks import Callback, EpochRecord, Start, StepRecord
 from metamixer.training.class_weights import weights_of
 from metamixer.training.distributed import ProcessGrid
+from metamixer.training.half_precision import warn_if_slow
 from metamixer.training.interrupt import Interrupted, Watch
 from metamixer.training.nan_checks import not_finite
 from metamixer.training.optimizer import Optim
@@ -147,6 +148,8 @@ class Trainer:
             raise TrainingError(f"patience={self.settings.patience} needs validation data; accepted without is None")
         strength = self._strength(val, plain)
         self.grid.launch()
+        if self.grid.is_first:
+            warn_if_slow(self.settings.precision, self.device.type)
         try:
             with self.grid.naming_lost_processes():
                 return self._fit(train, None if val is None else held_out(val, self.grid), strength, resume)
