@@ -158,6 +158,36 @@ def test_a_pipe_gets_few_lines(epochs, lines):
     assert text[-1].startswith(f"epoch {epochs}/{epochs}  validation {figures}")
 
 
+def test_a_pipe_gets_a_line_every_thirty_seconds_inside_of_an_epoch():
+    clock, target = [0.0], Console(file=StringIO(), width=200)
+    progress = Progress(target, "run:", clock=lambda: clock[0])
+    progress.on_start(Start(2, 100, 0, NAMES))
+    for step in range(100):
+        clock[0] += 1.0
+        progress.on_step(StepRecord(1, step + 1, 32, {}, 0.1, 0.5, 1.0))
+    assert target.file.getvalue().splitlines() == [
+        "run: epoch 1/2  step 30/200  32 images/s (waits for data 50 % of the time)  0:02:50 left",
+        "run: epoch 1/2  step 60/200  32 images/s (waits for data 50 % of the time)  0:02:20 left",
+        "run: epoch 1/2  step 90/200  32 images/s (waits for data 50 % of the time)  0:01:50 left",
+    ]
+
+
+def test_loops_inside_of_the_training_move():
+    target, seen = Console(file=StringIO(), force_terminal=True, width=120, _environ={}), []
+    progress = Progress(target, clock=lambda: 0.0, otherwise=lambda *loop: seen.append(loop))
+    progress.on_start(Start(1, 1, 0, NAMES))
+    progress.on_step(StepRecord(1, 1, 32, {}, 0.1, 0.0, 1.0))
+    assert "validating" in shown(progress.view())
+    progress.watch("evaluating", 3, 9)
+    assert "evaluating 3/9" in shown(progress.view())
+    progress.watch("evaluating", 9, 9)
+    assert "evaluating" not in shown(progress.view())
+    assert not seen
+    progress.on_end()
+    progress.watch("evaluating", 3, 9)
+    assert seen == [("evaluating", 3, 9)]
+
+
 def test_a_pipe_gets_training_accuracy_without_validation():
     clock, target = [0.0], Console(file=StringIO(), width=200)
     drive(Progress(target, clock=lambda: clock[0]), clock, epochs=1, first=5, val=False)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+BETWEEN_LINES = 30.0
+"""Seconds between two lines of a log."""
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console on what is stdout or stderr at this moment. Files and pipes get lines as long as they are."""
     from rich.console import Console

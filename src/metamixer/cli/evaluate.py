@@ -101,7 +101,7 @@ def evaluate(
                 None if boxes == "auto" else Path(str(boxes)),
                 held_out_boxes,
                 limit=limit,
-                progress=None if progress is None else partial(progress, "activation maps"),
+                progress=partial(progress, "activation maps"),
             )
 
         found = assess_run(

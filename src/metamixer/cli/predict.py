@@ -33,6 +33,7 @@ def predict(
     from metamixer.cli.exit_codes import DATA
     from metamixer.cli.predictions import collect, predictions, write
     from metamixer.config.yaml_file import RecipeError
+    from metamixer.core.progress import watched
     from metamixer.core.text import counted
     from metamixer.export.load_model import load
 
@@ -43,7 +44,8 @@ def predict(
         raise RecipeError(f"--top {top}: the network knows {len(classifier.classes)} classes, so 1 to that many")
     files = collect(paths)
     failed: list[ImageError] = []
-    found = list(predictions(classifier, files, failed, on_error, resolved(device)))
+    answers = predictions(classifier, files, failed, on_error, resolved(device))
+    found = list(watched(answers, "classifying", len(files)))
     for error in failed[:20]:
         say(f"not read: {error}", style="yellow", stderr=True)
     if failed:

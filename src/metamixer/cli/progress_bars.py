@@ -1,4 +1,4 @@
-"""Bars on stderr for what takes longer than a moment, where that is a terminal."""
+"""Bars on stderr for what takes longer than a moment; in a log a line now and then."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from metamixer.cli.console import console
+from metamixer.cli.waiting import Waiting
 from metamixer.core.progress import watched_by
 from metamixer.evaluation.robustness.robustness import Progress
 
 
 @contextmanager
-def bars(first: str) -> Iterator[Progress | None]:
+def bars(first: str) -> Iterator[Progress]:
     """A bar for each stage that reports, progress(stage, done, total); until one does, ``first`` moves with its time.
 
-    None where stderr is no terminal.
+    Lines, where stderr is no terminal.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     target = console(stderr=True)
     if not target.is_terminal:
-        yield None
+        waiting = Waiting()
+        with watched_by(waiting):
+            yield waiting
         return
     columns = (TextColumn("{task.description}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
     with Bars(*columns, TimeRemainingColumn(), console=target, transient=True) as shown:
-        waiting = shown.add_task(first, total=None)
+        begun = shown.add_task(first, total=None)
 
         def progress(stage: str, done: int, total: int) -> None:
-            shown.update(waiting, visible=False)
+            shown.update(begun, visible=False)
             if stage not in tasks:
                 tasks[stage] = shown.add_task(stage, total=total)
             shown.update(tasks[stage], completed=done, total=total)

@@ -12,9 +12,11 @@ from metamixer.cli.exit_codes import Stopped, allowed_again, resume_command
 from metamixer.cli.recipe_args import Sugar, folder_name, recipe_of
 from metamixer.cli.result_tables import result_table, result_text
 from metamixer.cli.training_progress import Progress
+from metamixer.cli.waiting import Waiting
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
+from metamixer.core.progress import watched_by
 from metamixer.core.text import clean, counted, listed
 from metamixer.data import Data, WorkerError
 from metamixer.runs.before_data import advice, check_before_data
@@ -141,8 +143,14 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
 
 
 def _follow(recipe: Recipe, folder: Path, data: Data, resume: bool, quiet: bool, title: str) -> Result:
-    callbacks = () if quiet else (Progress(console(), title),)
-    return follow(recipe, folder, resume=resume, callbacks=callbacks, data=data)
+    with contextlib.closing(Waiting()) as waiting:
+        progress = Progress(console(), title, otherwise=waiting)
+        with watched_by(_unseen if quiet else progress.watch):
+            return follow(recipe, folder, resume=resume, callbacks=() if quiet else (progress,), data=data)
+
+
+def _unseen(what: str, done: int, total: int) -> None:
+    """Shows nothing."""
 
 
 def _clear(folder: Path) -> None:

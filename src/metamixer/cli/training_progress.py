@@ -15,7 +15,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from metamixer.cli.console import say
+from metamixer.cli.console import BETWEEN_LINES, say
+from metamixer.core.progress import Watcher
 from metamixer.core.text import clean, percent
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Progress:
         title: stands before the epoch.
         every: seconds between two looks at the device.
         clock: gives seconds.
+        otherwise: shows loops inside of the training where there is no bar.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Progress:
         title: str = "",
         every: float = 0.25,
         clock: Callable[[], float] = time.perf_counter,
+        otherwise: Watcher = lambda *_: None,
     ) -> None:
         self._console, self._title, self._every, self._clock = console, title, every, clock
         self._live: Live | None = None
@@ -60,6 +63,7 @@ class Progress:
         self._val: list[Score] = []
         self._val_epoch = self._done_epoch = 0
         self._validating = Spinner("line", "validating")
+        self._loop, self._otherwise = "", otherwise
         self._epoch, self._rate, self._waiting = 0, 0.0, 0.0
         self._helped = False
         self._seen, self._waited, self._seconds = 0, 0.0, 0.0
@@ -71,7 +75,7 @@ class Progress:
         self._first = self._step = start.step
         self._total = start.epochs * start.steps_per_epoch
         self._epoch = min(start.epochs, start.step // start.steps_per_epoch + 1)
-        self._began = self._looked = self._at = self._clock()
+        self._began = self._looked = self._at = self._said = self._clock()
         if self._console.is_terminal:
             self._live = Live(get_renderable=self.view, console=self._console, refresh_per_second=4)
             self._live.start()
@@ -86,15 +90,26 @@ class Progress:
         self._waited += record.waited
         self._seconds += record.seconds
         now = self._clock()
-        if self._live is None or now - self._looked < self._every:
+        if now - self._looked < (BETWEEN_LINES if self._live is None else self._every):
             return
-        self._terms = {name: values.tolist() for name, values in record.terms.items()}
         rate = self._seen / max(self._seconds, 1e-9)
         share = self._waited / max(self._seconds, 1e-9)
         old = 0.7 if self._rate else 0.0
         self._rate = old * self._rate + (1 - old) * rate
         self._waiting = old * self._waiting + (1 - old) * share
         self._seen, self._waited, self._seconds, self._looked = 0, 0.0, 0.0, now
+        if self._live is None:
+            if now - self._said >= BETWEEN_LINES:
+                self._say(f"epoch {self._epoch}/{self._start.epochs}  step {self._step}/{self._total}  {self._speed()}")
+            return
+        self._terms = {name: values.tolist() for name, values in record.terms.items()}
+
+    def watch(self, what: str, done: int, total: int) -> None:
+        """A loop inside of the training, such as a validation, or after it: see :mod:`metamixer.core.progress`."""
+        if self._live is None:
+            self._otherwise(what, done, total)
+        else:
+            self._loop = f"{what} {done}/{total}" if done < total else ""
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Take over the accuracies; without a bar, print one of the few lines. Say once what helps against waiting."""
@@ -116,10 +131,7 @@ class Progress:
             else:
                 pairs = zip(self._names, self._train, strict=False)
                 metrics = "training " + ", ".join(f"{name} {percent(share)}" for name, share in pairs)
-            speed = f"{self._rate:,.0f} images/s"
-            if self._waiting > _MUCH:
-                speed += f" (waits for data {100 * self._waiting:.0f} % of the time)"
-            self._say(f"epoch {record.epoch}/{self._start.epochs}  {metrics}  {speed}  {self._left()}")
+            self._say(f"epoch {record.epoch}/{self._start.epochs}  {metrics}  {self._speed()}")
         self._help(record)
 
     def on_end(self) -> None:
@@ -131,6 +143,7 @@ class Progress:
     def view(self) -> RenderableType:
         """The bar, what the time goes to, and a line for each peer."""
         validating = self._step == self._epoch * self._start.steps_per_epoch and self._done_epoch < self._epoch
+        self._validating.update(text=self._loop or "validating")
         bar = Table.grid(padding=(0, 2))
         for _ in range(4):
             bar.add_column(no_wrap=True)
@@ -138,7 +151,7 @@ class Progress:
             Text(f"{clean(self._title)} epoch {self._epoch}/{self._start.epochs}".strip(), style="bold"),
             ProgressBar(total=max(1, self._total), completed=self._step, width=28),
             Text(self._left()),
-            *([self._validating] if validating else []),
+            *([self._validating] if validating or self._loop else []),
         )
         peers = Table.grid(padding=(0, 2))
         rows = [self._row(index) for index in range(len(self._names))]
@@ -186,6 +199,10 @@ class Progress:
         self._helped = True
         self._say(f"hint: the steps wait for data {100 * record.waiting:.0f} % of the time; {help_}")
 
+    def _speed(self) -> str:
+        waits = f" (waits for data {100 * self._waiting:.0f} % of the time)" if self._waiting > _MUCH else ""
+        return f"{self._rate:,.0f} images/s{waits}  {self._left()}"
+
     def _left(self) -> str:
         done = self._step - self._first
         if not done or self._step >= self._total:
@@ -198,3 +215,4 @@ class Progress:
 
     def _say(self, text: str) -> None:
         say(f"{self._title} {text}".strip(), console_=self._console)
+        self._said = self._clock()

@@ -1,4 +1,4 @@
-"""What is shown while images are read: nothing for two seconds, then a line that moves, or lines in a log."""
+"""What is shown of loops: nothing for two seconds, then a line that moves, or lines in a log."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from metamixer.cli.console import console
+from metamixer.cli.console import BETWEEN_LINES, console
 
 _PATIENCE = 2.0
-_BETWEEN_LINES = 30.0
 
 
 class Waiting:
@@ -27,15 +26,17 @@ class Waiting:
         self._clock, self._target = clock, target
         self._live: Live | None = None
         self._began = self._said = 0.0
+        self._at = ("", 0)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """``done`` of ``total``; the first call of a loop has 0."""
+        """``done`` of ``total``; a loop begins with 0, with fewer than before, or under another name."""
         now = self._clock()
-        if done == 0:
-            self._began, self._said = now, now + _PATIENCE - _BETWEEN_LINES
+        if not done or what != self._at[0] or done < self._at[1]:
+            self._began, self._said = now, now + _PATIENCE - BETWEEN_LINES
+        self._at = what, done
         if done >= total:
             self.close()
-        elif now - self._said >= _BETWEEN_LINES or self._live is not None:
+        elif now - self._said >= BETWEEN_LINES or self._live is not None:
             self._show(what, done, total, now)
 
     def close(self) -> None:

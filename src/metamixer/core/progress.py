@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from operator import length_hint
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,8 +25,8 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def watched(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """The items, each reported after it was used.
+def watched(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The items, each reported after it was used; ``total`` None: as many as they say that they are.
 
     >>> seen = []
     >>> with watched_by(lambda what, done, total: seen.append((what, done, total))):
@@ -34,7 +35,8 @@ def watched(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     >>> seen
     [('reading', 0, 2), ('reading', 1, 2), ('reading', 2, 2)]
     """
-    watcher = _watcher.get()
+    total = length_hint(items) if total is None else total
+    watcher = _watcher.get() if total else None
     if watcher is not None:
         watcher(what, 0, total)
     for done, item in enumerate(items, 1):

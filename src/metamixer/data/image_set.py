@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metamixer.core.progress import watched
 from metamixer.data.errors import DataError
 
 Device = torch.device | str
@@ -154,7 +155,7 @@ def statistics(images: Tensor | ImageSet, limit: int = 10_000) -> tuple[Numbers,
     """
     chosen = evenly_spaced(len(images), limit)
     counts = torch.zeros(images.shape[1] if isinstance(images, Tensor) else images.channels, 256, dtype=torch.float64)
-    for part in torch.split(chosen, 64):
+    for part in watched(torch.split(chosen, 64), "measuring mean and deviation"):
         pixels = images[part.to(images.device)] if isinstance(images, Tensor) else images.fetch(part)
         for channel, count in enumerate(counts):
             count += torch.bincount(pixels[:, channel].flatten(), minlength=256).cpu()
@@ -199,7 +200,8 @@ def overlap(first: TensorImages, second: TensorImages) -> int:
     """How many images of ``second`` are, pixel for pixel, also in ``first``."""
 
     def prints(images: Tensor) -> list[bytes]:
-        return [blake2b(image.tobytes(), digest_size=16).digest() for image in images.cpu().numpy()]
+        every = watched(images.cpu().numpy(), "looking for copies")
+        return [blake2b(image.tobytes(), digest_size=16).digest() for image in every]
 
     known = set(prints(first.images))
     return sum(digest in known for digest in prints(second.images))

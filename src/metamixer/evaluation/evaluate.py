@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.labels import class_indices
 from metamixer.core.probabilities import log_mean
+from metamixer.core.progress import watched
 from metamixer.core.types import Batch, on_device_of
 from metamixer.evaluation.networks import ENSEMBLE, Panel
 from metamixer.evaluation.report import Report as Report
@@ -47,7 +48,7 @@ def evaluate(
     right, right5, nll = (torch.zeros(rows) for _ in range(3))
     agreed = torch.zeros(())
     try:
-        for batch in on_device_of(cohort, batches):
+        for batch in on_device_of(cohort, watched(batches, "evaluating")):
             with precision or nullcontext():
                 logits = cohort(batch.images).logits
             logs = logits.float().log_softmax(-1)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metamixer.core.progress import watched
 from metamixer.core.seeding import generator
 from metamixer.data import ImageSet
 from metamixer.export.errors import ExportError, need
@@ -107,7 +108,7 @@ def compare(float_path: Path, path: Path, split: str, images: ImageSet, calibrat
     cpu = torch.device("cpu")
     plain, small = read_onnx(float_path, cpu), read_onnx(path, cpu)
     right = right_int8 = same = 0
-    for chosen in torch.split(torch.arange(len(images)), 64):
+    for chosen in watched(torch.split(torch.arange(len(images)), 64), "comparing with int8"):
         pixels, labels = images.fetch(chosen).cpu(), images.labels[chosen]
         first, second = plain(pixels).argmax(-1), small(pixels).argmax(-1)
         right += int((first == labels).sum())

@@ -21,7 +21,7 @@ from metamixer.models.ensemble import Ensemble
 from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
 from metamixer.runs.data_record import DataRecord, data_of
-from metamixer.runs.run import known_scale, load_checkpoint, read_recipe
+from metamixer.runs.run import load_checkpoint, read_recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def choose(folder: Path, peer: str = "best", *, data: str | None = None, check: 
     if not (peer in ("best", "leader", "ensemble") or peer.isdecimal()):
         raise RecipeError(f"--peer {peer}: expected best, leader, ensemble or the number of a peer")
     recipe = read_recipe(folder)
-    found = data_of(recipe, folder, data, splits=(), scale=known_scale(folder)) if check else _stand_in(recipe, folder)
+    found = data_of(recipe, folder, data, splits=()) if check else _stand_in(recipe, folder)
     chosen = _deployed(folder, recipe, found) if peer == "best" else _from_checkpoint(folder, peer, recipe, found)
     return replace(chosen, random=not check)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metamixer.core.labels import soft_targets
+from metamixer.core.progress import watched
 from metamixer.core.ranges import Positive, Weight, checked
 from metamixer.core.types import Batch, Outputs, Terms
 from metamixer.losses.base import Loss
@@ -109,7 +110,7 @@ class KDCL(Loss):
         training, sums, images = cohort.training, None, 0
         cohort.eval()
         try:
-            for batch in held_out:
+            for batch in watched(held_out, "weighing the peers"):
                 outputs: Outputs = cohort(batch.images)
                 errors = outputs.logits.softmax(-1) - soft_targets(batch.labels, outputs.logits.shape[-1])
                 products = errors.flatten(1) @ errors.flatten(1).T

@@ -173,23 +173,23 @@ def data_of(
     at: str | None = None,
     *,
     splits: Collection[SplitName] = SPLITS,
-    scale: Scale | None = None,
     check: bool = True,
 ) -> Data:
-    """The data of a run, which are those that it had.
+    """The data of a run, which are those that it had. Mean and deviation are those of its record.
 
     Args:
         recipe: of the run.
         folder: of the run.
         at: where they are now; None: where they were.
-        splits, scale: see :func:`load_data`.
+        splits: see :func:`load_data`.
         check: compare classes, validation and test images with the run's record.
 
     Raises:
         DataError: they are gone or others than they were.
     """
     section = section_of(recipe, folder, at)
-    data = load_data(recipe, splits, scale, section=section)
+    record = DataRecord.read(folder)
+    data = load_data(recipe, splits, None if record is None else (record.mean, record.std), section=section)
     if check:
         check_data(data, section, folder, ("val", "test"))
     return data

@@ -14,6 +14,7 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.data import DataError
 from metamixer.data.image_set import evenly_spaced
+from metamixer.data.splits import Split
 from metamixer.evaluation.assess import assess
 from metamixer.evaluation.localization.localize import Localization
 from metamixer.evaluation.networks import Panel
@@ -87,7 +88,8 @@ def assess_run(
         raise RecipeError("--cifar-c with split val: CIFAR-10-C is made of test images; expected split test")
     if limit is not None and limit < 1:
         raise RecipeError(f"limit {limit}: expected at least 1 image")
-    run = open_run(folder, pointer, device, data=data, check=check)
+    needed: tuple[Split, ...] = ("val",) if split == "val" else ("val", "test")
+    run = open_run(folder, pointer, device, data=data, check=check, splits=needed)
     recipe, found, images = run.recipe, run.data, split_of(run.data, split)
     deployed = _deployed(folder / "model.safetensors", run.device)
     files = None if cifar_c is None else CifarC.open(cifar_c, images.labels)

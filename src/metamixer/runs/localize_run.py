@@ -124,7 +124,7 @@ def show_run(
     Raises:
         RecipeError, DataError, CheckpointError: as :func:`localize_run`; but boxes may be missing.
     """
-    run = open_run(folder, pointer, device, data=at)
+    run = open_run(folder, pointer, device, data=at, splits=())  # few are shown
     data = run.data
     known = boxes is not None or "test" in (data.boxes or {})
     part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import safetensors
 import torch
 from torch import nn
 
@@ -31,17 +30,19 @@ from metamixer.data import DATASETS, Augment, Data, EvalLoader, FolderImages, Im
 from metamixer.data.image_set import evenly_spaced
 from metamixer.data.random_crop import RandomCrop
 from metamixer.data.sources.scenes import PREFIX
+from metamixer.data.splits import Split
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
 from metamixer.runs.before_data import check_before_data
 from metamixer.runs.claim import claimed
-from metamixer.runs.classifier import Classifier, Preprocessing
-from metamixer.runs.data_record import DataRecord, Scale, absolute, check_data, data_of, load_data, section_of
+from metamixer.runs.classifier import Classifier
+from metamixer.runs.data_record import DataRecord, absolute, check_data, data_of, load_data, section_of
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
 from metamixer.training.auto_strength import is_auto
 from metamixer.training.callbacks import Callback
 from metamixer.training.distributed import ProcessGrid
+from metamixer.training.half_precision import warn_if_slow
 from metamixer.training.run_logger import Files
 from metamixer.training.settings import HALF
 from metamixer.training.started import is_first_process, layout
@@ -286,17 +287,6 @@ class OpenRun:
     device: torch.device
 
 
-def known_scale(folder: Path) -> Scale | None:
-    """Mean and standard deviation of a finished run's training images, so that those need not be decoded again."""
-    path = folder / "model.safetensors"
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            said = Preprocessing.model_validate_json((file.metadata() or {})["preprocessing"])
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
-        return None
-    return said.mean, said.std
-
-
 def open_run(
     folder: Path,
     pointer: Literal["LATEST", "BEST"] = "LATEST",
@@ -304,6 +294,7 @@ def open_run(
     *,
     data: str | None = None,
     check: bool = True,
+    splits: Collection[Split] = ("val", "test"),
 ) -> OpenRun:
     """Load what evaluation works with; training images stay on disk.
 
@@ -313,12 +304,13 @@ def open_run(
         device: where to compute.
         data: where its data are now; None: where they were in training.
         check: refuse data whose classes, validation or test images are others than they were.
+        splits: whose images are decoded at once.
 
     Raises:
         RecipeError, DataError, CheckpointError: it is no run, its data are gone or others, or it has no checkpoint.
     """
     recipe = read_recipe(folder)
-    found = data_of(recipe, folder, data, splits=("val", "test"), scale=known_scale(folder), check=check)
+    found = data_of(recipe, folder, data, splits=splits, check=check)
     cohort = recipe.build_cohort(len(found.classes), found.channels, found.size)
     load_checkpoint(cohort, folder, pointer)
     where = torch.device(device)
@@ -346,13 +338,14 @@ def evaluate_run(
     Raises:
         RecipeError, DataError, CheckpointError: it is no run, its data are gone or others, or it has no checkpoint.
     """
-    run = open_run(folder, pointer, data=data, check=check)
+    run = open_run(folder, pointer, data=data, check=check, splits=(split,))
     batches = eval_loader(run.recipe, run.data, split_of(run.data, split), run.device)
     return evaluate(run.cohort, batches, names=run.recipe.names, precision=precision(run))
 
 
 def precision(run: OpenRun) -> torch.autocast:
     """That of the training, so that the metrics are those of its table."""
+    warn_if_slow(run.recipe.train.precision, run.device.type)
     half = HALF.get(run.recipe.train.precision)
     return torch.autocast(run.device.type, half, enabled=half is not None)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from operator import length_hint
 from typing import Any, Protocol
 
 import torch
@@ -154,9 +155,14 @@ class HeldOut:
     def __iter__(self) -> Iterator[Batch]:
         return (_batch(found).to(self.grid.device) for found in self.given)
 
+    def __length_hint__(self) -> int:
+        return length_hint(self.given)
+
     def shared(self) -> Iterable[Batch]:
         """Those of this process."""
         number, parts = self.grid.share, self.grid.shares
+        if parts == 1:
+            return self
         if shared := getattr(self.given, "shared", None):
             return HeldOut(shared(number, parts), self.grid)
         return islice(self, number, None, parts)

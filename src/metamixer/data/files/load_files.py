@@ -230,7 +230,7 @@ def _sixteen_bits(
         return ()
     largest = 0
     chosen = [deep[index] for index in evenly_spaced(len(deep), 64).tolist()]
-    for part, row in chosen:
+    for part, row in watched(chosen, "largest values of 16-bit images"):
         try:
             source = parts[part][0][row]
             largest = max(largest, largest_value(source, _name(part, row, source)))

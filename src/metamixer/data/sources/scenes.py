@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from metamixer.core.progress import watched
 from metamixer.data.errors import DataError
 from metamixer.data.image_set import ImageSet, TensorImages, pair, statistics
 from metamixer.data.sources.scene_rendering import LARGEST, Canvas, draw
@@ -86,6 +87,6 @@ def _scenes(images: ImageSet, canvas: Canvas, part: str) -> tuple[TensorImages, 
     pixels = images.images if isinstance(images, TensorImages) else images.fetch(everything)
     scenes = torch.empty(len(images), images.channels, canvas.side, canvas.side, dtype=torch.uint8)
     boxes = torch.empty(len(images), 4)
-    for rows in torch.split(everything, CHUNK):
+    for rows in watched(torch.split(everything, CHUNK), f"drawing scenes for {part}"):
         scenes[rows], boxes[rows] = draw(pixels, images.labels, rows, canvas, part)
     return TensorImages(scenes, images.labels, images.classes), boxes
