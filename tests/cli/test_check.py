@@ -22,3 +22,15 @@ def test_check_tells_of_leaks(tmp_path):
         "channels: 1 images of 1, 3 images of 3",
     ):
         assert words in result.output
+
+
+def test_check_tells_of_unequal_classes(tmp_path):
+    for name, count in (("cat", 11), ("dog", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.effect_noise((20, 20), 80 + number).save(tmp_path / name / f"{number}.png")
+    result = CliRunner().invoke(app, ["check", str(tmp_path)])
+    said = " ".join(result.output.split())
+    assert (
+        "classes differ by more than 5 times: 11 of cat, 2 of dog; train.class_weights=balanced or data.sampler" in said
+    )

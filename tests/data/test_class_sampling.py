@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metamixer.data import CompanionTable, DataError, limit_per_class, split
-from metamixer.data.class_sampling import ClassBatches
+from metamixer.data.class_sampling import ClassBatches, balanced_order, imbalance
 
 labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda values: torch.tensor(values))
 
@@ -132,3 +132,35 @@ def test_classes_are_drawn_alike_whatever_their_size():
     counts = torch.bincount(labels[drawn[:, :2]].flatten())
     # Each class is in half of the batches: mean 1500, sd 27.
     assert 1500 - 5 * 27.4 < counts.min() <= counts.max() < 1500 + 5 * 27.4
+
+
+@settings(deadline=None)
+@given(labels=labels_of, seed=st.integers(0, 100))
+def test_a_balanced_order_has_as_many_images_of_each_class(labels, seed):
+    order = balanced_order(labels, torch.Generator().manual_seed(seed))
+    assert len(order) == len(labels)
+    present = labels.unique()
+    counts = torch.stack([(labels[order] == label).sum() for label in present])
+    assert counts.max() - counts.min() <= 1
+    for label, count in zip(present, counts, strict=True):
+        times = torch.bincount(order, minlength=len(labels))[labels == label]
+        assert times.sum() == count
+        assert times.max() - times.min() <= 1  # none again before all others had their turn
+
+
+def test_a_balanced_order_is_random_in_each_class_and_over_them():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    drawn = [balanced_order(labels, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    times = sum(torch.bincount(order, minlength=100) for order in drawn)
+    assert (times[90:] == 400 * 5).all()  # 50 of 10 images each time
+    # Binomial with 400 draws of probability 50 / 90: mean 222, sd 9.9.
+    assert 222 - 5 * 9.9 < times[:90].min() <= times[:90].max() < 222 + 5 * 9.9
+    first = torch.stack([labels[order[:10]] for order in drawn]).float().mean()
+    assert first == pytest.approx(0.5, abs=5 * 0.5 / 4000**0.5)
+
+
+def test_imbalance_is_said_from_five_times_on():
+    assert imbalance(("a", "b\n", "c"), (51, 10, 30)) == r"classes differ by more than 5 times: 51 of a, 10 of b\n"
+    assert imbalance(("a", "b"), (50, 10)) is None
+    assert imbalance(("a", "b"), (1, 0)) == "classes differ by more than 5 times: 1 of a, 0 of b"
+    assert imbalance((), ()) is None

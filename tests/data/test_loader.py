@@ -185,6 +185,30 @@ def tensors(batch):
     return Batch(torch.stack([batch.images, *batch.views]), batch.labels, batch.companions)
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_balanced_batches_from_the_middle_and_in_shares_are_those_of_the_whole_epoch(images, views):
+    made = loader(images, PLAIN, sampler="balanced", companions=True, views=views)
+    assert len(made) == len(loader(images))
+    whole = list(made.epoch(2))
+    seen = torch.cat([batch.labels for batch in whole])
+    assert torch.bincount(seen).min() >= 14  # of 48, with two left out by the incomplete batch
+    for batch in whole:
+        assert torch.equal(images.labels[which(batch.images)], batch.labels)
+        assert torch.equal(images.labels[which(batch.companions)], batch.labels)
+    for start in (1, 4):
+        assert all(same(a, b) for a, b in zip(map(shown, whole[start:]), map(shown, made.epoch(2, start)), strict=True))
+    assert not torch.equal(which(whole[0].images), which(next(made.epoch(3)).images))
+    for number in range(2):
+        for batch, part in zip(whole, made.shared(number, 2).epoch(2), strict=True):
+            assert torch.equal(part.images, batch.images[number::2])
+            assert torch.equal(part.companions, batch.companions[number::2])
+            assert torch.equal(part.whole, batch.labels)
+
+
+def shown(batch):
+    return Batch(torch.stack(batch.views or (batch.images,)), batch.labels, batch.companions)
+
+
 def test_two_images_of_a_class_go_to_the_same_process():
     """Processes take every n-th image."""
     batch = next(loader(balanced(), batch_size=8, per_class=2).epoch(0))
@@ -196,6 +220,8 @@ def test_two_images_of_a_class_go_to_the_same_process():
     ("changes", "message"),
     [
         ({"views": 0}, "views=0: expected at least 1"),
+        ({"sampler": "weighted"}, "sampler='weighted'; expected 'shuffle' or 'balanced'"),
+        ({"sampler": "balanced", "per_class": 2}, "sampler='balanced' with per_class=2, whose batches are balanced"),
         ({"per_class": 0}, "per_class=0: expected at least 1"),
         ({"per_class": 3}, "batch_size=8 cannot hold per_class=3 .* expected batch_size=6"),
         ({"per_class": 2, "batch_size": 12}, "needs 6 classes, these images have 5; expected batch_size=10"),

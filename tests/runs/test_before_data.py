@@ -1,11 +1,15 @@
 """What is wrong with a recipe is said before images are decoded."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
+from metamixer.data import Data, TensorImages
 from metamixer.runs import before_data
-from metamixer.runs.before_data import advice, check_before_data
+from metamixer.runs.before_data import advice, check_before_data, unequal_classes
 from metamixer.runs.run import train
 
 
@@ -37,6 +41,25 @@ def test_a_batch_that_cannot_fit_is_refused(monkeypatch):
     recipe = Recipe.of({"data": {"image_size": "4000x2000", "channels": 3}, "train": {"batch_size": 64}})
     with pytest.raises(RecipeError, match=r"4000x2000: .* batch of 64 take 5\.7 GiB, and 1\.0 GiB are free"):
         check_before_data(recipe)
+
+
+def test_batches_are_balanced_once():
+    recipe = Recipe.of({}, ["data.sampler=balanced", "train.per_class=2"])
+    with pytest.raises(RecipeError, match=r"data\.sampler: balanced with train\.per_class=2"):
+        check_before_data(recipe)
+    (said,) = advice(Recipe.of({}, ["data.sampler=balanced", "train.class_weights=balanced"]))
+    assert "so that they count twice" in said
+
+
+def test_unequal_classes_are_warned_of_where_nothing_answers_them():
+    labels = torch.tensor([0] * 11 + [1] * 2)
+    images = TensorImages(torch.zeros(13, 1, 8, 8, dtype=torch.uint8), labels, ("cat", "dog"))
+    data = Data("pets", images, None, None, ("cat", "dog"), (0.5,), (0.5,))
+    said = unequal_classes(Recipe(), data)
+    assert said.startswith("classes differ by more than 5 times: 11 of cat, 2 of dog; train.class_weights=balanced or")
+    for change in ("train.class_weights=effective", "data.sampler=balanced", "train.per_class=2"):
+        assert unequal_classes(Recipe.of({}, [change]), data) is None
+    assert unequal_classes(Recipe(), replace(data, train=images.subset(torch.arange(2, 13)))) is None
 
 
 def test_what_is_hardly_meant_is_warned_of():

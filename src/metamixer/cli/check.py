@@ -48,6 +48,8 @@ def check(
 
 
 def _sizes(found: FolderCheck) -> None:
+    from metamixer.data.class_sampling import REMEDY, imbalance
+
     shapes = Counter(file.shape for file in found.files if file.shape is not None)
     common = ", ".join(f"{n} of {'x'.join(map(str, shape))}" for shape, n in shapes.most_common(3))
     say(f"shapes, as channels x height x width: {common}{', ...' if len(shapes) > 3 else ''}")
@@ -61,9 +63,8 @@ def _sizes(found: FolderCheck) -> None:
         channels = Counter(shape[0] for shape in every)
         say("channels: " + ", ".join(f"{count} images of {number}" for number, count in sorted(channels.items())))
     totals = Counter(file.label for file in found.files if file.code == "ok" and file.split in ("train", "all"))
-    most, least = max(totals, key=totals.__getitem__, default=""), min(totals, key=totals.__getitem__, default="")
-    if totals and totals[most] > 5 * totals[least]:
-        say(f"classes differ by more than 5 times: {totals[most]} of {clean(most)}, {totals[least]} of {clean(least)}")
+    if unequal := imbalance(found.classes, [totals[name] for name in found.classes]):
+        say(f"{unequal}; {REMEDY}", style="yellow")
 
 
 def _odd(found: FolderCheck) -> None:

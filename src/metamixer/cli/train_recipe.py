@@ -19,7 +19,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.progress import watched_by
 from metamixer.core.text import clean, counted, listed
 from metamixer.data import Data, WorkerError
-from metamixer.runs.before_data import advice, check_before_data
+from metamixer.runs.before_data import advice, check_before_data, unequal_classes
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.claim import claimed, new_folder
 from metamixer.runs.data_record import load_data
@@ -68,6 +68,8 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
     _tell_about(data, quiet)
     if not going_on and (budget := short_budget(recipe, len(data.train))):
         warnings.append(budget)
+    if not going_on and (unequal := unequal_classes(recipe, data)):
+        warnings.append(unequal)
     for warning in warnings:
         say(f"warning: {warning}", style="yellow", stderr=True)
     if not quiet:

@@ -52,6 +52,8 @@ class DataSection(Section):
         labels: of a folder of images: a CSV file in it with the columns ``file`` and ``label``, and perhaps ``split``;
             or a list of files that are called as splits.
         labels_column: the column of ``labels`` with the classes.
+        sampler: ``shuffle``: every training image once in an epoch; ``balanced``: as many images of each class, so that
+            those of small classes come several times.
         pad_mode: what the padding shows: ``zero`` (black) or ``reflect`` (the image mirrored at its edge).
         augment: of each training image: ``none``, ``light`` (shift and flip), or beside that ``trivial``
             (TrivialAugment), ``rand`` (RandAugment), ``augmix`` (AugMix), ``auto`` (AutoAugment; ImageNet's policy, or
@@ -89,6 +91,7 @@ class DataSection(Section):
     label_column: str | None = _later(None)
     labels: str | list[str] | None = _later(None)
     labels_column: str = _later("label")
+    sampler: Literal["shuffle", "balanced"] = _later("shuffle")
     pad_mode: Literal["zero", "reflect"] = _later("zero")
     augment: Policy = _later("light")
     augment_magnitude: int | None = _later(None)

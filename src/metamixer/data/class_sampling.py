@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metamixer.core.seeding import generator
+from metamixer.core.text import clean
 from metamixer.data.errors import DataError
 
 
@@ -112,6 +113,56 @@ class CompanionTable:
         return order[starts[indices] + (rank + step) % count]
 
 
+def members(labels: Tensor) -> tuple[Tensor, ...]:
+    """The images of every class that there is: ``(N,)`` labels -> their indices, class by class."""
+    _, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    return torch.split(classes.argsort(stable=True), counts.tolist())
+
+
+def deal(images: Tensor, hands: int, size: int, draw: torch.Generator) -> Tensor:
+    """``(n,)`` -> ``(hands, size)``: no image twice in a hand, none again before the others had their turn."""
+    fit = len(images) // size
+    rounds = [images[torch.randperm(len(images), generator=draw)[: fit * size]] for _ in range(-(-hands // fit))]
+    return torch.cat([images[:0], *rounds]).view(-1, size)[:hands]
+
+
+def balanced_order(labels: Tensor, draw: torch.Generator) -> Tensor:
+    """``(N,)`` labels -> ``(N,)`` image indices in random order, as many of each class, to within one.
+
+    Images of small classes come again and again, but none a second time before all others of its class have come; of
+    large classes some are left out, others in each epoch.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 0, 1])
+    >>> labels[balanced_order(labels, torch.Generator().manual_seed(0))].bincount()
+    tensor([3, 3])
+    """
+    classes = members(labels)
+    count, over = divmod(len(labels), len(classes))
+    more = torch.randperm(len(classes), generator=draw) < over
+    dealt = [deal(own, count + int(one), 1, draw).flatten() for own, one in zip(classes, more.tolist(), strict=True)]
+    return torch.cat(dealt)[torch.randperm(len(labels), generator=draw)]
+
+
+REMEDY = (
+    "train.class_weights=balanced or data.sampler=balanced makes rare classes count more; balanced accuracy and recall "
+    "say what it does"
+)
+"""What `train` has for classes of unequal size."""
+
+
+def imbalance(names: Sequence[str], counts: Sequence[int]) -> str | None:
+    """A sentence where the largest class has more than five times as many images as the smallest, else None.
+
+    >>> imbalance(("cat", "dog"), (60, 10))
+    'classes differ by more than 5 times: 60 of cat, 10 of dog'
+    """
+    most, least = (counts.index(end(counts)) for end in (max, min)) if counts else (0, 0)
+    if not counts or counts[most] <= 5 * counts[least]:
+        return None
+    said = (f"{counts[at]:,} of {clean(names[at])}" for at in (most, least))
+    return f"classes differ by more than 5 times: {', '.join(said)}"
+
+
 @dataclass(frozen=True, eq=False)
 class ClassBatches:
     """Batches with the same number of images of each of their classes, for losses that compare images of one class.
@@ -164,9 +215,7 @@ class ClassBatches:
 
     @cached_property
     def _members(self) -> tuple[Tensor, ...]:
-        """The images of every class that there is."""
-        _, classes, counts = torch.unique(self.labels, return_inverse=True, return_counts=True)
-        return torch.split(classes.argsort(stable=True), counts.tolist())
+        return members(self.labels)
 
     def draw(self, batches: int, draw: torch.Generator) -> Tensor:
         """The image indices of so many batches: ``(batches, batch_size)`` int64.
@@ -180,15 +229,6 @@ class ClassBatches:
         places = drawn.argsort(stable=True)  # class by class, in the order of the batches
         wanted = torch.bincount(drawn, minlength=len(self._members)).tolist()
         dealt = torch.empty(len(drawn), self.per_class, dtype=torch.int64)
-        for members, own in zip(self._members, torch.split(places, wanted), strict=True):
-            dealt[own] = self._deal(members, len(own), draw)
+        for images, own in zip(self._members, torch.split(places, wanted), strict=True):
+            dealt[own] = deal(images, len(own), self.per_class, draw)
         return dealt.view(batches, count, self.per_class).transpose(1, 2).reshape(batches, self.batch_size)
-
-    def _deal(self, members: Tensor, hands: int, draw: torch.Generator) -> Tensor:
-        """``(n,)`` -> ``(hands, per_class)``: no image twice in a hand, none again before the others had their turn."""
-        fit = len(members) // self.per_class
-        rounds = [
-            members[torch.randperm(len(members), generator=draw)[: fit * self.per_class]]
-            for _ in range(-(-hands // fit))
-        ]
-        return torch.cat([members[:0], *rounds]).view(-1, self.per_class)[:hands]

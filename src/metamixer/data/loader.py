@@ -13,7 +13,7 @@ from torch import Tensor
 from metamixer.core.seeding import generator
 from metamixer.core.types import Batch
 from metamixer.data.augment import Augment, Scale, normalise
-from metamixer.data.class_sampling import ClassBatches, CompanionTable
+from metamixer.data.class_sampling import ClassBatches, CompanionTable, balanced_order
 from metamixer.data.errors import DataError
 from metamixer.data.files.streaming import FolderImages, Request, Stream
 from metamixer.data.image_set import Device, ImageSet
@@ -44,6 +44,8 @@ class TrainLoader:
             its own; the first is the batch's ``images``. 1: all peers see these.
         per_class: images of each class that a batch has (:class:`ClassBatches`), so that contrastive losses find
             positives; an epoch keeps its number of batches. None: every image once, in random order.
+        sampler: ``shuffle``: every image once in an epoch; ``balanced``: as many of each class, in as many batches
+            (:func:`~metamixer.data.class_sampling.balanced_order`).
         share: ``(number, parts)``: only the images ``number``, ``number + parts``, ... of every batch are read and
             handed on, exactly as they are in the whole batch, and ``Batch.whole`` has the labels of all.
 
@@ -66,11 +68,18 @@ class TrainLoader:
     views: int = 1
     per_class: int | None = None
     share: tuple[int, int] = (0, 1)
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
 
     def __post_init__(self) -> None:
         _check(self.images, self.batch_size, self.workers)
         if self.views < 1:
             raise DataError(f"views={self.views}: expected at least 1")
+        if self.sampler not in ("shuffle", "balanced"):
+            raise DataError(f"sampler={self.sampler!r}; expected 'shuffle' or 'balanced'")
+        if self.sampler == "balanced" and self.per_class is not None:
+            raise DataError(
+                f"sampler='balanced' with per_class={self.per_class}, whose batches are balanced; expected one of both"
+            )
         if min(self.batch_size, len(self.images)) < self.share[1]:
             raise DataError(
                 f"batches of {min(self.batch_size, len(self.images))} images cannot be shared among {self.share[1]} "
@@ -122,7 +131,11 @@ class TrainLoader:
         draw = generator(self.seed, "order", epoch)
         if self._classes is not None:
             return self._classes.draw(len(self), draw).unbind()
-        return torch.split(torch.randperm(len(self.images), generator=draw), self.batch_size)[: len(self)]
+        balanced = self.sampler == "balanced"
+        order = (
+            balanced_order(self.images.labels, draw) if balanced else torch.randperm(len(self.images), generator=draw)
+        )
+        return torch.split(order, self.batch_size)[: len(self)]
 
     def _request(self, epoch: int, number: int, rows: Tensor) -> Request:
         others, own = None, slice(self.share[0], None, self.share[1])
@@ -136,7 +149,7 @@ class TrainLoader:
             epoch,
             number,
             self.views,
-            again=self.per_class is not None,
+            again="places" if self.sampler == "balanced" else "batches" if self.per_class else "never",
             part=(*self.share, len(rows)),
         )
 

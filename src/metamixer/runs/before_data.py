@@ -1,12 +1,16 @@
-"""What can be said of a recipe before its images are decoded, which may take minutes."""
+"""What can be said of a recipe before its images are decoded, which may take minutes, and before it trains."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.machine import available_memory
+from metamixer.data import Data
+from metamixer.data.class_sampling import REMEDY, imbalance
 from metamixer.models.factory import UnknownModel, check_exists
 from metamixer.training.auto_strength import AutoStrength
 from metamixer.training.distributed import device_of
@@ -14,8 +18,8 @@ from metamixer.training.half_precision import warn_if_slow
 
 
 def check_before_data(recipe: Recipe) -> None:
-    """Refuse networks and devices that do not exist, weights that are not there, images too large for the memory, and
-    too few validations for a strength that follows them.
+    """Refuse networks and devices that do not exist, weights that are not there, images too large for the memory, too
+    few validations for a strength that follows them, and batches that are balanced twice.
 
     Raises:
         RecipeError: a line for each fault.
@@ -28,6 +32,11 @@ def check_before_data(recipe: Recipe) -> None:
         device = device_of(recipe.train.accelerator).type
     except ValueError as error:
         wrong.append(f"train.{error}")
+    if recipe.data.sampler == "balanced" and recipe.train.per_class is not None:
+        wrong.append(
+            f"data.sampler: balanced with train.per_class={recipe.train.per_class}, whose batches are balanced; "
+            "accepted is one of both"
+        )
     if wrong:
         raise RecipeError("\n".join(wrong))
     warn_if_slow(recipe.train.precision, device)
@@ -79,9 +88,22 @@ def advice(recipe: Recipe) -> list[str]:
                 f"peers.{index} ({peer.name}) is frozen and has no weights: the others learn from noise; "
                 f"peers.{index}.weights=FILE.safetensors starts it from a trained network"
             )
+    if recipe.data.sampler == "balanced" and recipe.train.class_weights != "none":
+        found.append(
+            f"data.sampler=balanced and train.class_weights={recipe.train.class_weights} both make rare classes count "
+            "more, so that they count twice; one of both is enough"
+        )
     if len(recipe.members) == 1:
         found.append(
             f"{recipe.peers[0].name} is alone: no peer teaches it, and {recipe.loss.name} has nothing to compare; "
             "peers=[NAME, NAME] trains two that teach each other"
         )
     return found
+
+
+def unequal_classes(recipe: Recipe, data: Data) -> str | None:
+    """A hint where classes differ much and the recipe has no answer to it, else None."""
+    counts = torch.bincount(data.train.labels.cpu(), minlength=len(data.classes)).tolist()
+    found = imbalance(data.classes, counts)
+    answered = recipe.train.class_weights != "none" or recipe.data.sampler == "balanced" or recipe.train.per_class
+    return None if found is None or answered else f"{found}; {REMEDY}"

@@ -93,6 +93,7 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
         workers=recipe.data.workers,
         views=len(recipe.members) if "views" in recipe.loss.as_loss.needs else 1,
         per_class=recipe.train.per_class,
+        sampler=recipe.data.sampler,
     )
 
 

@@ -122,11 +122,11 @@ def test_workers_read_ahead_while_a_step_computes(data, tmp_path):
 
 def test_crops_differ_between_epochs_and_from_the_companions(data):
     train = data.train.subset(torch.zeros(24, dtype=torch.int64))
-    crops = train.crops(torch.zeros(1, dtype=torch.int64), RandomCrop(), 0, "crop", 0)
-    assert not torch.equal(crops, train.crops(torch.zeros(1, dtype=torch.int64), RandomCrop(), 0, "crop", 1))
     augment = Augment(0, flip=False, crop=RandomCrop())
     batch = next(TrainLoader(train, augment, data.mean, data.std, 24, 0, companions=True).epoch(0))
     assert (batch.images != batch.companions).flatten(1).any(1).all()
+    other = next(TrainLoader(train, augment, data.mean, data.std, 24, 0).epoch(1))
+    assert not torch.equal(batch.images, other.images)
 
 
 def test_evaluation_equals_the_images_in_memory(data, tmp_path):
@@ -182,3 +182,20 @@ def test_an_image_that_comes_again_in_an_epoch_is_cropped_anew(data):
     crops = torch.cat([batch.images for batch in seen])
     assert len(seen) == 6
     assert len(crops.flatten(1).unique(dim=0)) == 24
+
+
+def test_an_image_that_comes_twice_in_a_batch_is_cropped_twice_and_alike_in_all_processes(data):
+    """Balanced batches of 21 images of one class and two of the other, which come again and again."""
+    rows = torch.cat([(data.train.labels == 0).nonzero().flatten(), (data.train.labels == 1).nonzero().flatten()[:2]])
+    few = replace(data, train=data.train.subset(rows))
+    made = loader(few, sampler="balanced", batch_size=len(rows))
+    whole = next(made.epoch(0))
+    rare = whole.images[whole.labels == 1]
+    assert len(rare) > 4
+    assert len(rare.flatten(1).unique(dim=0)) == len(rare)
+    for number in range(2):
+        part = next(made.shared(number, 2).epoch(0))
+        assert torch.equal(part.images, whole.images[number::2])
+        assert torch.equal(part.companions, whole.companions[number::2])
+        assert torch.equal(part.whole, whole.labels)
+    assert equal([whole], list(loader(few, 2, sampler="balanced", batch_size=len(rows)).epoch(0)))

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from metamixer.data.augment import Augment
 from metamixer.data.errors import ImageError, WorkerError
 from metamixer.data.files.image_file import WHITE, Crop, Fit, Source, read_image
 from metamixer.data.image_set import Device, ImageSet, check_labels
-from metamixer.data.random_crop import RandomCrop
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +62,10 @@ class FolderImages:
         """
         return torch.stack([self.image(row) for row in self.rows[indices].tolist()])
 
-    def crops(self, indices: Tensor, crop: RandomCrop, seed: int, *purpose: str | int) -> Tensor:
-        """A random part of each image, resized: ``(B,)`` int64 -> ``(B, C, H, W)`` uint8.
-
-        Seeded for every image by ``purpose`` and its index, so that it matters not which process draws.
-        """
-        draws = [crop.draw(generator(seed, *purpose, index)) for index in indices.tolist()]
-        return torch.stack([self.image(row, one) for row, one in zip(self.rows[indices].tolist(), draws, strict=True)])
+    def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
+        """A part of each image, resized: ``(B,)`` int64 and B parts -> ``(B, C, H, W)`` uint8."""
+        rows = self.rows[indices].tolist()
+        return torch.stack([self.image(row, crop) for row, crop in zip(rows, crops, strict=True)])
 
     def subset(self, indices: Tensor) -> FolderImages:
         """The set of the images ``indices``, in that order."""
@@ -91,8 +87,8 @@ class Request:
     """A batch to read: image indices, those of the companions or None, and what is done to the images.
 
     Without ``augment`` they are read as they are evaluated. ``views``: how many times every image is augmented.
-    ``again``: an image may come in several batches of an epoch, and has other crops in each. ``part``: see
-    :meth:`~metamixer.data.Augment.pixels`.
+    ``again``: whether an image may come in other batches of an epoch, or also twice in one; it then has other crops.
+    ``part``: see :meth:`~metamixer.data.Augment.pixels`.
     """
 
     rows: Tensor
@@ -102,7 +98,7 @@ class Request:
     epoch: int = 0
     number: int = 0
     views: int = 1
-    again: bool = False
+    again: Literal["never", "batches", "places"] = "never"
     part: tuple[int, int, int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -141,7 +137,7 @@ class _Reader(Dataset[Read | ImageError]):
         if request.augment is None:
             return (self.images.fetch(request.rows),), None
         place = (request.epoch, request.number)
-        again = place if request.again else place[:1]
+        again = place[:1] if request.again == "never" else place
         draw = generator(request.seed, "augment", *place)
         shown = [self._augmented(request, request.rows, draw, "crop", *again)]
         others = None
@@ -157,8 +153,13 @@ class _Reader(Dataset[Read | ImageError]):
         assert augment is not None  # noqa: S101
         if augment.crop is None or not isinstance(images, FolderImages):
             return augment.pixels(images.fetch(rows), draw, request.part)
-        pixels = images.crops(rows, augment.crop, request.seed, *purpose)
-        return replace(augment, crop=None).pixels(pixels, draw, request.part)
+        number, parts, count = request.part or (0, 1, len(rows))
+        # Seeded for every image, so that it matters not which process draws.
+        which: list[tuple[int, ...]] = [(index,) for index in rows.tolist()]
+        if request.again == "places":
+            which = [(*one, place) for one, place in zip(which, range(number, count, parts), strict=True)]
+        crops = [augment.crop.draw(generator(request.seed, *purpose, *one)) for one in which]
+        return replace(augment, crop=None).pixels(images.crops(rows, crops), draw, request.part)
 
 
 @dataclass(frozen=True, eq=False)
