@@ -8,15 +8,18 @@ largest probability is above a threshold, as in selective methods for noisy labe
 method.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from metamixer.core.ranges import Share, Weight, checked
+from metamixer.core.ranges import Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses import Loss
 from metamixer.losses.functional import soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class ConfidentPeers(Loss):
     """``CE(z_i, y) + mean over j != i of [max p_j > threshold] KL(p_j || p_i)``, teachers detached.
 
@@ -25,10 +28,8 @@ class ConfidentPeers(Loss):
         weight: of the distillation.
     """
 
-    @checked
-    def __init__(self, threshold: Share = 0.5, weight: Weight = 1.0) -> None:
-        super().__init__()
-        self.threshold, self.weight = threshold, weight
+    threshold: Share = 0.5
+    weight: Weight = 1.0
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""

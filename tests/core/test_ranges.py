@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,26 +16,22 @@ from torch import nn
 from metamixer.config.recipe import Recipe
 from metamixer.config.registry import LOSSES
 from metamixer.config.yaml_file import RecipeError
-from metamixer.core.ranges import Count, Positive, Share, Weight, check, check_fields, checked
+from metamixer.core.ranges import Count, Positive, Share, Weight, check, check_fields
+from metamixer.losses.base import Loss
 from metamixer.mixers import CutMix, CutnMix, ManifoldMixup, MetaMixer, Mixup, SameClassCutMix
 
 WINDOWED = [CutMix, CutnMix, ManifoldMixup, Mixup, SameClassCutMix]
 
 
-class Settings(nn.Module):
-    @checked
-    def __init__(
-        self,
-        share: Share = 0.5,
-        weight: Weight = 1.0,
-        positive: Positive = 1.0,
-        count: Count | None = None,
-        stages: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None,
-        kind: Literal["one", "other"] = "one",
-        folder: Path | None = None,
-    ) -> None:
-        super().__init__()
-        self.given = [share, weight, positive, count, stages, kind, folder]
+@dataclass(eq=False, repr=False)
+class Settings(Loss):
+    share: Share = 0.5
+    weight: Weight = 1.0
+    positive: Positive = 1.0
+    count: Count | None = None
+    stages: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    kind: Literal["one", "other"] = "one"
+    folder: Path | None = None
 
 
 FAULTS = [
@@ -75,10 +72,12 @@ def test_faults_are_named_in_one_line(settings, said):
     ids=str,
 )
 def test_what_fits_arrives_as_it_was_given(settings):
-    made, names = Settings(**settings), list(inspect.signature(Settings).parameters)
+    made = Settings(**settings)
     for name, value in settings.items():
-        assert made.given[names.index(name)] is value
-    assert Settings(*made.given).given == made.given
+        assert getattr(made, name) is value
+    given = [getattr(made, name) for name in inspect.signature(Settings).parameters]
+    again = Settings(*given)
+    assert [getattr(again, name) for name in inspect.signature(Settings).parameters] == given
 
 
 def test_wrong_names_are_pythons_own_error():
@@ -86,6 +85,23 @@ def test_wrong_names_are_pythons_own_error():
         Settings(shar=1)
     with pytest.raises(TypeError, match="multiple values"):
         Settings(0.1, share=1)
+
+
+def test_a_loss_with_settings_is_a_module():
+    made = Settings(weight=2.0)
+    made.part = nn.Linear(2, 3)
+    copy = pickle.loads(pickle.dumps(made))
+    assert len(list(copy.parameters())) == 2
+    assert (copy.weight, copy.training, made.eval().training) == (2.0, True, False)
+    assert repr(made).startswith("Settings(\n  (part): Linear")
+    assert made != Settings(weight=2.0)
+
+    @dataclass
+    class Compared(Loss):
+        share: Share = 0.5
+
+    with pytest.raises(TypeError, match=r"expected @dataclass\(eq=False, repr=False\)"):
+        Compared()
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,7 @@ import math
 import pytest
 import torch
 
-from metamixer.losses.functional import (
-    check_targets,
-    divergence,
-    mutual_divergence,
-    ramp_up,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import check_targets, divergence, mutual_divergence, ramp_up, soft_cross_entropy
 from tests import oracle
 
 draw = functools.partial(oracle.draw, scale=3.0)

@@ -8,16 +8,7 @@ import torch
 
 from metamixer.core.types import Outputs, total
 from metamixer.losses import MCL
-from tests.losses.slow_contrast import (
-    cross_entropy,
-    kl,
-    kl_rows,
-    matrix,
-    mean,
-    project,
-    same_gradients,
-    supervised,
-)
+from tests.losses.slow_contrast import cross_entropy, kl, kl_rows, matrix, mean, project, same_gradients, supervised
 from tests.oracle import draw
 
 SETTINGS = {"temperature": 2.0, "tau": 0.3, "vcl": 0.2, "soft_vcl": 0.7, "icl": 0.4, "soft_icl": 1.3, "width": 4}
@@ -199,7 +190,7 @@ def test_invalid_settings(setting):
 
 def test_what_does_not_fit():
     outputs, targets = outputs_of(2), targets_of()
-    with pytest.raises(ValueError, match=r"projectors for 0 peers, there are 2: setup\(outputs\)"):
+    with pytest.raises(ValueError, match=r"parts for 0 peers, there are 2: setup\(outputs\)"):
         MCL()(outputs, targets)
     with pytest.raises(ValueError, match="compares features"):
         MCL().setup(Outputs(outputs.logits))

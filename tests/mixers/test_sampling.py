@@ -6,14 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metamixer.mixers.sampling import (
-    beta,
-    boxes,
-    happens,
-    permutation,
-    same_class_partners,
-    strength,
-)
+from metamixer.mixers.sampling import beta, boxes, happens, permutation, same_class_partners, strength
 from tests.oracle import seeded
 
 # The 0.999 quantiles of chi-square by degrees of freedom.

@@ -23,15 +23,7 @@ from metamixer.runs.before_data import advice, check_before_data, unequal_classe
 from metamixer.runs.budget_warning import short_budget
 from metamixer.runs.claim import claimed, new_folder
 from metamixer.runs.data_record import load_data
-from metamixer.runs.run import (
-    Result,
-    check_outside_of_data,
-    check_same,
-    check_start,
-    longer,
-    read_recipe,
-    resumed,
-)
+from metamixer.runs.run import Result, check_outside_of_data, check_same, check_start, longer, read_recipe, resumed
 from metamixer.runs.run import train as follow
 from metamixer.training.distributed import ProcessLost
 from metamixer.training.interrupt import Interrupted

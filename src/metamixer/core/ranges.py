@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, ParamSpec, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -14,8 +14,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-
-P = ParamSpec("P")
 
 
 @functools.cache
@@ -49,16 +47,3 @@ def check(owner: Callable[..., Any], settings: Mapping[str, Any]) -> None:
 def check_fields(settings: Any) -> None:
     """:func:`check` for the fields of a dataclass, in its ``__post_init__``."""
     check(type(settings), {each.name: getattr(settings, each.name) for each in fields(settings) if each.init})
-
-
-def checked(init: Callable[P, None]) -> Callable[P, None]:
-    """An ``__init__`` whose arguments are checked against their annotations before it runs."""
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def checking(*args: P.args, **settings: P.kwargs) -> None:
-        _, *given = signature.bind(*args, **settings).arguments.items()
-        check(init, dict(given))
-        init(*args, **settings)
-
-    return checking

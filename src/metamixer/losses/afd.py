@@ -6,10 +6,12 @@ discriminator tells a peer's own maps from another's, and the peer learns to be 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from metamixer.core.ranges import Count, Positive, Weight, checked
+from metamixer.core.ranges import Count, Positive, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
 from metamixer.losses.components.discriminator import Discriminator, least_squares
@@ -25,6 +27,7 @@ from metamixer.losses.functional import (
 )
 
 
+@dataclass(eq=False, repr=False)
 class AFD(Loss):
     """Peers learn each other's predictions, and by a game the distribution of each other's feature maps.
 
@@ -61,23 +64,15 @@ class AFD(Loss):
 
     needs = ("stages",)
 
-    @checked
-    def __init__(
-        self,
-        temperature: Positive = 3.0,
-        weight: Weight = 1.0,
-        adversarial: Weight = 0.05,
-        discriminator: Weight = 0.01,
-        width: Count | None = None,
-        cyclic_logits: bool = False,
-    ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.adversarial = adversarial
-        self.discriminator = discriminator
-        self.width = width
-        self.cyclic_logits = cyclic_logits
+    temperature: Positive = 3.0
+    weight: Weight = 1.0
+    adversarial: Weight = 0.05
+    discriminator: Weight = 0.01
+    width: Count | None = None
+    cyclic_logits: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.transfers = nn.ModuleList()
         self.discriminators = nn.ModuleDict()
         self._made: object = None
@@ -110,10 +105,7 @@ class AFD(Loss):
         ``watched`` has ``discriminator_accuracy`` afterwards: near 1 the game is lost for the networks, 1/2 is chance.
         """
         require(outputs, "AFD", stages=1)
-        if len(self.transfers) != outputs.peers:
-            raise ValueError(
-                f"AFD has parts for {len(self.transfers)} peers, there are {outputs.peers}: setup(outputs) makes them"
-            )
+        self.check_made(len(self.transfers), outputs)
         maps = [transfer(single(stages[-1])) for transfer, stages in zip(self.transfers, outputs.maps, strict=True)]
         games = [
             # The peer before in the circle is real; the first one's is the last.

@@ -6,10 +6,12 @@ aligned by discriminators, and each block's features are led towards the *final*
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from metamixer.core.ranges import Positive, Weight, checked
+from metamixer.core.ranges import Positive, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
 from metamixer.losses.components.discriminator import Discriminator, least_squares
@@ -24,6 +26,7 @@ from metamixer.losses.functional import (
 )
 
 
+@dataclass(eq=False, repr=False)
 class AMLN(Loss):
     """Peers align their features stage by stage by games, and lead them towards the other's final ones.
 
@@ -58,21 +61,14 @@ class AMLN(Loss):
 
     needs = ("stages",)
 
-    @checked
-    def __init__(
-        self,
-        temperature: Positive = 3.0,
-        weight: Weight = 1.0,
-        adversarial: Weight = 0.05,
-        align: Weight = 1.0,
-        discriminator: Weight = 0.01,
-    ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.adversarial = adversarial
-        self.discriminator = discriminator
-        self.align = align
+    temperature: Positive = 3.0
+    weight: Weight = 1.0
+    adversarial: Weight = 0.05
+    align: Weight = 1.0
+    discriminator: Weight = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.transfers = nn.ModuleDict()
         self.discriminators = nn.ModuleDict()
         self.containers = nn.ModuleDict()
@@ -121,10 +117,7 @@ class AMLN(Loss):
         ``watched`` has ``discriminator_accuracy`` afterwards, the mean over the stages; 1/2 is chance.
         """
         self._check(outputs)
-        if self._peers != outputs.peers:
-            raise ValueError(
-                f"AMLN has parts for {self._peers} peers, there are {outputs.peers}: setup(outputs) makes them"
-            )
+        self.check_made(self._peers, outputs)
         found = [self._compare(outputs, peer) for peer in outputs.learners]
         telling, fooling, accuracy, gap = (torch.stack(column) for column in zip(*found, strict=True))
         self.watched = {"discriminator_accuracy": accuracy}

@@ -8,12 +8,16 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from metamixer.core.ranges import check_fields
 from metamixer.core.types import Batch, Outputs, Terms
 from metamixer.losses.functional import check_targets, finite, learning, spread
 
 
 class Loss(nn.Module):
     """A loss defines :meth:`terms`; everything else has a default.
+
+    Its settings are the fields of a ``@dataclass(eq=False, repr=False)`` whose annotations say what is accepted, or
+    come in through an ``__init__`` of its own.
 
     Attributes:
         needs: what a recipe has to provide, such as ``("trunk",)`` or ``("shadows", "views")``.
@@ -27,6 +31,13 @@ class Loss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.watched: dict[str, Tensor] = {}
+
+    def __post_init__(self) -> None:
+        """Start a loss whose settings are the fields of a dataclass, and check them."""
+        if type(self).__hash__ is None:
+            raise TypeError(f"{type(self).__name__} is a torch module; expected @dataclass(eq=False, repr=False)")
+        Loss.__init__(self)
+        check_fields(self)
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Each term by name, a number for each of the L peers that learn ``(L,)``, or for all ``(P,)``."""
@@ -51,6 +62,14 @@ class Loss(nn.Module):
 
     def setup(self, outputs: Outputs) -> None:
         """Create trainable parts from the outputs of one example, before the optimizer; those that fit stay."""
+
+    def check_made(self, parts: int, outputs: Outputs) -> None:
+        """Raise ValueError unless :meth:`setup` made as many parts as there are peers."""
+        if parts != outputs.peers:
+            raise ValueError(
+                f"{type(self).__name__} has parts for {parts} peers, there are {outputs.peers}: setup(outputs) makes "
+                "them from one example"
+            )
 
     def before_epoch(self, cohort: Any, held_out: Iterable[Batch] | None) -> None:
         """What is estimated on held-out data."""

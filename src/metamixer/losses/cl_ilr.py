@@ -5,21 +5,18 @@ Heads on one trunk learn from the labels and from the consensus of the others (a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from metamixer.core.ranges import Positive, Share, checked
+from metamixer.core.ranges import Positive, Share
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    divergence,
-    learning,
-    ramp_up,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, learning, ramp_up, require, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class CLILR(Loss):
     """Heads on one trunk learn from the labels and from the consensus of the other heads.
 
@@ -50,12 +47,9 @@ class CLILR(Loss):
 
     needs = ("trunk",)
 
-    @checked
-    def __init__(self, task_weight: Share = 0.5, temperature: Positive = 2.0, ramp_up: Share = 0.0) -> None:
-        super().__init__()
-        self.task_weight = task_weight
-        self.temperature = temperature
-        self.ramp_up = ramp_up
+    task_weight: Share = 0.5
+    temperature: Positive = 2.0
+    ramp_up: Share = 0.0
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.

@@ -6,23 +6,21 @@ exchange weights, and rarely.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metamixer.core.ranges import Count, Positive, Share, Weight, checked
+from metamixer.core.ranges import Count, Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
 from metamixer.losses.components.step_counter import StepCount
-from metamixer.losses.functional import (
-    learning,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence_from, learning, require, single, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class Codistillation(Loss):
     """Peers learn from what the others predicted some time ago; they may live in other processes.
 
@@ -58,45 +56,33 @@ class Codistillation(Loss):
     needs = ("shadows",)
     shadows = "earlier"
 
-    arrived: Tensor | None
+    weight: Weight = 1.0
+    temperature: Positive = 1.0
+    interval: Count = 50
+    burn_in: Share = 0.4
+    exchange: str | None = None
+    peer: int = 0
+    peers: int = 2
 
-    @checked
-    def __init__(
-        self,
-        weight: Weight = 1.0,
-        temperature: Positive = 1.0,
-        interval: Count = 50,
-        burn_in: Share = 0.4,
-        exchange: str | None = None,
-        peer: int = 0,
-        peers: int = 2,
-    ) -> None:
-        super().__init__()
-        if exchange is not None and not 0 <= peer < peers:
-            raise ValueError(f"peer={peer}, peers={peers}: the peers of all processes are numbered from 0")
-        self.weight = weight
-        self.temperature = temperature
-        self.interval = interval
-        self.burn_in = burn_in
-        self.exchange = None if exchange is None else Path(exchange)
-        self.peer = peer
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.exchange is not None and not 0 <= self.peer < self.peers:
+            raise ValueError(f"peer={self.peer}, peers={self.peers}: the peers of all processes are numbered from 0")
         self.count = StepCount()
-        self.register_buffer("arrived", None if exchange is None else torch.zeros(peers - 1))
-        if exchange is not None:
+        self.arrived: Tensor | None
+        self.register_buffer("arrived", None if self.exchange is None else torch.zeros(self.peers - 1))
+        if self.exchange is not None:
             self.shadows = ""  # the other processes' peers are in their place
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
-        kind = torch.promote_types(outputs.logits.dtype, torch.float32)
-        shares = self._shares(outputs).to(kind)
-        earlier = torch.stack([outputs.logits[index] for index in outputs.frozen]).detach().to(kind)
+        earlier = single(torch.stack([outputs.logits[index] for index in outputs.frozen]).detach())
+        shares = self._shares(outputs).to(earlier)
         teachers = torch.einsum("lf,fbc->lbc", shares, (earlier / self.temperature).softmax(-1))
         own = learning(outputs.logits, outputs)
-        students = (own.to(kind) / self.temperature).log_softmax(-1)
-        distill = (torch.xlogy(teachers, teachers) - teachers * students).sum(-1).mean(-1)
         return {
             "task": soft_cross_entropy(own, targets),
-            "distill": self._on(progress) * self.weight * self.temperature**2 * distill,
+            "distill": self._on(progress) * self.weight * divergence_from(teachers, own, self.temperature),
         }
 
     def _on(self, progress: float | Tensor | None) -> float | Tensor:
@@ -127,5 +113,5 @@ class Codistillation(Loss):
             cohort.update_shadows(0.0)
             return
         others = [number for number in range(len(self.arrived) + 1) if number != self.peer]
-        for place in cohort.exchange_weights(self.exchange, self.peer, others):
+        for place in cohort.exchange_weights(Path(self.exchange), self.peer, others):
             self.arrived[place] = 1

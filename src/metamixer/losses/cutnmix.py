@@ -6,27 +6,22 @@ self-ensemble teacher". No formula, no weight and no code of the authors are kno
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metamixer.core.ranges import Positive, Share, Weight, checked
+from metamixer.core.ranges import Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
 from metamixer.losses.components.step_counter import StepCount
-from metamixer.losses.functional import (
-    divergence,
-    learning,
-    mutual_divergence,
-    ramp_up,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, learning, mutual_divergence, ramp_up, require, soft_cross_entropy
 from metamixer.losses.kd import softened_mean
 
 
+@dataclass(eq=False, repr=False)
 class CutnMixLoss(Loss):
     """Peers teach each other by logits and by features, and the mean of their averaged selves teaches all of them.
 
@@ -65,23 +60,15 @@ class CutnMixLoss(Loss):
     needs = ("features", "shadows")
     shadows = "average"
 
-    @checked
-    def __init__(
-        self,
-        temperature: Positive = 3.0,
-        weight: Weight = 1.0,
-        feature_weight: Weight = 1.0,
-        ensemble_weight: Weight = 1.0,
-        decay: Share = 0.999,
-        ramp_up: Share = 0.2667,
-    ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.feature_weight = feature_weight
-        self.ensemble_weight = ensemble_weight
-        self.decay = decay
-        self.ramp_up = ramp_up
+    temperature: Positive = 3.0
+    weight: Weight = 1.0
+    feature_weight: Weight = 1.0
+    ensemble_weight: Weight = 1.0
+    decay: Share = 0.999
+    ramp_up: Share = 0.2667
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.projections = nn.ModuleDict()
         self.count = StepCount()
 

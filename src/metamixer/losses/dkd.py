@@ -6,20 +6,19 @@ classes. Where a teacher is sure, the second hardly counts; given a weight of it
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from metamixer.core.ranges import Positive, Share, Weight, checked
+from metamixer.core.ranges import Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    divergence,
-    learning,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, learning, linear_ramp, single, soft_cross_entropy
 from metamixer.losses.kd import mean_teacher
 
 
+@dataclass(eq=False, repr=False)
 class DKD(Loss):
     """Peers learn from a frozen teacher: its trust in the label and its view of the other classes, apart.
 
@@ -45,15 +44,10 @@ class DKD(Loss):
 
     needs = ("teacher",)
 
-    @checked
-    def __init__(
-        self, temperature: Positive = 4.0, alpha: Weight = 1.0, beta: Weight = 8.0, warm_up: Share = 0.0833
-    ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.alpha = alpha
-        self.beta = beta
-        self.warm_up = warm_up
+    temperature: Positive = 4.0
+    alpha: Weight = 1.0
+    beta: Weight = 8.0
+    warm_up: Share = 0.0833
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill_target", "distill_others"}``, each ``(P,)``.
@@ -65,7 +59,7 @@ class DKD(Loss):
         students = learning(outputs.logits, outputs)
         teacher_two, teacher_others = _decouple(teacher[None], targets, self.temperature)
         student_two, student_others = _decouple(students, targets, self.temperature)
-        weight = self._warmth(progress)
+        weight = linear_ramp(progress, self.warm_up)
         target = self.alpha * divergence(teacher_two, student_two, self.temperature)
         others = self.beta * divergence(teacher_others, student_others, self.temperature)
         return {
@@ -74,12 +68,6 @@ class DKD(Loss):
             "distill_others": weight * others,
         }
 
-    def _warmth(self, progress: float | Tensor | None) -> float | Tensor:
-        if progress is None or self.warm_up == 0:
-            return 1.0
-        share = progress / self.warm_up
-        return share.clamp(max=1) if isinstance(share, Tensor) else min(share, 1.0)
-
 
 def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """``(P, B, C)`` -> ``(P, B, 2)``, logits of "the target class or any other", and ``(P, B, C - 1)``, of the others.
@@ -87,7 +75,7 @@ def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tens
     The target's column is left out by its index. To push it away by a large number, as the official code does, lets it
     come back where a network is very sure, and a mask of infinities has gradients that are not numbers.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = single(logits)
     label = targets.argmax(-1, keepdim=True)
     column = torch.arange(logits.shape[-1] - 1, device=logits.device)
     place = (column + (column >= label)).expand(len(logits), -1, -1)

@@ -5,19 +5,17 @@ Each peer learns from the labels and from the predictions that the others make a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from metamixer.core.ranges import Positive, Share, Weight, checked
+from metamixer.core.ranges import Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    learning,
-    mutual_divergence,
-    ramp_up,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import learning, mutual_divergence, ramp_up, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class DML(Loss):
     """Peers learn from the labels and from what the others predict at the same moment.
 
@@ -39,12 +37,9 @@ class DML(Loss):
     tensor([0., 0.])
     """
 
-    @checked
-    def __init__(self, temperature: Positive = 1.0, weight: Weight = 1.0, ramp_up: Share = 0.0) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.ramp_up = ramp_up
+    temperature: Positive = 1.0
+    weight: Weight = 1.0
+    ramp_up: Share = 0.0
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.

@@ -7,23 +7,19 @@ every peer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metamixer.core.ranges import Positive, Share, Weight, checked
+from metamixer.core.ranges import Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    divergence,
-    learning,
-    ramp_up,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, learning, ramp_up, require, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class FFL(Loss):
     """The peers' feature maps are fused and classified; the fused classifier teaches every peer.
 
@@ -56,12 +52,12 @@ class FFL(Loss):
 
     needs = ("stages",)
 
-    @checked
-    def __init__(self, temperature: Positive = 3.0, weight: Weight = 1.0, ramp_up: Share = 0.2667) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.ramp_up = ramp_up
+    temperature: Positive = 3.0
+    weight: Weight = 1.0
+    ramp_up: Share = 0.2667
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.fusion: Fusion | None = None
 
     def setup(self, outputs: Outputs) -> None:

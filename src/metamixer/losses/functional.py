@@ -37,7 +37,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     if (weights := _CLASS_WEIGHTS.get()) is not None:
         targets = targets * weights.to(targets)
-    return -(targets * _single(logits).log_softmax(-1)).sum(-1).mean(-1)
+    return -(targets * single(logits).log_softmax(-1)).sum(-1).mean(-1)
 
 
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -49,23 +49,37 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
 
     No gradient flows into the teacher.
     """
-    log_teacher = (_single(teacher.detach()) / temperature).log_softmax(-1)
-    log_student = (_single(student) / temperature).log_softmax(-1)
-    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean(-1)
+    return temperature**2 * softened_kl(teacher.detach(), student, temperature).mean(-1)
+
+
+def softened_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """``(..., C), (..., C) -> (...)``: KL(softmax(teacher / T) || softmax(student / T)), with gradients for both.
+
+    In single precision at least: in half precision T^2 KL overflows where peers are sure of different classes.
+    """
+    log_teacher = (single(teacher) / temperature).log_softmax(-1)
+    log_student = (single(student) / temperature).log_softmax(-1)
+    return (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+
+
+def row_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """``(..., C), (..., C) -> (...)``: the divergence of each row. No gradient flows into the teacher."""
+    return temperature**2 * softened_kl(teacher.detach(), student, temperature)
+
+
+def divergence_from(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """:func:`divergence` from probabilities ``(..., B, C)``, of which some may be 0, to logits ``(..., B, C)``."""
+    log_student = (single(student) / temperature).log_softmax(-1)
+    return temperature**2 * (torch.xlogy(teacher, teacher) - teacher * log_student).sum(-1).mean(-1)
 
 
 def mutual_divergence(logits: Tensor, temperature: float) -> Tensor:
     """``(P, B, C) -> (P,)``: for each peer the mean of the divergences from each of the others; 0 for a single one."""
     peers = len(logits)
     if peers == 1:
-        return _single(logits).new_zeros(1)
+        return single(logits).new_zeros(1)
     pairs = divergence(logits[None], logits[:, None], temperature)  # [student, teacher]
     return (pairs.sum(1) - pairs.diagonal()) / (peers - 1)
-
-
-def _single(logits: Tensor) -> Tensor:
-    """In single precision at least: in half precision T^2 KL overflows where peers are sure of different classes."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def ramp_up(progress: float | Tensor | None, length: float) -> float | Tensor:
@@ -77,11 +91,16 @@ def ramp_up(progress: float | Tensor | None, length: float) -> float | Tensor:
     >>> ramp_up(None, 0.25), ramp_up(0.1, 0.0), ramp_up(0.25, 0.25), round(ramp_up(0.0, 0.25), 4)
     (1.0, 1.0, 1.0, 0.0067)
     """
+    risen = linear_ramp(progress, length)
+    return (-5 * (1 - risen) ** 2).exp() if isinstance(risen, Tensor) else math.exp(-5 * (1 - risen) ** 2)
+
+
+def linear_ramp(progress: float | Tensor | None, length: float) -> float | Tensor:
+    """``min(progress / length, 1)``; 1 without a length or a progress."""
     if progress is None or length == 0:
         return 1.0
-    if isinstance(progress, Tensor):
-        return (-5 * (1 - (progress / length).clamp(max=1)) ** 2).exp()
-    return math.exp(-5 * (1 - min(progress / length, 1.0)) ** 2)
+    share = progress / length
+    return share.clamp(max=1) if isinstance(share, Tensor) else min(share, 1.0)
 
 
 def learning(values: Tensor, outputs: Outputs) -> Tensor:
@@ -199,5 +218,5 @@ def _average(features: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def single(values: Tensor) -> Tensor:
-    """In single precision at least, as the weights of what a loss learns are."""
+    """In single precision at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

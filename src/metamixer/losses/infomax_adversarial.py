@@ -7,27 +7,34 @@ whose abstract and figure show mixing and mutual distillation; it goes with Meta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from metamixer.core.ranges import Count, Positive, Share, Weight, checked
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
 from metamixer.losses.components.adversarial_examples import Pixels
 from metamixer.losses.components.attacked_term import attacked_divergence
 from metamixer.losses.components.feature_game import play, players
 from metamixer.losses.components.gradient_balance import Balance
+from metamixer.losses.components.infomax_settings import (
+    AdversarySettings,
+    AttackSettings,
+    DistillationSettings,
+    InformationSettings,
+    NoiseSettings,
+)
 from metamixer.losses.components.mutual_information import Information
-from metamixer.losses.components.pairs import agreement, last_maps, means, smallest_mean, trusted_divergence
-from metamixer.losses.functional import learning, ramp_up, require, single, soft_cross_entropy, spread
-
-Estimator = Literal["infonce", "vid", "jsd"]
-Mode = Literal["features", "inputs", "none"]
+from metamixer.losses.components.pairs import agreement, last_maps, means, trusted_divergence
+from metamixer.losses.functional import learning, ramp_up, require, spread
 
 
-class InfoMaxAdversarial(Loss):
+@dataclass(eq=False, repr=False)
+class InfoMaxAdversarial(
+    NoiseSettings, AttackSettings, AdversarySettings, InformationSettings, DistillationSettings, Loss
+):
     """Peers share information about each image and meet an adversary: ours, not MetaMixer's objective.
 
     ``L_i = CE + r w T^2 KL + r alpha L_MI + r_adv beta L_adv``, means over the others j: ours, not MetaMixer's.
@@ -50,35 +57,11 @@ class InfoMaxAdversarial(Loss):
     down to the smallest; for D, stages of different widths are projected to the least width, by layers that learn with
     their peers. Where the numbers of axes differ, the features before the last linear layers take the stages' place.
 
+    The settings are those of the five classes that it extends, all of them keyword arguments.
+
     ``watched``: ``information_nats`` (log B - NCE over all pairs, at most log B; for ``jsd`` the divergence, at most
     log 2; for ``vid`` an estimate for each number of F_j), ``agreement`` (the share of samples for which two peers name
     one class), ``discriminator_accuracy`` (0.5 to 0.8 is healthy), and with ``balance`` the weights.
-
-    Args:
-        temperature: T (3, as in ONE, OKDDip and MCL).
-        weight: w, of the distillation.
-        ramp_up: the share of training over which r rises (80 of 300 epochs, as in ONE, OKDDip and FFL).
-        estimator: of the mutual information: ``infonce``, ``vid`` or ``jsd``.
-        information_weight: alpha (0.1, as MCL's for contrast with hard labels; VID alone has 1).
-        tau: temperature of the critic (0.1).
-        mask_same_class: leave out negatives of the same class; with soft targets by the probability of it (ours).
-        mode: of the adversary: ``features``, ``inputs`` or ``none``.
-        adversarial_weight: beta; None: 0.05 in ``features``, 1 in ``inputs`` (ours; RSLAD has 5/6 beside 1/6).
-        discriminator: weight of what the discriminators minimise: how fast they learn beside the networks (as in AFD).
-        adversarial_start: the share of training before which beta is 0 in ``features``; from there it rises as r does
-            (ours). ``inputs`` has all of beta from the start.
-        balance: multiply alpha and beta by ``|dCE/dF_i| / |dL/dF_i|``, running means over some 10 steps, F_i the last
-            stage, and cut the product off at 1 (ours). Three more backward passes of each peer, from the losses down
-            to its last stage only. Not for ``inputs``.
-        eps: the largest change of a pixel, of 1 (8/255).
-        step: of each step of PGD (2/255).
-        steps: 1: FGSM; more: PGD, each with a pass forward and back. 10 for networks that are to be robust.
-        mean: of the normalised images' channels, for ``inputs``; :meth:`set_pixels` takes its place in a recipe's run.
-        std: likewise.
-        noise_rate: the share of wrong labels: CE then counts the 1 - rate of the samples whose loss is least, for each
-            peer its own; co-teaching, where this is from, exchanges them.
-        noise_ramp: the share of training over which 1 falls to 1 - rate (10 of 200 epochs in co-teaching).
-        confidence: a teacher counts for KL, information and ``inputs`` only where its largest probability is above.
 
     >>> outputs = Outputs(torch.zeros(2, 4, 10), features=(torch.eye(4), torch.eye(4)))
     >>> loss = InfoMaxAdversarial(mode="none")
@@ -90,52 +73,20 @@ class InfoMaxAdversarial(Loss):
 
     needs = ("features", "stages")
 
-    pixel_range: Tensor | None
-
-    @checked
-    def __init__(
-        self,
-        temperature: Positive = 3.0,
-        weight: Weight = 1.0,
-        ramp_up: Share = 80 / 300,
-        estimator: Estimator = "infonce",
-        information_weight: Weight = 0.1,
-        tau: Positive = 0.1,
-        mask_same_class: bool = False,
-        mode: Mode = "features",
-        adversarial_weight: Weight | None = None,
-        discriminator: Weight = 0.01,
-        adversarial_start: Share = 0.1,
-        balance: bool = False,
-        eps: Positive = 8 / 255,
-        step: Positive = 2 / 255,
-        steps: Count = 1,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        noise_rate: Share = 0.0,
-        noise_ramp: Share = 0.05,
-        confidence: Share = 0.0,
-    ) -> None:
-        super().__init__()
-        if adversarial_weight is None:
-            adversarial_weight = 0.05 if mode == "features" else 1.0
-        if balance and mode == "inputs":
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adversarial_weight is None:
+            self.adversarial_weight = 0.05 if self.mode == "features" else 1.0
+        if self.balance and self.mode == "inputs":
             raise ValueError("balance=True compares gradients at the features of one pass; mode='inputs' has another")
-        self.temperature, self.weight, self.ramp_up = temperature, weight, ramp_up
-        self.estimator, self.information_weight, self.tau = estimator, information_weight, tau
-        self.mask_same_class = mask_same_class
-        self.mode, self.adversarial_weight, self.adversarial_start = mode, adversarial_weight, adversarial_start
-        self.balance = balance
-        self.eps, self.step, self.steps = eps, step, steps
-        self.noise_rate, self.noise_ramp, self.confidence = noise_rate, noise_ramp, confidence
-        self.discriminator = discriminator
         self.transfers, self.discriminators = nn.ModuleList(), nn.ModuleDict()
         self.information: Information | None = None
         self.norms: Balance | None = None
         self._made: object = None
+        self.pixel_range: Tensor | None
         self.register_buffer("pixel_range", None, persistent=False)
-        if mean is not None or std is not None:
-            self.set_pixels(mean or (), std or ())
+        if self.mean is not None or self.std is not None:
+            self.set_pixels(self.mean or (), self.std or ())
 
     def set_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Say how images are normalised, one mean and one deviation a channel; pixels lie in [0, 1]."""
@@ -164,18 +115,17 @@ class InfoMaxAdversarial(Loss):
         ``progress`` is the share of training that is done; None: all weights are at their full values.
         """
         self._check(outputs)
-        largest = single(outputs.logits.detach()).softmax(-1).amax(-1)
-        trusted = (largest > self.confidence).to(largest.dtype)  # [teacher, sample]
+        trusted = self.trusted(outputs.logits)
         self.watched = {"agreement": agreement(outputs)}
         found = {
-            "task": self._task(outputs, targets, progress),
+            "task": self.task(learning(outputs.logits, outputs), targets, progress),
             "information": self._information(outputs, targets, trusted),
         }
-        telling: dict[str, Tensor] = {}
+        discriminator: dict[str, Tensor] = {}
         if self.mode == "features":
             maps = last_maps(outputs)
             found["adversarial"], played, accuracy = play(self.transfers, self.discriminators, maps, outputs)
-            telling["discriminator"] = self.discriminator * played
+            discriminator["discriminator"] = self.discriminator * played
             self.watched["discriminator_accuracy"] = accuracy
         elif self.mode == "inputs":
             pixels, limits = Pixels(*cast(Tensor, self.pixel_range)), {"eps": self.eps, "step": self.step}
@@ -188,7 +138,7 @@ class InfoMaxAdversarial(Loss):
         weights = self._weights(outputs, losses)
         terms = {name: weights[name] * over_time[name] * each for name, each in losses.items()}
         distill = self.weight * ramp * trusted_divergence(outputs, trusted, self.temperature)
-        return {"task": terms.pop("task"), "distill": distill, **terms, **telling}
+        return {"task": terms.pop("task"), "distill": distill, **terms, **discriminator}
 
     def _check(self, outputs: Outputs) -> None:
         name = "InfoMaxAdversarial"
@@ -203,17 +153,6 @@ class InfoMaxAdversarial(Loss):
                 "mode='inputs' changes pixels: set_pixels(mean, std), or mean=[...] and std=[...], say how images are "
                 "normalised (0 and 1 for each channel, where they are not)"
             )
-
-    def _task(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Tensor:
-        logits = learning(outputs.logits, outputs)
-        if self.noise_rate == 0:
-            return soft_cross_entropy(logits, targets)
-        done: float | Tensor = 1.0
-        if progress is not None and self.noise_ramp > 0:
-            done = progress / self.noise_ramp
-            done = done.clamp(max=1) if isinstance(done, Tensor) else min(done, 1.0)
-        each = soft_cross_entropy(logits[:, :, None], targets[:, None])  # (L, B)
-        return smallest_mean(each, 1 - self.noise_rate * done)
 
     def _information(self, outputs: Outputs, targets: Tensor, trusted: Tensor) -> Tensor:
         if self.information is None:
@@ -237,7 +176,8 @@ class InfoMaxAdversarial(Loss):
         return ramp_up(after, self.ramp_up) if after >= 0 else 0.0
 
     def _weights(self, outputs: Outputs, losses: Mapping[str, Tensor]) -> Mapping[str, float | Tensor]:
-        fixed = {"task": 1.0, "information": self.information_weight, "adversarial": self.adversarial_weight}
+        beta = cast(float, self.adversarial_weight)
+        fixed = {"task": 1.0, "information": self.information_weight, "adversarial": beta}
         if self.norms is None:
             return fixed
         if self.training and torch.is_grad_enabled():

@@ -5,19 +5,18 @@ The classic that online distillation does without. Here for comparison, and for 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from metamixer.core.ranges import Positive, Share, checked
+from metamixer.core.ranges import Positive, Share
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    divergence,
-    learning,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, learning, single, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class KD(Loss):
     """Peers learn from a frozen teacher's soft predictions beside the labels.
 
@@ -37,12 +36,12 @@ class KD(Loss):
 
     needs = ("teacher",)
 
-    @checked
-    def __init__(self, temperature: Positive = 4.0, alpha: Share = 0.9) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.alpha = alpha
-        self.task_weight = 1 - alpha
+    temperature: Positive = 4.0
+    alpha: Share = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.task_weight = 1 - self.alpha
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
@@ -76,6 +75,6 @@ def mean_teacher(outputs: Outputs, temperature: float, method: str) -> Tensor:
 
 def softened_mean(logits: Tensor, temperature: float) -> Tensor:
     """``(N, B, C)`` -> ``(B, C)``: logits whose softmax at ``temperature`` is the mean of the N softmaxes at it."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = single(logits)
     # Not divided by N: what is added to all logits alike does not change a softmax.
     return temperature * (logits / temperature).log_softmax(-1).logsumexp(0)

@@ -7,6 +7,7 @@ of its own, so that the target also makes them invariant to it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,19 +15,17 @@ from torch import Tensor
 
 from metamixer.core.labels import soft_targets
 from metamixer.core.progress import watched
-from metamixer.core.ranges import Positive, Weight, checked
+from metamixer.core.ranges import Positive, Weight
 from metamixer.core.types import Batch, Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    learning,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence_from, learning, single, soft_cross_entropy
 
 Kind = Literal["naive", "linear", "minlogit", "general"]
 RIDGE = 1e-4
 """Of the errors' mean square, added to the diagonal of their covariance before it is inverted."""
 
 
+@dataclass(eq=False, repr=False)
 class KDCL(Loss):
     """All peers learn from one soft target that is made of the predictions of all of them.
 
@@ -60,14 +59,13 @@ class KDCL(Loss):
 
     needs = ("views",)
 
-    weights: Tensor | None
+    kind: Kind = "general"
+    temperature: Positive = 2.0
+    weight: Weight = 1.0
 
-    @checked
-    def __init__(self, kind: Kind = "general", temperature: Positive = 2.0, weight: Weight = 1.0) -> None:
-        super().__init__()
-        self.kind = kind
-        self.temperature = temperature
-        self.weight = weight
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.weights: Tensor | None
         self.register_buffer("weights", None)
 
     def setup(self, outputs: Outputs) -> None:
@@ -77,13 +75,12 @@ class KDCL(Loss):
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
-        logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
+        logits = single(outputs.logits)
         teacher = self._teacher(logits.detach(), targets)
-        students = (learning(logits, outputs) / self.temperature).log_softmax(-1)
-        divergence = (torch.xlogy(teacher, teacher) - teacher * students).sum(-1).mean(-1)
+        students = learning(logits, outputs)
         return {
-            "task": soft_cross_entropy(learning(logits, outputs), targets),
-            "distill": self.weight * self.temperature**2 * divergence,
+            "task": soft_cross_entropy(students, targets),
+            "distill": self.weight * divergence_from(teacher, students, self.temperature),
         }
 
     def _teacher(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -6,25 +6,20 @@ MCL between all pairs of stages of two peers. Each stage has an exit of its own;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from metamixer.core.ranges import Count, Positive, Weight, checked
+from metamixer.core.ranges import Count, Positive, Weight
 from metamixer.core.types import Outputs, Terms, pooled
 from metamixer.losses.base import Loss
-from metamixer.losses.components.contrastive import contrast, embed, positives, projector, row_divergence, similarities
-from metamixer.losses.functional import (
-    divergence,
-    layer,
-    learning,
-    require,
-    single,
-    soft_cross_entropy,
-)
+from metamixer.losses.components.contrastive import contrast, embed, positives, projector, similarities
+from metamixer.losses.functional import divergence, layer, learning, require, row_divergence, single, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class LMCL(Loss):
     """Contrastive learning between all pairs of stages of two peers, whose exits teach the final one.
 
@@ -69,22 +64,18 @@ class LMCL(Loss):
 
     needs = ("features", "stages", "per-class")
 
-    @checked
-    def __init__(
-        self,
-        temperature: Positive = 3.0,
-        tau: Positive = 0.1,
-        vcl: Weight = 0.1,
-        soft_vcl: Weight = 1.0,
-        icl: Weight = 0.1,
-        soft_icl: Weight = 1.0,
-        stages: Count = 3,
-        width: Count = 128,
-    ) -> None:
-        super().__init__()
-        self.temperature, self.tau = temperature, tau
-        self.weights = {"vcl": vcl, "soft_vcl": soft_vcl, "icl": icl, "soft_icl": soft_icl}
-        self.stages, self.width = stages, width
+    temperature: Positive = 3.0
+    tau: Positive = 0.1
+    vcl: Weight = 0.1
+    soft_vcl: Weight = 1.0
+    icl: Weight = 0.1
+    soft_icl: Weight = 1.0
+    stages: Count = 3
+    width: Count = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.weights = {name: getattr(self, name) for name in ("vcl", "soft_vcl", "icl", "soft_icl")}
         self.exits, self.projectors, self.trust = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self._made: object = None
 
@@ -107,10 +98,7 @@ class LMCL(Loss):
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)``, weighted and named as above; ``exits``: of the exits and of the aggregated logits."""
         require(outputs, "LMCL", features=True, stages=1)
-        if len(self.exits) != outputs.peers:
-            raise ValueError(
-                f"LMCL has parts for {len(self.exits)} peers, there are {outputs.peers}: setup(outputs) makes them"
-            )
+        self.check_made(len(self.exits), outputs)
         maps = self._maps(outputs)
         found = [exits(*each) for exits, *each in zip(self.exits, maps, outputs.features, outputs.logits, strict=True)]
         aggregated = torch.stack([logits[-1] for _, logits in found])

@@ -6,10 +6,12 @@ learn the distributions of similarities from each other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from metamixer.core.ranges import Count, Positive, Weight, checked
+from metamixer.core.ranges import Count, Positive, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
 from metamixer.losses.components.contrastive import (
@@ -18,16 +20,12 @@ from metamixer.losses.components.contrastive import (
     over_others,
     positives,
     projector,
-    row_divergence,
     similarities,
 )
-from metamixer.losses.functional import (
-    divergence,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, require, row_divergence, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class MCL(Loss):
     """Peers learn which samples belong together, and each other's distributions of similarities.
 
@@ -63,22 +61,17 @@ class MCL(Loss):
 
     needs = ("features", "per-class")
 
-    @checked
-    def __init__(
-        self,
-        temperature: Positive = 3.0,
-        tau: Positive = 0.1,
-        vcl: Weight = 0.1,
-        soft_vcl: Weight = 1.0,
-        icl: Weight = 0.1,
-        soft_icl: Weight = 1.0,
-        logits: bool = False,
-        width: Count = 128,
-    ) -> None:
-        super().__init__()
-        self.temperature, self.tau = temperature, tau
-        self.vcl, self.soft_vcl, self.icl, self.soft_icl = vcl, soft_vcl, icl, soft_icl
-        self.logits, self.width = logits, width
+    temperature: Positive = 3.0
+    tau: Positive = 0.1
+    vcl: Weight = 0.1
+    soft_vcl: Weight = 1.0
+    icl: Weight = 0.1
+    soft_icl: Weight = 1.0
+    logits: bool = False
+    width: Count = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.projectors = nn.ModuleList()
         self._made: object = None
 
@@ -95,11 +88,7 @@ class MCL(Loss):
         """Terms ``(P,)`` in nats, weighted: ``task``, ``vcl``, ``soft_vcl``, ``icl``, ``soft_icl`` and with ``logits``
         ``distill``."""
         require(outputs, "MCL", features=True)
-        if len(self.projectors) != outputs.peers:
-            raise ValueError(
-                f"MCL has projectors for {len(self.projectors)} peers, there are {outputs.peers}: setup(outputs) makes "
-                "them"
-            )
+        self.check_made(len(self.projectors), outputs)
         embeddings = embed(self.projectors, outputs.features)
         pairs = similarities(embeddings[:, None], embeddings[None], self.tau)  # [anchors' peer, keys' peer]
         own = torch.stack([pairs[peer, peer] for peer in range(outputs.peers)])

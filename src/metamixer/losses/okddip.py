@@ -5,22 +5,19 @@ Auxiliary peers each learn from a mixture of their own choice, by attention, and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from metamixer.core.ranges import Count, Positive, Share, Weight, checked
+from metamixer.core.ranges import Count, Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    learning,
-    ramp_up,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import learning, ramp_up, require, single, soft_cross_entropy, softened_kl
 
 
+@dataclass(eq=False, repr=False)
 class OKDDip(Loss):
     """Auxiliary peers learn from mixtures of their own choice, and a leader learns from all of them.
 
@@ -55,21 +52,14 @@ class OKDDip(Loss):
 
     needs = ("features",)
 
-    @checked
-    def __init__(
-        self,
-        temperature: Positive = 3.0,
-        weight: Weight = 1.0,
-        ramp_up: Share = 80 / 300,
-        reduction: Count = 8,
-        detach: bool = False,
-    ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.ramp_up = ramp_up
-        self.reduction = reduction
-        self.detach = detach
+    temperature: Positive = 3.0
+    weight: Weight = 1.0
+    ramp_up: Share = 80 / 300
+    reduction: Count = 8
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.query, self.key = nn.ModuleDict(), nn.ModuleDict()  # by the width of the features
         self._leader: int | None = None
 
@@ -83,8 +73,7 @@ class OKDDip(Loss):
             for features in auxiliary:
                 width = features.shape[1]
                 if str(width) not in layers or layers[str(width)].out_features != size:
-                    precision = torch.promote_types(features.dtype, torch.float32)
-                    layers[str(width)] = nn.Linear(width, size, bias=False).to(features.device, precision)
+                    layers[str(width)] = nn.Linear(width, size, bias=False).to(single(features))
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
@@ -101,7 +90,8 @@ class OKDDip(Loss):
         weight = self.weight * ramp_up(progress, self.ramp_up)
         return {
             "task": soft_cross_entropy(logits, targets),
-            "distill": weight * _divergence(aims, logits, self.temperature),
+            # Not detached, unlike functional.divergence: the attention learns from its targets.
+            "distill": weight * (self.temperature**2 * softened_kl(aims, logits, self.temperature).mean(-1)),
         }
 
     def deployable(self, peers: int) -> list[int]:
@@ -126,10 +116,3 @@ class OKDDip(Loss):
             found.append([layer(x.to(layer.weight.dtype)) for layer, x in zip(chosen, auxiliary, strict=True)])
         query, key = (torch.stack(rows).to(precision) for rows in found)  # (A, B, size)
         return (query[:, None] * key).sum(-1).softmax(1)
-
-
-def _divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """``(P, B, C), (P, B, C) -> (P,)``: T^2 KL in nats like ``functional.divergence``, with gradients for both."""
-    log_teacher = (teacher / temperature).log_softmax(-1)
-    log_student = (student / temperature).log_softmax(-1)
-    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean(-1)

@@ -5,20 +5,15 @@ Branches on one trunk learn from an ensemble of themselves, in which a gate weig
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metamixer.core.ranges import Positive, Share, Weight, checked
+from metamixer.core.ranges import Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms, pooled
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    divergence,
-    learning,
-    ramp_up,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, learning, ramp_up, require, single, soft_cross_entropy
 
 
 class Gate(nn.Module):
@@ -40,6 +35,7 @@ class Gate(nn.Module):
         return scores.relu().softmax(-1)  # type: ignore[no-any-return]
 
 
+@dataclass(eq=False, repr=False)
 class ONE(Loss):
     """Branches on one trunk learn from an ensemble of themselves, weighed by a gate.
 
@@ -59,6 +55,7 @@ class ONE(Loss):
         weight: of the distillation; 1 in the official code.
         ramp_up: the share of training over which that weight rises; 80 of 300 epochs in the official code.
 
+    >>> import torch
     >>> outputs = Outputs(torch.zeros(3, 4, 10), stages=((torch.zeros(4, 8, 2, 2), torch.zeros(4, 16)),) * 3, shared=1)
     >>> loss = ONE()
     >>> loss.setup(outputs)
@@ -69,12 +66,12 @@ class ONE(Loss):
 
     needs = ("trunk",)
 
-    @checked
-    def __init__(self, temperature: Positive = 3.0, weight: Weight = 1.0, ramp_up: Share = 80 / 300) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.ramp_up = ramp_up
+    temperature: Positive = 3.0
+    weight: Weight = 1.0
+    ramp_up: Share = 80 / 300
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.gate: Gate | None = None
 
     def setup(self, outputs: Outputs) -> None:
@@ -82,8 +79,7 @@ class ONE(Loss):
         features = self._of_trunk(outputs)
         width, branches = features.shape[1], len(outputs.learners)
         if self.gate is None or self.gate.linear.weight.shape != (branches, width):
-            precision = torch.promote_types(features.dtype, torch.float32)
-            self.gate = Gate(width, branches).to(features.device, precision)
+            self.gate = Gate(width, branches).to(single(features))
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``task``, ``ensemble`` and ``distill``, each ``(P,)`` in nats.

@@ -6,24 +6,20 @@ the average of each of the other peers over time.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metamixer.core.ranges import Positive, Share, Weight, checked
+from metamixer.core.ranges import Positive, Share, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
 from metamixer.losses.components.step_counter import StepCount
-from metamixer.losses.functional import (
-    divergence,
-    learning,
-    ramp_up,
-    require,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, learning, ramp_up, require, single, soft_cross_entropy
 
 
+@dataclass(eq=False, repr=False)
 class PCL(Loss):
     """Peers learn from a classifier over all their features, and from the others' averages over time.
 
@@ -60,15 +56,13 @@ class PCL(Loss):
     needs = ("features", "shadows", "views")
     shadows = "average"
 
-    @checked
-    def __init__(
-        self, temperature: Positive = 3.0, weight: Weight = 1.0, decay: Share = 0.999, ramp_up: Share = 0.2667
-    ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.weight = weight
-        self.decay = decay
-        self.ramp_up = ramp_up
+    temperature: Positive = 3.0
+    weight: Weight = 1.0
+    decay: Share = 0.999
+    ramp_up: Share = 0.2667
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.count = StepCount()
         self.classifier: nn.Linear | None = None
 
@@ -79,8 +73,8 @@ class PCL(Loss):
         width, classes = sum(each.shape[1] for each in features), outputs.logits.shape[-1]
         there = self.classifier
         if there is None or (there.in_features, there.out_features) != (width, classes):
-            kind = torch.promote_types(features[0].dtype, torch.float32)
-            self.classifier = nn.Linear(width, classes, device=features[0].device, dtype=kind)
+            kind = single(features[0])
+            self.classifier = nn.Linear(width, classes, device=kind.device, dtype=kind.dtype)
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, features ``P`` times ``(B, D_p)``, targets ``(B, C)`` -> four terms ``(P,)`` in nats.

@@ -5,23 +5,22 @@ A teacher that runs ahead of its student waits: it is paused while the gap betwe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from metamixer.core.ranges import Positive, Weight, checked
+from metamixer.core.ranges import Positive, Weight
 from metamixer.core.types import Outputs, Terms
 from metamixer.losses.base import Loss
-from metamixer.losses.functional import (
-    divergence,
-    soft_cross_entropy,
-)
+from metamixer.losses.functional import divergence, single, soft_cross_entropy
 
 Form = Literal["auto", "pair", "1t2s", "2t1s"]
 _PEERS = {"pair": (1, 1), "1t2s": (1, 2), "2t1s": (2, 1)}
 
 
+@dataclass(eq=False, repr=False)
 class SwitOKD(Loss):
     """Mutual learning of large and small peers, where a large one pauses while it is too far ahead of a small one.
 
@@ -54,12 +53,9 @@ class SwitOKD(Loss):
     ([1.0, 1.0], 0.0)
     """
 
-    @checked
-    def __init__(self, form: Form = "auto", temperature: Positive = 1.0, weight: Weight = 1.0) -> None:
-        super().__init__()
-        self.form: Form = form
-        self.temperature = temperature
-        self.weight = weight
+    form: Form = "auto"
+    temperature: Positive = 1.0
+    weight: Weight = 1.0
 
     def deployable(self, peers: int) -> range:
         """The students."""
@@ -102,7 +98,7 @@ class SwitOKD(Loss):
 
 def _expert(logits: Tensor, targets: Tensor, teachers: int, temperature: float) -> Tensor:
     """``(P, B, C), (B, C)`` -> ``(teachers, students)``: 1 where a pair is in expert mode, else 0."""
-    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    logits = single(logits.detach())
     predicted = (logits / temperature).softmax(-1)
     teacher, student = predicted[:teachers, None], predicted[None, teachers:]
     gap = (student - teacher).abs().sum(-1).mean(-1)

@@ -9,14 +9,7 @@ from typing import Literal
 from metamixer.core.plan import MixPlan, Paste
 from metamixer.core.ranges import Share
 from metamixer.mixers.base import Draw, WindowedMixer
-from metamixer.mixers.sampling import (
-    Alpha,
-    Per,
-    Strength,
-    boxes,
-    permutation,
-    same_class_partners,
-)
+from metamixer.mixers.sampling import Alpha, Per, Strength, boxes, permutation, same_class_partners
 
 Partners = Literal["same_class", "any"]
 

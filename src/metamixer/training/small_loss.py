@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metamixer.core.ranges import Share, check_fields
 from metamixer.core.types import Outputs, Run
-from metamixer.losses.functional import finite
+from metamixer.losses.functional import finite, linear_ramp
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class SmallLoss:
 
     def count(self, samples: int, progress: float | None) -> int:
         """How many of a batch are kept at the share ``progress`` of training; None: at its end."""
-        risen = 1.0 if progress is None or self.ramp == 0 else min(progress / self.ramp, 1.0)
-        return max(1, int((1 - self.rate * risen) * samples + 1e-4))  # 1 - 0.2 is a little less than 0.8
+        rate = self.rate * float(linear_ramp(progress, self.ramp))
+        return max(1, int((1 - rate) * samples + 1e-4))  # 1 - 0.2 is a little less than 0.8
 
     def __call__(self, outputs: Outputs, targets: Tensor, progress: float | None) -> tuple[Outputs, Tensor]:
         """Outputs and targets ``(B, C)`` of the samples that are kept, in the order of the batch."""

@@ -7,13 +7,7 @@ from torch import nn
 
 from metamixer import Cohort
 from metamixer.cohort.stages import StagesNotFound
-from metamixer.evaluation.localization.activation_maps import (
-    NoMap,
-    activation_maps,
-    map_stage,
-    map_stages,
-    raw_maps,
-)
+from metamixer.evaluation.localization.activation_maps import NoMap, activation_maps, map_stage, map_stages, raw_maps
 from metamixer.models import resnet8
 
 

@@ -5,15 +5,8 @@ import math
 import pytest
 import torch
 
-from metamixer.losses.components.contrastive import (
-    contrast,
-    embed,
-    over_others,
-    positives,
-    projector,
-    row_divergence,
-    similarities,
-)
+from metamixer.losses.components.contrastive import contrast, embed, over_others, positives, projector, similarities
+from metamixer.losses.functional import row_divergence
 from tests.losses.slow_contrast import kl_rows, matrix, project, same_gradients, supervised
 from tests.oracle import draw
 

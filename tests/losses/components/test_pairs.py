@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from metamixer.core.types import Outputs
-from metamixer.losses.components.pairs import (
-    agreement,
-    divergence_each,
-    last_maps,
-    means,
-    others,
-    smallest_mean,
-    trusted_divergence,
-)
+from metamixer.losses.components.pairs import agreement, last_maps, means, others, smallest_mean, trusted_divergence
+from metamixer.losses.functional import row_divergence
 from tests.oracle import draw, softmax
 
 P, B, C = 3, 4, 5
@@ -41,7 +34,7 @@ def test_means_of_rows_of_different_length():
 def test_divergence_on_each_sample(temperature):
     teacher, student = draw(B, C, seed=1), draw(B, C, seed=2).requires_grad_()
     teacher.requires_grad_()
-    found = divergence_each(teacher, student, temperature)
+    found = row_divergence(teacher, student, temperature)
     wanted = [slow_divergence(teacher[b].detach(), student[b].detach(), temperature) for b in range(B)]
     assert found.tolist() == pytest.approx(wanted)
     found.sum().backward()

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from metamixer.core.types import Outputs
 from metamixer.losses.components.adversarial_examples import Pixels, perturb
-from metamixer.losses.components.pairs import divergence_each, others
+from metamixer.losses.components.pairs import others
+from metamixer.losses.functional import row_divergence
 
 
 def attacked_divergence(
@@ -30,8 +31,8 @@ def attacked_divergence(
         teachers = torch.stack([outputs.logits[j].detach() for j in others(i, outputs)])
 
         def apart(images: Tensor, of: Tensor = teachers, weights: Tensor = weights, i: int = i) -> Tensor:
-            return (weights * divergence_each(of, run(i, images, training=False)[None], 1.0)).sum()
+            return (weights * row_divergence(of, run(i, images, training=False)[None], 1.0)).sum()
 
         changed = perturb(apart, outputs.images[i], pixels, eps=eps, step=step, steps=steps)
-        losses.append((weights * divergence_each(teachers, run(i, changed)[None], temperature)).mean())
+        losses.append((weights * row_divergence(teachers, run(i, changed)[None], temperature)).mean())
     return torch.stack(losses)

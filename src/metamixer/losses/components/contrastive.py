@@ -56,16 +56,6 @@ def contrast(similarities: Tensor, positives: Tensor) -> Tensor:
     return -(positives * alone.log_softmax(-1)).sum(-1)
 
 
-def row_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """``(..., B, B), (..., B, B) -> (..., B)``: T^2 KL(softmax(teacher / T) || softmax(student / T)) of each row.
-
-    No gradient flows into the teacher.
-    """
-    log_teacher = (teacher.detach() / temperature).log_softmax(-1)
-    log_student = (student / temperature).log_softmax(-1)
-    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
-
-
 def over_others(pairs: Tensor) -> Tensor:
     """``(P, P) -> (P,)``: the sum over the columns of the other peers."""
     return pairs.masked_fill(_same(len(pairs), pairs.device), 0).sum(-1)

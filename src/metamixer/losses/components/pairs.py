@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metamixer.core.types import Outputs
-from metamixer.losses.functional import divergence, same_size
+from metamixer.losses.functional import row_divergence, same_size
 
 
 def others(index: int, outputs: Outputs) -> list[int]:
@@ -21,14 +21,9 @@ def means(rows: Iterable[Sequence[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(list(row)).mean(0) for row in rows])
 
 
-def divergence_each(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """``(..., B, C), (..., B, C) -> (..., B)``: the divergence on each sample."""
-    return divergence(teacher[..., None, :], student[..., None, :], temperature)
-
-
 def trusted_divergence(outputs: Outputs, trusted: Tensor, temperature: float) -> Tensor:
     """``(L,)``: ``mutual_divergence``, each sample weighed by how far a teacher is trusted, ``(P, B)``."""
-    pairs = trusted * divergence_each(outputs.logits[None], outputs.logits[:, None], temperature)
+    pairs = trusted * row_divergence(outputs.logits[None], outputs.logits[:, None], temperature)
     return means([pairs[i, j].mean() for j in others(i, outputs)] for i in outputs.learners)
 
 
