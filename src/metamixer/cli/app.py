@@ -22,6 +22,7 @@ from metamixer.cli.list_names import list_names
 from metamixer.cli.predict import predict
 from metamixer.cli.preview import preview
 from metamixer.cli.report import report
+from metamixer.cli.serve import serve
 from metamixer.cli.study import study
 from metamixer.cli.train import train
 
@@ -67,7 +68,7 @@ def _ending_with_a_code(command: Callable[..., int]) -> Callable[..., None]:
     return run
 
 
-for _command in (train, evaluate, study, predict, export, preview, list_names, check, report):
+for _command in (train, evaluate, study, predict, serve, export, preview, list_names, check, report):
     app.command("list" if _command is list_names else None)(_ending_with_a_code(_command))
 
 

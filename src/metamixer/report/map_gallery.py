@@ -22,12 +22,12 @@ def gallery(images: Sequence[Shown]) -> list[dict[str, Any]]:
         height, width = one.image.shape[-2:]
         truth = [] if one.truth is None else [_box(box) for box in one.truth.reshape(-1, 4)]
         cells: list[dict[str, Any]] = [
-            {"picture": _picture(one.image, None), "title": one.label, "text": "", "box": None, "right": None}
+            {"picture": picture(one.image, None), "title": one.label, "text": "", "box": None, "right": None}
         ]
         for seen in one.networks:
             cells.append(
                 {
-                    "picture": _picture(one.image, seen.map),
+                    "picture": picture(one.image, seen.map),
                     "title": seen.name,
                     "text": f"{seen.predicted}, {percent(seen.confidence)}{'; no map' if seen.map is None else ''}",
                     "box": None if seen.box is None else _box(seen.box),
@@ -46,7 +46,7 @@ def _box(box: Tensor) -> dict[str, float]:
     return {"x": x0, "y": y0, "width": max(0.0, round(x1 - x0, 2)), "height": max(0.0, round(y1 - y0, 2))}
 
 
-def _picture(image: Tensor, heat: Tensor | None) -> str:
+def picture(image: Tensor, heat: Tensor | None) -> str:
     """A PNG as data URI: the image, under a map half of what is seen is the map's colour."""
     import matplotlib
     import numpy as np

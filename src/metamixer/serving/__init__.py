@@ -1,0 +1,1 @@
+"""A trained network as a page and a JSON endpoint on this machine."""
