@@ -6,8 +6,8 @@ ARCHIVES holds `cifar10-jpeg.tar.gz` (CIFAR-10 as JPEG files), `cifar100-200.tar
 of CIFAR-100), `tiny-imagenet-20.tar.xz` (20 classes with boxes), `cifar10n-labels.csv.gz` (labels by people) and
 `fashion-mnist/` (the four idx files). What is not there is left out.
 
-`cifar10-explore` has no image of the test set: its `test/` are other training images, so that what is chosen there is
-chosen without the test set. The other sets have the official test images.
+`cifar10-explore` and `fashion-explore` have no image of the test sets: their `test/` are other training images, so that
+what is chosen there is chosen without test images. The other sets have the official test images.
 """
 
 import argparse
@@ -101,20 +101,31 @@ def labels(archive: Path, folder: Path) -> None:
         writer.writerows(rows)
 
 
-def fashion(source: Path, folder: Path) -> None:
-    """50 training and 50 validation images of each class, in the order of the file, and all test images."""
+FASHION = {
+    "fashion-500": {"train": [("train", 50), ("val", 50)], "t10k": [("test", 10_000)]},
+    "fashion-explore": {"train": [("train", 54), ("val", 50), ("test", 500)]},
+}
+"""Images of each class from each file, in their order, and the splits that they go to."""
+
+
+def fashion(source: Path, out: Path) -> None:
+    for name, parts in FASHION.items():
+        for kind, splits in parts.items():
+            fashion_splits(source, kind, out / name, splits)
+
+
+def fashion_splits(source: Path, kind: str, folder: Path, parts: list[tuple[str, int]]) -> None:
     names = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
-    for kind, parts in (("train", [("train", 50), ("val", 50)]), ("t10k", [("test", 10_000)])):
-        raw = gzip.decompress((source / f"{kind}-images-idx3-ubyte.gz").read_bytes())
-        pixels = np.frombuffer(raw, np.uint8, -1, 16)
-        raw = gzip.decompress((source / f"{kind}-labels-idx1-ubyte.gz").read_bytes())
-        classes = np.frombuffer(raw, np.uint8, -1, 8)
-        for label, name in enumerate(names):
-            chosen = iter(np.flatnonzero(classes == label))
-            for split, count in parts:
-                (folder / split / name).mkdir(parents=True, exist_ok=True)
-                for index, _ in zip(chosen, range(count), strict=False):
-                    Image.fromarray(pixels.reshape(-1, 28, 28)[index]).save(folder / split / name / f"{index:05}.png")
+    raw = gzip.decompress((source / f"{kind}-images-idx3-ubyte.gz").read_bytes())
+    pixels = np.frombuffer(raw, np.uint8, -1, 16)
+    raw = gzip.decompress((source / f"{kind}-labels-idx1-ubyte.gz").read_bytes())
+    classes = np.frombuffer(raw, np.uint8, -1, 8)
+    for label, name in enumerate(names):
+        chosen = iter(np.flatnonzero(classes == label))
+        for split, count in parts:
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for index, _ in zip(chosen, range(count), strict=False):
+                Image.fromarray(pixels.reshape(-1, 28, 28)[index]).save(folder / split / name / f"{index:05}.png")
 
 
 def main() -> None:
@@ -130,7 +141,7 @@ def main() -> None:
     if (file := arguments.archives / "cifar10n-labels.csv.gz").is_file():
         labels(file, arguments.out / "cifar10n-2000")
     if (folder := arguments.archives / "fashion-mnist").is_dir():
-        fashion(folder, arguments.out / "fashion-500")
+        fashion(folder, arguments.out)
 
 
 if __name__ == "__main__":

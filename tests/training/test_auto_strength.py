@@ -23,7 +23,7 @@ from tests.training.test_distributed import assert_equal, train
 from tests.training.test_trainer import SignalAfter
 
 EPOCHS = 12
-MOVING = {"strength_target": 0.55, "strength_rise": 0.5}
+MOVING = {"strength_target": 0.9, "strength_rise": 0.5}
 """Settings of the toy with which its strength goes up and down."""
 
 
@@ -34,15 +34,16 @@ def report(*accuracies):
 def slow(pairs, target, rise, epochs, every):
     """The strengths after each validation, in exact fractions: a teacher's accuracy is left out."""
     strength, found = Fraction(0), []
-    for train_of, val_of in pairs:
+    for number, (train_of, val_of) in enumerate(pairs):
+        bound = Fraction(target) * (number + 1) * every / epochs
         a, b = (sum(map(Fraction, values[:2])) / 2 for values in (train_of, val_of))
         r = (a - b) / (1 - b) if b != 1 else Fraction(0)
         move = Fraction(every) / (Fraction(rise) * epochs)
-        if r > target:
+        if r > bound:
             strength = min(Fraction(1), strength + min(move, 1))
-        elif r < target:
+        elif r < bound:
             strength = max(Fraction(0), strength - min(move, 1))
-        found.append((strength, r))
+        found.append((strength, r, bound))
     return found
 
 
@@ -58,11 +59,12 @@ ACCURACIES = st.lists(st.integers(0, 64).map(lambda count: count / 64), min_size
 def test_the_strength_is_that_of_a_slow_loop(pairs, target, rise, every):
     made = AutoStrength(TrainSettings(epochs=256, validate_every=every, strength_target=target, strength_rise=rise))
     before = 0.0
-    for (train_of, val_of), (wanted, r) in zip(pairs, slow(pairs, target, rise, 256, every), strict=True):
-        in_force, found = made.follow(lambda _, values=train_of: report(*values), report(*val_of), [0, 1])
+    for number, (wanted, r, bound) in enumerate(slow(pairs, target, rise, 256, every)):
+        known, new = (report(*values) for values in pairs[number])
+        in_force, found = made.follow(lambda _, known=known: known, new, [0, 1], (number + 1) * every / 256)
         assert in_force == before
         assert found == pytest.approx(float(r), abs=1e-12)
-        if abs(r - target) > 1e-12:
+        if abs(r - bound) > 1e-12:
             before = made.value
             assert made.value == pytest.approx(float(wanted), abs=1e-12)
         else:
@@ -77,7 +79,7 @@ def test_overfitting_of_what_all_know_is_none():
 def test_an_epoch_without_validation_moves_nothing():
     made = AutoStrength(TrainSettings(epochs=40, validate_every=4))
     made.value = 0.5
-    assert made.follow(lambda _: pytest.fail("evaluated"), None, [0]) == (0.5, None)
+    assert made.follow(lambda _: pytest.fail("evaluated"), None, [0], 0.1) == (0.5, None)
     assert made.value == 0.5
 
 
@@ -127,9 +129,9 @@ def test_the_strength_moves_by_what_is_measured(uninterrupted):
     """Every step again from what was written down; the last r from the peers as they are in the end."""
     made, rows, folder = uninterrupted
     strength, strengths = 0.0, []
-    for in_force, r, _ in rows:
+    for epoch, (in_force, r, _) in enumerate(rows, 1):
         assert in_force == pytest.approx(strength, abs=1e-12)
-        strength = min(1.0, max(0.0, strength + (1 if r > 0.55 else -1) / (0.5 * EPOCHS)))
+        strength = min(1.0, max(0.0, strength + (1 if r > 0.9 * epoch / EPOCHS else -1) / (0.5 * EPOCHS)))
         strengths.append(strength)
     assert made._run.strength.value == pytest.approx(strength, abs=1e-12)
     assert any(one > other for one, other in pairwise(strengths)), "it never falls here"
@@ -158,11 +160,11 @@ def test_the_mixer_is_handed_the_strength_of_its_epoch():
 
 
 def test_at_strength_0_it_is_a_training_without_mixing():
-    """Where nothing is overfitted, MetaMixer costs nothing: to the last bit."""
-    mixed = toys.trainer(mixer=MetaMixer(strength="auto"), strength_target=1.0)
-    mixed.fit(toys.loader(), validation(), plain=plain())
+    """Where training images are no better known than others, MetaMixer costs nothing: to the last bit."""
+    mixed = toys.trainer(mixer=MetaMixer(strength="auto"))
+    mixed.fit(toys.loader(), plain(), plain=validation())
     bare = toys.trainer(mixer=NoMix())
-    bare.fit(toys.loader(), validation())
+    bare.fit(toys.loader(), plain())
     for name, value in toys.weights(mixed).items():
         assert torch.equal(value, bare.cohort.state_dict()[name]), name
 

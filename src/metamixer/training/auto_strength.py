@@ -3,10 +3,13 @@
 
 After each validation the peers also name the classes of a fixed set of training images, neither mixed nor augmented.
 
-    r = (a_train - a_val) / (1 - a_val),    s <- min(1, max(0, s + d sign(r - target)))
+    r = (a_train - a_val) / (1 - a_val),    s <- min(1, max(0, s + d sign(r - target t)))
 
-with a the mean accuracy of the peers that learn. r is 0 while training images are no better known than others, and 1
-when all of them are known. s begins with 0, and d is such that it can rise to 1 in the share ``rise`` of the training.
+with a the mean accuracy of the peers that learn, and t the share of the training that is done. r is 0 while training
+images are no better known than others, and 1 when all of them are known. Without mixing it grows about in proportion
+to t, so r / t is the overfitting to expect in the end. With a constant bound on r long trainings would begin to mix
+late, and short ones end with it. s begins with 0, and d is such that it can rise to 1 in the share ``rise`` of the
+training.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ class AutoStrength:
         self.plain, self.value = plain, 0.0
 
     def follow(
-        self, evaluate: Callable[[Iterable[Any]], Report], val: Report | None, peers: Sequence[int]
+        self, evaluate: Callable[[Iterable[Any]], Report], val: Report | None, peers: Sequence[int], done: float
     ) -> tuple[float, float | None]:
         """Move the strength by a step.
 
@@ -69,6 +72,7 @@ class AutoStrength:
             evaluate: gives the metrics of all peers on batches.
             val: their metrics on the validation images; None: this epoch was not validated, and nothing moves.
             peers: those that learn.
+            done: the share of the training.
 
         Returns:
             The strength in this epoch, and r.
@@ -78,6 +82,6 @@ class AutoStrength:
             return before, None
         reports = (evaluate(self.plain), val)
         found = overfitting(*(fmean(report.peers[peer].accuracy for peer in peers) for report in reports))
-        sign = (found > self.target) - (found < self.target)
+        sign = (found > self.target * done) - (found < self.target * done)
         self.value = min(1.0, max(0.0, self.value + sign * self.step))
         return before, found

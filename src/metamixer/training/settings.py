@@ -54,8 +54,8 @@ class TrainSettings:
             validated, evaluated and deployed; None: the peers as they learn.
         patience: stop early, after so many epochs in which validation accuracy was not better (equal accuracy: negative
             log-likelihood); the schedule is that of all epochs. None: train them all.
-        strength_target: for mixers with ``strength: auto``: strength rises while overfitting is above it, and falls
-            below. Overfitting is (a_train - a_val) / (1 - a_val), a the mean accuracies of the peers.
+        strength_target: for mixers with ``strength: auto``: the overfitting to allow at the end of training. After the
+            share t of it strength rises if overfitting is above ``t * strength_target``, and falls if it is below.
         strength_rise: the share of training in which that strength can rise from 0 to 1.
         continued: after which epochs the learning-rate schedule started anew, because a run that had ended with so many
             was given more; ``metamixer train --resume RUN --epochs N`` sets it.
@@ -85,7 +85,7 @@ class TrainSettings:
     class_weights_beta: Annotated[float, Field(ge=0, lt=1, json_schema_extra={"neutral": 0.999})] = 0.999
     ema: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Field(json_schema_extra={"neutral": None})] = None
     patience: Annotated[Count | None, Field(json_schema_extra={"neutral": None})] = None
-    strength_target: Annotated[float, Field(ge=0, le=1, json_schema_extra={"neutral": 0.3})] = 0.3
+    strength_target: Annotated[float, Field(ge=0, le=1, json_schema_extra={"neutral": 0.4})] = 0.4
     strength_rise: Annotated[float, Field(gt=0, le=1, json_schema_extra={"neutral": 0.1})] = 0.1
     continued: Annotated[tuple[Count, ...], Field(json_schema_extra={"neutral": []})] = ()
     checkpoint_every: Count = 1

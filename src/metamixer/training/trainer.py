@@ -247,7 +247,8 @@ class Trainer:
             report = self.evaluate(val) if val is not None and due else None
             strength = overfitting = None
             if run.strength is not None:
-                strength, overfitting = run.strength.follow(self.evaluate, report, self.cohort.learners)
+                done = (epoch + 1) / self.settings.epochs
+                strength, overfitting = run.strength.follow(self.evaluate, report, self.cohort.learners, done)
             record_epoch = EpochRecord(
                 epoch=epoch + 1,
                 step=run.step,
