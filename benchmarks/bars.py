@@ -16,7 +16,7 @@ class Bar:
         key: what a figure names.
         what: is judged.
         must, aim: the limits; no aim: None.
-        higher: figures have to lie above and not below.
+        higher: values have to lie above and not below.
         unit: of the limits.
     """
 

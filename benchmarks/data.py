@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.results import Missing, Section, ratios
 from benchmarks.settings import Settings
 from benchmarks.timing import Case, fixed, interleave
-from metamixer.core.torchvision_compat import mend
+from metamixer.core.torchvision_compat import make_importable
 from metamixer.data import Augment, TensorImages, TrainLoader
 from metamixer.data.files.image_file import read_image
 from metamixer.data.files.streaming import FolderImages
@@ -104,7 +104,7 @@ def _stack(images: _PerImage, rows: Sequence[Tensor]) -> None:
 
 
 def _per_image() -> dict[str, Callable[[Image.Image], Tensor]]:
-    mend()
+    make_importable()
     v1, v2 = (importlib.import_module(f"torchvision.transforms{version}") for version in ("", ".v2"))
     return {
         "per image: torchvision transforms": v1.Compose(
@@ -210,7 +210,7 @@ def _resized(pixels: Tensor, side: int) -> Tensor:
 
 def _not_here(decode: Decode) -> str:
     """Why a decoder cannot be used, or nothing."""
-    mend()
+    make_importable()
     with tempfile.TemporaryDirectory() as folder:
         try:
             decode(write_photos(Path(folder), 1)[0], 32)

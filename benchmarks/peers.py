@@ -23,7 +23,7 @@ from benchmarks.results import Missing, Section, ratios
 from benchmarks.settings import Settings
 from benchmarks.timing import Case, Work, interleave
 from metamixer.cohort.cohort import Cohort
-from metamixer.core.torchvision_compat import mend
+from metamixer.core.torchvision_compat import make_importable
 from metamixer.core.types import Batch
 from metamixer.data import Augment, TensorImages, TrainLoader
 from metamixer.data.augment import normalise
@@ -55,7 +55,7 @@ class Loaded:
 
 def measure(settings: Settings) -> list[Section]:
     """One section on the first network; those of ``competitors.COMPETITORS`` and ours in the same rounds."""
-    mend()  # or what imports torchvision does not import beside a torch without CUDA
+    make_importable()  # or what imports torchvision does not import beside a torch without CUDA
     name, steps = settings.networks[0], 3 if settings.quick else 20
     shape = settings.shape(name)
     pixels = _pixels(shape.batch * steps, shape.side)

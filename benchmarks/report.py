@@ -62,7 +62,7 @@ def write(findings: Findings, folder: Path) -> None:
     (folder / "bench.md").write_text(markdown(findings), encoding="utf-8")
 
 
-QUICK = "A quick run: toy sizes that show that everything works. Its figures and verdicts say nothing about speed."
+QUICK = "A quick run: toy sizes that show that everything works. Its ratios and verdicts say nothing about speed."
 
 
 def markdown(findings: Findings) -> str:

@@ -1,4 +1,4 @@
-"""What a suite hands over: what was measured in each round, and the figures that follow from it."""
+"""What a suite hands over: what was measured in each round, and the ratios computed from it."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import metamixer
-from metamixer.core.torchvision_compat import mend
+from metamixer.core.torchvision_compat import make_importable
 
 sys.path.insert(0, str(Path(__file__).parent))
-mend()  # before autodoc imports every module
+make_importable()  # before autodoc imports every module
 
 project = "metamixer"
 author = "The metamixer developers"
@@ -30,7 +30,7 @@ napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
-# Annotations name what is only imported for type checkers; a name that two modules have cannot be told apart there.
+# Annotations name what is only imported for type checkers; a name that two modules have is ambiguous there.
 suppress_warnings = ["ref.python"]
 
 highlight_language = "none"  # of blocks that name no language

@@ -19,7 +19,7 @@ from metamixer.runs.run import Result, load_data, train
 
 
 def fit(photos: Path, out: Path, peers: Sequence[str], epochs: int) -> Result:
-    """Train; what is deployed is chosen by images held out for validation, the figures are those of the test images."""
+    """Train; the deployed network is chosen on validation images, the metrics are those of the test images."""
     # In a short training full-strength mixing costs accuracy (docs/results.md), so it is mild below 100 epochs and
     # stops half-way: the last epochs are on the images as they are.
     mild = {"local_probability": 0.3, "global_probability": 0.3, "until": 0.5} if epochs < 100 else {}
@@ -36,7 +36,7 @@ def fit(photos: Path, out: Path, peers: Sequence[str], epochs: int) -> Result:
     print(f"{len(data.train)} training images of {len(data.classes)} classes, {data.size[0]} x {data.size[1]} pixels")
     for note in data.notes:
         print(note)
-    # Resuming makes the script safe to start again: it goes on where it was stopped.
+    # Resuming makes the script safe to start again: it resumes where it was stopped.
     return train(recipe, out, data=data, resume=True)
 
 

@@ -25,7 +25,7 @@ class Peers(nn.Module):
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.cohort = Cohort(networks)
-        # Mild, as short trainings need, and off in the second half of them: `PeerTrainer` tells the progress.
+        # Mild, as short trainings need, and off in the second half of them: `PeerTrainer` passes the progress.
         self.mixer, self.loss = MetaMixer(local_probability=0.3, global_probability=0.3, until=0.5), DML()
         self.progress: float | None = None
         self.terms: dict[str, Tensor] = {}
@@ -105,10 +105,10 @@ def main(words: Sequence[str] | None = None) -> tuple[float, float]:
     test = rows(data.test)
     before = trainer.predict(test).metrics["test_accuracy_ensemble"]
     trainer.train()
-    figures = trainer.predict(test).metrics
-    print({name: round(value, 3) for name, value in figures.items() if "accuracy" in name})
-    print(f"test accuracy of the ensemble: {before:.1%} before, {figures['test_accuracy_ensemble']:.1%} after")
-    return before, figures["test_accuracy_ensemble"]  # model.cohort.peers[0] is an ordinary network
+    metrics = trainer.predict(test).metrics
+    print({name: round(value, 3) for name, value in metrics.items() if "accuracy" in name})
+    print(f"test accuracy of the ensemble: {before:.1%} before, {metrics['test_accuracy_ensemble']:.1%} after")
+    return before, metrics["test_accuracy_ensemble"]  # model.cohort.peers[0] is an ordinary network
 
 
 if __name__ == "__main__":

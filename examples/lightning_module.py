@@ -41,10 +41,10 @@ class Peers(L.LightningModule):
         logits = self.cohort(images).logits  # no plan: nothing is mixed; Lightning has called eval() and no_grad()
         right = (logits.argmax(-1) == labels).float().mean(-1)  # (P,)
         ensemble = (logits.softmax(-1).mean(0).argmax(-1) == labels).float().mean()
-        figures = {f"{split}/{peer}": value for peer, value in enumerate(right)}
-        figures |= {f"{split}/ensemble": ensemble, f"{split}/peers": right.mean()}
+        metrics = {f"{split}/{peer}": value for peer, value in enumerate(right)}
+        metrics |= {f"{split}/ensemble": ensemble, f"{split}/peers": right.mean()}
         # Averaged over batches by their sizes, and over processes.
-        self.log_dict(figures, batch_size=len(labels), sync_dist=True, prog_bar=True)
+        self.log_dict(metrics, batch_size=len(labels), sync_dist=True, prog_bar=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Accuracies on the validation split, which chooses the checkpoint."""

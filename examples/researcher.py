@@ -2,7 +2,7 @@
 
     python examples/researcher.py --data cifar10 --root data --limit 50 --epochs 200 --seeds 0,1,2,3,4
 
-The figure is the mean of the peers on the test images after the last epoch, so that nothing was chosen by the test.
+The metric is the mean of the peers on the test images after the last epoch: no model selection on the test set.
 Runs of one seed start from the same weights and see the same images in the same order. Differences are therefore taken
 inside a seed: what all methods owe to a lucky start falls out, and the interval is narrower than that of two means.
 """
@@ -57,7 +57,7 @@ def table(found: dict[str, list[float]]) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, list[float]]:
-    """Run every method with every seed, print the table, and give the figures."""
+    """Run every method with every seed, print the table, and return the metrics."""
     parser = argparse.ArgumentParser(description="compare methods over seeds")
     parser.add_argument("--data", default="fashion-mini")
     parser.add_argument("--root", default="data", help="where standard sets lie")

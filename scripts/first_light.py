@@ -6,7 +6,7 @@
     python scripts/first_light.py run precision --data cifar10-jpeg.tar.gz
     python scripts/first_light.py table
 
-A cell that is finished is not run again, and one that was stopped goes on where it was. Several may run at once.
+A cell that is finished is not run again, and one that was stopped is resumed. Several may run at once.
 Each cell is one `metamixer train`, so that anyone can repeat a single one.
 """
 

@@ -253,7 +253,7 @@ def step(work: Work, cluster: Cluster, peers: int, devices: int, groups: int, ba
     across = cluster.inside if devices <= cluster.per_machine else cluster.between
     reducing = gradients / speed + (cluster.latency if shares > 1 else 0)
     gathering = outputs / across + (cluster.latency if groups > 1 else 0)
-    # DDP reduces while the backward pass, two thirds of the computing, goes on. Nothing hides the outputs' way.
+    # DDP reduces while the backward pass, two thirds of the computing, still runs. Nothing hides the outputs' way.
     seconds = compute + max(0.0, reducing - 2 / 3 * compute) + gathering
     return {
         "images": images,

@@ -31,7 +31,7 @@ def test_imports_after_metamixer(code):
 
 def test_installed_once():
     before = list(sys.meta_path)
-    torchvision_compat.mend()
+    torchvision_compat.make_importable()
     assert sys.meta_path == before
 
 

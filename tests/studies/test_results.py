@@ -158,7 +158,7 @@ def test_a_line_counts_if_it_has_what_is_measured(study, tmp_path):
     assert len(Plan.of(located, tmp_path).waiting) == 4
     append(tmp_path / "results.jsonl", [line.model_copy(update={"metrics": {"fgsm": 0.1}}) for line in lines_of(study)])
     assert not Plan.of(more, tmp_path).waiting
-    assert table_of(more, tmp_path).entries[0].figures["accuracy"].mean == pytest.approx(0.505), "metrics add up"
+    assert table_of(more, tmp_path).entries[0].metrics["accuracy"].mean == pytest.approx(0.505), "metrics add up"
 
 
 def test_rows_with_one_recipe_share_their_runs(tmp_path):

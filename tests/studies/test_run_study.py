@@ -249,7 +249,7 @@ def sleepers(monkeypatch, tmp_path):
     class Sleeper:
         def __init__(self, cell):
             self.cell, self.process = cell, subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
-            self.log, self.began, self.told = tmp_path / "log", time.perf_counter(), False
+            self.log, self.began, self.signalled = tmp_path / "log", time.perf_counter(), False
             begun.append(cell)
             most.append(len(begun) - len(done))
 

@@ -81,8 +81,8 @@ def test_the_baseline_keeps_the_other_axes():
         ({"methods": ["dmll"]}, "dmll: .*dml"),
         ({"methods": ["dml"], "baseline": {"methods": "kd"}}, "baseline: 'kd' is not one of methods; dml"),
         ({"methods": ["dml"], "baseline": {"loss": "dml"}}, "'loss' is no axis; methods, mixers"),
-        ({"figures": ["speed"]}, "figures: 'speed'; expected accuracy"),
-        ({"compare": ["nll"], "figures": ["accuracy"]}, "compare: 'nll' is not in figures"),
+        ({"metrics": ["speed"]}, "metrics: 'speed'; expected accuracy"),
+        ({"compare": ["nll"], "metrics": ["accuracy"]}, "compare: 'nll' is not in metrics"),
         ({"seeds": [1, 1]}, "has one twice"),
         ({"seeds": []}, "seeds"),
         ({"recipe": {"train": {"epochs": -1}}, "methods": ["dml"]}, "dml: train.epochs"),
@@ -95,3 +95,8 @@ def test_the_baseline_keeps_the_other_axes():
 def test_what_does_not_fit_is_told_with_its_place(content, message):
     with pytest.raises(RecipeError, match=message):
         study(**content)
+
+
+def test_the_older_key_of_metrics_is_read():
+    names = ["nll", "accuracy"]
+    assert study(methods=["dml"], figures=names).content == study(methods=["dml"], metrics=names).content

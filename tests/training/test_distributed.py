@@ -275,7 +275,7 @@ def test_a_run_goes_on_with_other_processes(tmp_path):
     assert found.state["step"] == 7
     assert found.manifest["world_size"] == 2
     assert set(found.state["optimizer"]) == {"peer 0", "peer 1"}
-    with pytest.warns(UserWarning, match="begun by 2 processes and goes on with 1: the same images in the same order"):
+    with pytest.warns(UserWarning, match="started by 2 processes and is resumed by 1: the same images"):
         alone = train("metamixer", "dml", epochs=2, folder=tmp_path / "run", resume=True)
     assert_equal(alone, wanted)
 

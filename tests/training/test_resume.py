@@ -109,7 +109,7 @@ def test_checkpoints_of_another_recipe(tmp_path):
 def test_checkpoints_of_other_processes_are_read_with_a_warning(tmp_path):
     keeper(tmp_path, {**FACTS, "world_size": 2}).save(in_the_middle(), "LATEST", whole=True)
     other = run_of(2)
-    with pytest.warns(UserWarning, match=r"begun by 2 processes .* with 1"):
+    with pytest.warns(UserWarning, match=r"started by 2 processes .* by 1"):
         keeper(tmp_path).resume(other)
     assert_same(other, in_the_middle())
 

@@ -59,7 +59,7 @@ def test_a_resumed_run_drops_what_came_after_the_checkpoint(torn, tmp_path):
 
 def test_a_folder_that_takes_no_events(tmp_path):
     (tmp_path / "events").write_text("in the way")
-    with pytest.warns(UserWarning, match="TensorBoard events are not written any more"):
+    with pytest.warns(UserWarning, match="no more TensorBoard events"):
         written(tmp_path, [record(1)])
     assert lines(tmp_path) == [record(1).as_dict()]
 

@@ -1,4 +1,4 @@
-"""``metamixer check``: what a folder of images holds, before one trains."""
+"""``metamixer check``: list what a folder of images holds, before training on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines and tables in the terminal, with text that cannot play tricks on it. Rich is imported when it is needed."""
+"""Lines and tables in the terminal; untrusted text is escaped. Rich is imported when it is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that are no bugs: one line each, with an exit code that scripts can tell apart (as in sysexits.h)."""
+"""User errors: reported in one line each, with an exit code that scripts can test (as in sysexits.h)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 To = Literal["onnx", "torch-export", "safetensors", "hub"]
 
-_NOTABLE = 0.02  # accuracy that int8 may cost before it is worth a warning
+_NOTABLE = 0.02  # loss of accuracy by int8 above which a warning is printed
 _AGREE = 0.95  # images for which both files should name the same class
 
 

@@ -1,4 +1,4 @@
-"""``metamixer list``: what a recipe can name. Names are listed at once, without torch; settings need its import."""
+"""``metamixer list``: names and settings for recipes. Names need no import of torch; settings do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classes and probabilities of image files: computed, and written as CSV, JSON or a table."""
+"""Compute the classes and probabilities of image files, and write them as CSV, JSON or a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``metamixer preview``: what the mixer makes of the user's own images."""
+"""``metamixer preview``: draw mixed images of the user's data."""
 
 from __future__ import annotations
 

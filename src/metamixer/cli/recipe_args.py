@@ -1,4 +1,4 @@
-"""From the words of a command line to a recipe and to the name of its run."""
+"""From the arguments of a command to a recipe and the name of its run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result of a training in the terminal: a table, and sentences on what its metrics are from."""
+"""The result of a training in the terminal: a table, and sentences that explain its metrics."""
 
 from __future__ import annotations
 

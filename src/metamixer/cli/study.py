@@ -1,4 +1,4 @@
-"""``metamixer study``: methods against each other, from one file to one table."""
+"""``metamixer study``: compare methods, from one file to one table."""
 
 from __future__ import annotations
 

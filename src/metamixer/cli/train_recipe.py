@@ -1,4 +1,4 @@
-"""What ``metamixer train`` does: a recipe is trained in a folder, after its baseline if asked, and the result shown."""
+"""``metamixer train``: train a recipe in a folder, its baseline first if asked, and show the result."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
 
 
 def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> int:
-    """One more process of a run, started with the words of the first one: it is silent, and is told the folder."""
+    """Another process of a run, started with the same arguments: prints nothing, and gets the folder from the first."""
     folder = out if resume in (None, "auto") else Path(resume)
     going_on = resume is not None and folder is not None and (folder / "recipe.yaml").is_file()
     named = bool(words) or sugar != Sugar()
@@ -105,7 +105,7 @@ def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: st
 
 
 def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> tuple[Recipe, Path, bool]:
-    """The recipe, its folder, and whether it goes on there."""
+    """The recipe, its folder, and whether the run is resumed there."""
     if resume is None:
         recipe = recipe_of(words, sugar)
         name = folder_name(recipe)

@@ -1,4 +1,4 @@
-"""The progress of a training in the terminal."""
+"""Training progress in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which axis of what a stage puts out is the batch: seen from two batches of different sizes."""
+"""Find the batch axis of a stage's outputs, by comparing two batches of different sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_axes(peer: nn.Module, images: Tensor, tap: Tap, paths: Sequence[str], n
     """Run a peer on two and on three images, in evaluation mode, and note in its tap the axes of the batch, or what
     speaks against mixing it.
 
-    Sizes of one batch cannot tell: an output ``(6, 6, 8)`` of six images may begin with time.
+    One batch is not enough: an output ``(6, 6, 8)`` of six images may begin with time.
 
     Args:
         peer: the network.

@@ -1,4 +1,4 @@
-"""Peers that look at the same batch, with mixing points inside them that need no change to the networks."""
+"""Peers that are trained on the same batch, with mixing points inside that need no change to the networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peers at the same time on a CPU: a thread and its own cores for each.
+"""Peers in parallel on a CPU: each in a thread with cores of its own.
 
 Two small networks on two cores are faster side by side than one after the other with two cores each: a convolution of
 16 channels has too little work to share. A peer's forward pass knows nothing of the others, so it runs anywhere; what

@@ -1,4 +1,4 @@
-"""Peers of several processes that see each other's weights through the files of a folder, whenever they come.
+"""Exchange of weights between the processes of several peers, through files in a shared folder.
 
 Every process has one file, ``peer-<number>.safetensors``, which it replaces at once. A file that is missing, damaged or
 not finite is passed over, so that a process that dies or is slow stops nobody.

@@ -1,4 +1,4 @@
-"""Hooks that stay in a network: points where it can be mixed, and where what it computes is recorded."""
+"""Permanent forward hooks: they mix at the end of a stage, and record stage outputs and features."""
 
 from __future__ import annotations
 

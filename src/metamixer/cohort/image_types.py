@@ -1,4 +1,4 @@
-"""Images of another type than a network's weights: PyTorch's message names neither."""
+"""Explain a mismatch between the dtype of images and of weights, which PyTorch's message does not name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peers that are spread over processes: each computes its own, and only what peers show each other travels.
+"""Peers spread over processes: each process computes its own peers, and their outputs are gathered.
 
 Every process gets the logits of all peers, and the features where the loss looks at them, as values; its own carry
 their graph. It then computes the whole objective itself. The gradient that reaches its own peers is the one that they

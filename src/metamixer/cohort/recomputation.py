@@ -1,4 +1,4 @@
-"""Activation checkpointing of peers: what their blocks computed is computed again in the backward pass, not kept.
+"""Activation checkpointing of peers: blocks are recomputed in the backward pass instead of kept.
 
 Training then needs the memory of one block's activations instead of all of them, and about a third more time (Chen, Xu,
 Zhang, Guestrin, arXiv 1604.06174). Gradients, running statistics and random numbers are those without it.

@@ -1,4 +1,4 @@
-"""Peers on a shared trunk: the same low stages, computed once, and branches of their own above them.
+"""Peers on a shared trunk: the low stages are shared and computed once; each peer has its own branch above.
 
 ONE (arXiv 1806.04606), CL-ILR (1805.11761), OKDDip (1912.00350) and PCL (2006.04147) train such peers. A branch stays a
 whole network that can be taken out, saved and used alone; the modules of the trunk are the same objects in all of them,
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 class Trunk:
     """What the shared modules put out in the running forward pass, in the order in which they are called.
 
-    The order and not the module tells which output is meant: a network may call one activation in several places.
+    Outputs are identified by their order and not by the module: a network may call one activation in several places.
     """
 
     def __init__(self, branches: int, rescale: bool) -> None:
@@ -77,7 +77,7 @@ class _Shared:
     def _branch_off(self, output: Any) -> Any:
         if not isinstance(output, Tensor):
             raise ValueError(f"the trunk ends in a {type(output).__name__} ({self.path}); expected a tensor")
-        # A copy for each branch: one that goes on with an operation in place must not change what the others get.
+        # A copy for each branch: one that begins with an in-place operation must not change what the others get.
         return _Rescale.apply(output, self.trunk.branches) if self.trunk.rescale else output.clone()  # type: ignore[no-untyped-call]
 
 

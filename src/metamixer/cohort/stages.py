@@ -1,4 +1,4 @@
-"""Finding the stages of any network: the places where images can be mixed and features compared.
+"""Find the stages of any network: the places where images can be mixed and features compared.
 
 A stage is a run of blocks at one resolution. The stem before the first block is no stage of its own (what leaves it
 is nearly the image), and neither is the classifier. A path names the module at whose output the stage ends, as for

@@ -1,4 +1,4 @@
-"""The file behind every run, and the only tables of names.
+"""Recipes: the YAML file behind every run.
 
 A recipe is YAML with six sections: ``data``, ``peers``, ``mixer``, ``loss``, ``optim`` and ``train``. All of it is
 checked before anything is built, and all errors are reported at once, each with its place and what is accepted.

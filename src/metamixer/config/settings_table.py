@@ -1,4 +1,4 @@
-"""Every setting of a recipe as rows of a table, made from the signatures and docstrings of what they set."""
+"""All settings of a recipe as table rows, made from signatures and docstrings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that a recipe's peer starts from."""
+"""Initial weights of a recipe's peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipe files: YAML without its surprises, and changes from the command line."""
+"""Recipe files: a strict YAML dialect, and overrides from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks in evaluation mode for a while."""
+"""Temporary evaluation mode."""
 
 from __future__ import annotations
 

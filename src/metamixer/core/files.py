@@ -1,4 +1,4 @@
-"""Text files that are there whole or not at all."""
+"""Text files written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measured numbers in JSON, which has no word for what is not finite: null is written for it, and read back."""
+"""Measured numbers in JSON: NaN and infinity are written as null."""
 
 from __future__ import annotations
 

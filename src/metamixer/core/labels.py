@@ -1,4 +1,4 @@
-"""Labels as they come: class indices of any integer type, or soft labels, a distribution for each image."""
+"""Labels: class indices of any integer type, or soft labels, a distribution for each image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processors and the memory that this process may use: those of the system, or fewer in a container."""
+"""Processors and memory available to this process, inside of a container too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How two samples become one, on tensors: blending whole samples and pasting a box. Deterministic; nothing is drawn."""
+"""Mix two samples, as tensors: blend whole samples, or paste a box. Deterministic; nothing is drawn."""
 
 from __future__ import annotations
 

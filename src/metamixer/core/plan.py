@@ -1,4 +1,4 @@
-"""The plan of a step: which samples are mixed with which, how, and at which stage of the networks.
+"""The mix plan of a step: which samples are mixed with which, how, and at which stage of the networks.
 
 A mixer draws it once; all peers follow it. Images, activations and targets are mixed by the same operations, so that a
 label can never disagree with its image.

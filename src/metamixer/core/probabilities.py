@@ -1,4 +1,4 @@
-"""Probabilities by their logarithms."""
+"""Log-domain arithmetic of probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits may watch: long loops say how far they are, and whoever started them decides whether that is shown."""
+"""Progress of long loops, reported to a watcher that the caller sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What settings may be, written once in their annotations: constructors and recipes check the same ones."""
+"""Ranges of settings, written once in their annotations and checked by constructors and recipes."""
 
 from __future__ import annotations
 

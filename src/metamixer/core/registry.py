@@ -1,4 +1,4 @@
-"""Names and what they stand for: a table can be read without importing torch, and imports a part when it is used."""
+"""Registries: names that can be listed without importing torch; a part is imported when it is used."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Randomness as a value: every random decision is seeded by what it is for.
+"""Seeds: every random decision is seeded by its purpose.
 
-No generator's state is ever saved. A run that goes on after step 1,000 draws step 1,001 from
+No generator's state is ever saved. A run that resumes after step 1,000 draws step 1,001 from
 ``generator(seed, "mix", 1001)``, exactly as the run that was never stopped. The plainer way, saving the states of
 all generators, fails as soon as a worker process, a skipped batch or one more draw comes between.
 """

@@ -1,4 +1,4 @@
-"""The standard data sets that go by a name: what they are, and where torchvision has them."""
+"""The standard data sets by name, and their classes in torchvision."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Text that stays text wherever it is shown or opened."""
+"""Escaping and formatting of text for terminals, spreadsheets and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes torchvision importable beside a torch that it was not built for.
+"""Make torchvision importable with a torch that it was not built for.
 
 The registry's torchvision is a CUDA build. Beside a CPU-only torch its compiled library cannot load, and the import
 ends in "operator torchvision::nms does not exist", for timm and torchmetrics too. Declaring the two operators that the
@@ -61,7 +61,7 @@ class _Finder:
         return spec
 
 
-def mend() -> None:
+def make_importable() -> None:
     """From here on an import of torchvision, by whomever, works. Safe to call more than once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

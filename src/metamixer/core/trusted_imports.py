@@ -1,4 +1,4 @@
-"""Import paths, ``package.module:Name``: the one place where a name in a text becomes code that runs.
+"""Import paths, ``package.module:Name``: the one place where a name from a text is imported as code.
 
 To import a module is to run it, so a name is imported only if the one who runs the program said so: by typing it, by
 ``--allow-imports``, by ``allow_imports=True`` or by the environment. A file that names it is no such word, because
@@ -103,7 +103,7 @@ def scope() -> Iterator[None]:
 
 
 def anything_allowed() -> bool:
-    """Whether a following command will have to be told as well."""
+    """Whether the next command needs --allow-imports as well."""
     return bool(os.environ.get(VARIABLE, "").strip())
 
 

@@ -1,4 +1,4 @@
-"""The values that travel between the parts: a batch, what the peers put out, and the terms of a loss."""
+"""The values passed between the parts: a batch, the outputs of a cohort, the terms of a loss."""
 
 from __future__ import annotations
 

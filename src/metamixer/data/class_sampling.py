@@ -1,4 +1,4 @@
-"""Choosing images class by class: held-out parts, few-sample subsets and companions, without a loop over images."""
+"""Sampling by class: held-out parts, few-sample subsets and companions, without a loop over images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong when data are read, in words that a user can act on."""
+"""Errors of reading data."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class ImageError(DataError):
 
 
 class WorkerError(RuntimeError):
-    """A process that decodes images ended or could not go on; the images are not at fault, and it may work again."""
+    """A worker process that decodes images died; the images are not at fault, and a retry may succeed."""

@@ -1,4 +1,4 @@
-"""Sets of labelled images: what every source of data is turned into."""
+"""Sets of labelled images, the common form of all data sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong labels on purpose, for studies of what training bears."""
+"""Synthetic label noise, for studies of robustness to wrong labels."""
 
 from __future__ import annotations
 

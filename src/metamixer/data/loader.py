@@ -1,4 +1,4 @@
-"""Batches for training and for evaluation, each a function of the seed and its place in the run alone."""
+"""Batches for training and evaluation; each depends only on the seed and its position in the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metamixer.data.image_set import Device, ImageSet
 class TrainLoader:
     """Augmented training batches; batch ``k`` of epoch ``e`` is the same whenever and however one gets there.
 
-    The order is seeded by the epoch, everything else by epoch and batch. So a run goes on in the middle of an
+    The order is seeded by the epoch, everything else by epoch and batch. So a run resumes in the middle of an
     epoch without drawing what came before, and without a saved state.
 
     An incomplete last batch is dropped, unless it is the only one. Images on disk (:class:`FolderImages`) are decoded

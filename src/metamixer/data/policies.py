@@ -1,4 +1,4 @@
-"""Augmentation of each image on its own, by torchvision: policies that draw operations, colour jitter, erased boxes."""
+"""Augmentation of each image by torchvision: policies, colour jitter, erased boxes."""
 
 from __future__ import annotations
 

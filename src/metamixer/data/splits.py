@@ -1,4 +1,4 @@
-"""What :func:`metamixer.data.load` hands over: the splits of one task, and what to know of them."""
+"""The splits of one task, as :func:`metamixer.data.load` returns them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks that are compared on the same images: the peers, their ensemble, and the deployed network."""
+"""The networks that are compared: the peers, their ensemble, and the deployed network."""
 
 from __future__ import annotations
 

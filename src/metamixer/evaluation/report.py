@@ -1,4 +1,4 @@
-"""The metrics of a cohort, quick ones and costly ones, as they are counted and as they stand in files."""
+"""The report of an evaluation: metrics in memory and in JSON files."""
 
 from __future__ import annotations
 

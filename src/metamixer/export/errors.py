@@ -1,4 +1,4 @@
-"""What goes wrong in an export and is no bug."""
+"""Errors of an export."""
 
 from __future__ import annotations
 

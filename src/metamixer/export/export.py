@@ -1,4 +1,4 @@
-"""The whole way: choose, write, read back, compare, and only then put in place."""
+"""Export: choose a network, write it, read it back, compare, and move it into place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metamixer.export import model_card, quantize
 from metamixer.export.errors import need
 from metamixer.export.onnx_file import read_onnx, write_onnx
 from metamixer.export.quantize import Quantised
-from metamixer.export.recorded_metrics import figures
+from metamixer.export.recorded_metrics import recorded_metrics
 from metamixer.export.safetensors_file import read_safetensors, write_safetensors
 from metamixer.export.select_network import Chosen, choose
 from metamixer.export.torch_file import read_pt2, write_pt2
@@ -131,7 +131,7 @@ def export(
     place = _place(folder, wanted, to, out)
     model_card.check_place(place.card)
     place.file.parent.mkdir(parents=True, exist_ok=True)
-    described = model_card.describe(chosen, figures(folder, chosen), license)
+    described = model_card.describe(chosen, recorded_metrics(folder, chosen), license)
     target = TARGETS[to]
     # Written and checked under another name, so that a good file of before outlives a failure.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=place.file.parent) as temporary:

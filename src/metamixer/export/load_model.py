@@ -1,4 +1,4 @@
-"""Trained networks from any file or run of ours, asked about images of any kind."""
+"""Load trained networks from any run or exported file, and predict images of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beside every exported file: ``model.json`` for programs, and a model card for people."""
+"""``model.json`` and a model card beside every exported file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ROWS = (
 )
 
 
-def describe(chosen: Chosen, figures: dict[str, Any], license: str | None) -> dict[str, Any]:
+def describe(chosen: Chosen, metrics: dict[str, Any], license: str | None) -> dict[str, Any]:
     """All that ``model.json`` says, but the files."""
     classifier, recipe = chosen.classifier, chosen.recipe
     return {
@@ -71,7 +71,7 @@ def describe(chosen: Chosen, figures: dict[str, Any], license: str | None) -> di
             "seed": recipe.train.seed,
             "precision": recipe.train.precision,
         },
-        "figures": figures,
+        "figures": metrics,
         "license": license,
         "versions": _versions(),
     }

@@ -1,4 +1,4 @@
-"""ONNX: written by torch's exporter, read by ONNX Runtime."""
+"""ONNX files: written by torch's exporter, read by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_onnx(classifier: Classifier, path: Path, device: torch.device) -> None
 
     Raises:
         RecipeError: onnx or onnxscript is not installed.
-        ExportError: the network does something that ONNX has no word for.
+        ExportError: the network uses an operation that ONNX does not have.
     """
     need("export", "onnx", "onnxscript")
     with warnings.catch_warnings():

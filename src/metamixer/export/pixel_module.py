@@ -1,4 +1,4 @@
-"""What is exported: a network with its normalisation in front, images as they come from a decoder in."""
+"""The exported module: normalisation and network, on uint8 images."""
 
 from __future__ import annotations
 

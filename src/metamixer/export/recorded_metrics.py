@@ -1,4 +1,4 @@
-"""What is known of a chosen network's quality: read from the run's reports, never measured here."""
+"""The recorded metrics of an exported network, read from the run's reports."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PLAIN = ("accuracy", "top5", "nll")
 _MORE = ("brier", "ece", "gap", "temperature", "calibrated")
 
 
-def figures(folder: Path, chosen: Chosen) -> dict[str, Any]:
+def recorded_metrics(folder: Path, chosen: Chosen) -> dict[str, Any]:
     """``split``, ``images``, ``accuracy``, ``top5``, ``nll`` from ``report.json``, and what ``evaluation.json`` adds.
 
-    Only of this very network: the figures of another epoch, or of an ensemble of other peers, are left out. What is
+    Only of this very network: the metrics of another epoch, or of an ensemble of other peers, are left out. What is
     missing is missing from the answer; an empty one means that the run says nothing.
     """
     report = _read(folder / "report.json")

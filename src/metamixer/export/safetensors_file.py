@@ -1,4 +1,4 @@
-"""``.safetensors``: the classifier's own file."""
+"""``.safetensors``: the file format of trained classifiers."""
 
 from __future__ import annotations
 

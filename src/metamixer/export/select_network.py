@@ -1,4 +1,4 @@
-"""Which network of a run is exported: the deployed one, a peer, the method's leader, or the ensemble."""
+"""Select the network of a run to export: the deployed one, a peer, the leader, or the ensemble."""
 
 from __future__ import annotations
 

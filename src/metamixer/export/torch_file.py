@@ -1,4 +1,4 @@
-"""``.pt2``: a network as a graph that ``torch.export.load`` reads without the code that made it."""
+"""``.pt2``: a graph that ``torch.export.load`` reads without the network's code."""
 
 from __future__ import annotations
 

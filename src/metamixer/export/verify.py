@@ -1,4 +1,4 @@
-"""A written file is read back and asked about real images; only then it counts."""
+"""Verify a written file: read it back and compare it on real images."""
 
 from __future__ import annotations
 

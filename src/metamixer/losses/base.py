@@ -1,4 +1,4 @@
-"""What every loss is: terms of the peers that learn, and hooks that a training loop calls."""
+"""The base class of losses: terms of the peers that learn, and hooks for training loops."""
 
 from __future__ import annotations
 

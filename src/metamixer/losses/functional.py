@@ -1,4 +1,4 @@
-"""What the losses share: cross-entropy with soft targets and divergences between peers, one number a peer."""
+"""Functions shared by losses: soft cross-entropy and divergences between peers, one number per peer."""
 
 from __future__ import annotations
 

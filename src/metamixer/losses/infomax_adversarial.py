@@ -1,4 +1,4 @@
-"""Mutual information and an adversary between peers: what ties them sample by sample, and what ties them as a whole.
+"""Instance-level (mutual information) and distribution-level (adversarial) alignment between peers.
 
 A loss of this package, put together from published parts. It is **not** the objective of MetaMixer (arXiv 2303.07951),
 whose abstract and figure show mixing and mutual distillation; it goes with MetaMixer's mixing as with any other.
@@ -46,7 +46,7 @@ class InfoMaxAdversarial(
       stages put out.
     - ``L_adv`` in mode ``features``: a least-squares discriminator D_i takes F_j for real and F_i for fake (as in AFD);
       peer i minimises ``(D_i(F_i) - 1)^2``. The term ``discriminator`` is what D_i minimises from the start. It is 0
-      while D_i is right in more than 90 % of a batch; momentum and weight decay of the one optimizer go on.
+      while D_i is right in more than 90 % of a batch; momentum and weight decay of the shared optimizer continue.
     - ``L_adv`` in mode ``inputs``: ``T^2 KL(p_j(x) || p_i(x + d))``, x what peer i was shown, d inside of ``eps`` what
       raises ``KL(p_j(x) || p_i(x + d))`` most. One attack on each peer, with three peers or more on the mean over j. It
       is made in evaluation mode; the pass that is learned from is in training mode, and its batch statistics count.

@@ -1,4 +1,4 @@
-"""Knowledge distillation (Hinton, Vinyals, Dean, arXiv 1503.02531): a teacher that has learned before.
+"""Knowledge distillation (Hinton, Vinyals, Dean, arXiv 1503.02531) from a pretrained teacher.
 
 The classic that online distillation does without. Here for comparison, and for a teacher that is at hand anyway.
 """

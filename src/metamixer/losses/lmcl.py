@@ -40,7 +40,7 @@ class LMCL(Loss):
     the mean loss of all pairs of stages of the two peers, detached. Its least value is at ``w = 1 / (2 r)``: an average
     pair keeps 1/2, what fits better counts more, what fits worse less, as in weighting by uncertainty
     (arXiv 1705.07115), here relative, so that it does not drift as the losses fall. Minimising ``w L`` alone would
-    choose the least weight for all. No gradient of w reaches the peers, as in the paper. Published figures are no
+    choose the least weight for all. No gradient of w reaches the peers, as in the paper. Published results are no
     evidence for this weighting.
 
     Also ours: a refinement is one 3x3 convolution of stride 2 for each stage to come, with batch normalisation (the

@@ -1,4 +1,4 @@
-"""How large a difference of two accuracies has to be before chance does not explain it."""
+"""Statistical significance of a difference of two accuracies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How right predictions are: shares of right answers, and proper scores of the probabilities.
+"""Classification metrics: accuracies, and proper scores of the probabilities.
 
 Every function takes log-probabilities ``(N, C)`` and labels ``(N,)`` and counts in float64: in float32 a sum over many
 images loses the digits in which two networks differ, and the log of a probability that has become 0 is lost for good.

@@ -1,4 +1,4 @@
-"""How much peers differ from each other, and what their ensemble adds.
+"""Diversity: how much peers differ, and what their ensemble gains.
 
 Every function takes the log-probabilities ``(P, N, C)`` of P peers for the same N images.
 """

@@ -1,4 +1,4 @@
-"""All metrics of one network on one set of labelled images, as they are counted and as they stand in files."""
+"""All metrics of one network on one set of labelled images, in memory and in JSON files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mixers share: the call, said once, and the window of training in which they mix."""
+"""The base class of mixers: the signature of the call, and the window of training in which they mix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mixup (Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412): straight lines between images and labels."""
+"""mixup (Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412): convex combinations of images and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mixers draw: strength, lambda, partners, boxes. On the CPU, so that a seed means one plan everywhere."""
+"""Random draws of mixers: strength, lambda, partners, boxes. On the CPU, so that a seed gives one plan anywhere."""
 
 from __future__ import annotations
 

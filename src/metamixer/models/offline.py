@@ -1,4 +1,4 @@
-"""Pretrained weights where there is no network: said at once, instead of after a minute of retries."""
+"""Fail at once where pretrained weights cannot be downloaded, instead of after a minute of retries."""
 
 from __future__ import annotations
 

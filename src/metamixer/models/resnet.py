@@ -63,7 +63,7 @@ class ResNet(nn.Module):
         shortcut: what joins stages of different width. ``"B"``: 1x1 convolution and batch norm. ``"A"``: no
             parameters. He et al. use A on CIFAR-10 (resnet20 has 0.27 M parameters); the code and the tables of
             the distillation literature use B (0.28 M with 100 classes), and those are the tables that a method
-            in this library is compared with. Hence B unless told otherwise.
+            in this library is compared with. Hence B by default.
 
     Raises:
         ValueError: for a depth that is not 6n + 2, or a shortcut that is neither A nor B.

@@ -12,7 +12,7 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 640, 270, 120, 8, 26
 
 
 def forests(results: Any) -> list[dict[str, Any]]:
-    """A plot for each figure that a study compares, as places in an SVG; empty where nothing is compared.
+    """A plot for each metric that a study compares, as places in an SVG; empty where nothing is compared.
 
     Args:
         results: the content of ``results.json``.

@@ -1,4 +1,4 @@
-"""The tables of a run's networks: accuracies, calibration, how alike the peers are; and of several runs."""
+"""Tables of a run's networks, and of several runs: accuracies, calibration, diversity."""
 
 from __future__ import annotations
 

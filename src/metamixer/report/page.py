@@ -1,4 +1,4 @@
-"""One page without a network: everything that it needs is inside of it."""
+"""The self-contained HTML page of a report."""
 
 from __future__ import annotations
 

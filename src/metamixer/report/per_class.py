@@ -1,4 +1,4 @@
-"""The tables of a run's classes: the accuracy of each, and which are taken for which."""
+"""Tables per class: recall, and confusions."""
 
 from __future__ import annotations
 

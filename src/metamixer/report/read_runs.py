@@ -1,4 +1,4 @@
-"""The files of a run or a study, as far as they are there. What cannot be read becomes a note."""
+"""Read the files of runs and studies; what cannot be read becomes a note."""
 
 from __future__ import annotations
 

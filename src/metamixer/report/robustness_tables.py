@@ -1,4 +1,4 @@
-"""The tables of robustness and localization, beside the baseline's."""
+"""Tables of robustness and localization, next to the baseline's."""
 
 from __future__ import annotations
 

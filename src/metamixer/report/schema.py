@@ -1,4 +1,4 @@
-"""JSON files of runs, read with care: keys may be missing, numbers may be NaN."""
+"""JSON files of runs, read leniently: keys may be missing, numbers may be NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plots of a report as PNG and SVG files, for papers and slides: on white, in colours that all can tell apart."""
+"""The plots of a report as PNG and SVG files, for papers and slides; in colour-blind safe colours."""
 
 from __future__ import annotations
 

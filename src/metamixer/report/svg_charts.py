@@ -1,4 +1,4 @@
-"""Line charts and reliability diagrams as values, and where their parts lie in an SVG."""
+"""Line charts and reliability diagrams as values for the SVG template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 34  # around the plot; the title and the legend stand outside of the SVG
 COLOURS, DASHES = 7, ("", "7 3", "2 2.5", "9 3 2 3")
 INK = -1  # the colour of the text: ensembles
-_MOST_POINTS = 500  # of a line: more cannot be told apart
+_MOST_POINTS = 500  # of a line: more cannot be seen
 _FEW_POINTS = 30  # are marked by dots
 
 
@@ -49,7 +49,7 @@ class Chart:
     shares: bool = False
 
     def thinned(self) -> Chart:
-        """With at most so many points as can be told apart, the last one among them."""
+        """With at most as many points as can be seen, the last one among them."""
         stride = math.ceil(len(self.xs) / _MOST_POINTS)
         kept = range((len(self.xs) - 1) % stride if stride > 1 else 0, len(self.xs), max(1, stride))
         lines = tuple(Line(one.name, tuple(one.values[k] for k in kept), one.colour) for one in self.lines)

@@ -1,4 +1,4 @@
-"""Tables of a report as values: cells with the text that is shown and the value that is sorted by."""
+"""Tables of a report as values: cells with the text to show and the value to sort by."""
 
 from __future__ import annotations
 

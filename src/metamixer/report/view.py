@@ -1,4 +1,4 @@
-"""What the template shows of a run: everything as values, nothing as markup."""
+"""The template's view of a run: plain values, no markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be said of a recipe before its images are decoded, which may take minutes, and before it trains."""
+"""Checks and warnings before images are decoded, which may take minutes, and before training."""
 
 from __future__ import annotations
 

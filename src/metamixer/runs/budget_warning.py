@@ -1,4 +1,4 @@
-"""What a recipe's owner should know before the first step."""
+"""A warning when training is too short for the amount of mixing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WEAK_ENOUGH = 0.5
 def short_budget(recipe: Recipe, images: int) -> str | None:
     """One sentence if mixing is strong for so short a training, else None.
 
-    Mixing is a regulariser: it pays where the networks would otherwise fit their data by heart, and slows learning
+    Mixing is a regulariser: it helps where the networks would otherwise overfit, and slows learning
     where they are never given the time to. The rule: every image is seen fewer than 100 times, and a batch is
     mixed with a probability above 0.5 on average over the whole training. Measured (docs/results.md): with 500 images
     MetaMixer at full strength lost 3 points in 25 epochs, was even in 100 and gained 2 in 200; at probabilities of 0.3

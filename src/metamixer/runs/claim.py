@@ -1,4 +1,4 @@
-"""A run's folder belongs to one run at a time: it is claimed before data are read, and for as long as the run lives."""
+"""Claims on run folders: one run at a time writes to a folder, from before data are read until it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained network, or several as one, with all that is needed to use it: classes and preprocessing travel with it."""
+"""A trained classifier: a network, or an ensemble, with its classes and preprocessing."""
 
 from __future__ import annotations
 

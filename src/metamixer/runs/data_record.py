@@ -1,4 +1,4 @@
-"""Which data a run had: ``data.json`` in its folder says where they lay, their classes and a fingerprint.
+"""``data.json``: the place, classes and fingerprint of the data that a run was trained with.
 
 Where data lie is no part of what is computed: a run is used with its data wherever they are, if they are the same.
 """

@@ -1,4 +1,4 @@
-"""Versions and machine, as a run's environment.json keeps them."""
+"""Versions and hardware for a run's environment.json."""
 
 from __future__ import annotations
 

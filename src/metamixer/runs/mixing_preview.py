@@ -1,4 +1,4 @@
-"""A picture of what a mixer makes of images: originals, companions, and each operation of one plan."""
+"""A picture of mixing: originals, companions, and each operation of one plan."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def compose(batch: Batch, plan: MixPlan, classes: int, stages: int, peers: int) 
         before, images, targets = images, here(images), here.mix_targets(targets)
         if isinstance(operation, PerPeer):
             note = "a box of the same size at a place of its own"
-            for peer, own in enumerate(operation.pastes):  # what follows goes on from the first peer's images
+            for peer, own in enumerate(operation.pastes):  # later operations start from the first peer's images
                 rows.append(Row(f"CutMix, peer {peer}", note, own(before), targets, own))
         elif isinstance(operation, Paste):
             local = operation.source is not None or bool((targets == rows[0].targets).all())

@@ -1,4 +1,4 @@
-"""A run: a recipe followed in a folder, from data to the deployed network.
+"""A run: train a recipe in a folder, from data to the deployed network.
 
 The folder holds ``recipe.yaml`` (complete), ``data.json`` (which data it had), ``environment.json``,
 ``metrics.jsonl``, ``metrics.csv``, TensorBoard
@@ -55,7 +55,7 @@ class Result:
 
     Args:
         folder: where it stands.
-        split: the images of the figures: ``test``, or ``validation`` where there is no test split.
+        split: the images of the metrics: ``test``, or ``validation`` where there is no test split.
         last: every peer and the ensemble after the last epoch.
         deployed: the network in ``model``, chosen by validation accuracy, on the same images.
         best: which peer and epoch that is.
@@ -129,15 +129,15 @@ def train(
         recipe: what to do.
         folder: new or empty, or with ``resume`` a run of the same recipe. Where several processes call this, as under
             torchrun, the first one's folder counts, which all of them have to see.
-        resume: go on from its latest checkpoint; a run that never began begins.
-        callbacks: they look on.
+        resume: resume from its latest checkpoint; a run without one starts.
+        callbacks: read-only, see :class:`Callback`.
         data: the recipe's data, if they are loaded already.
 
     Raises:
         RecipeError, DataError, TrainingError, CheckpointError: something does not fit, or another process trains in the
             folder; nothing of it is a bug.
-        ProcessLost: another process of this run ended; ``resume`` goes on.
-        Interrupted: a signal came; ``resume`` goes on.
+        ProcessLost: another process of this run ended; ``resume=True`` continues.
+        Interrupted: a signal came; ``resume=True`` continues.
     """
     check_start(recipe)
     if is_first_process() and not (folder / "recipe.yaml").is_file():
@@ -154,7 +154,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     except ValueError as error:
         raise RecipeError(f"train.{error}") from error
     grid.launch()
-    folder, resume = Path(grid.told(str(folder))), grid.told(resume)
+    folder, resume = Path(grid.from_first(str(folder))), grid.from_first(resume)
     if len(set(grid.everyone(recipe.digest))) > 1:
         raise RecipeError("the processes of this run were given different recipes")
     recipe, section = resumed(recipe, folder) if resume else (recipe, recipe.data)

@@ -1,4 +1,4 @@
-"""Methods, networks, data and seeds against each other, from one file."""
+"""Studies: compare methods, networks, data and seeds, from one file."""
 
 from metamixer.studies.estimate import Left
 from metamixer.studies.local_runner import Ended, Halted

@@ -1,4 +1,4 @@
-"""The columns that a study's table can show, and how they are read from what a run left."""
+"""The columns that a study's table can show, and how they are read from a run's files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Found = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One column.
 
     Args:
         title: its heading.
         scale: of the numbers that are shown: 100 for shares in percent.
         digits: behind the point.
-        read: from what was :data:`Found`.
+        read: reads it from a run's :data:`Found`.
         higher: whether more is better.
     """
 
@@ -62,56 +62,56 @@ def _attacked(name: str) -> Callable[[Found], float]:
     return _robust(lambda found: found["attacks"][name]["accuracy"])
 
 
-FIGURES: dict[str, Figure] = {
-    "accuracy": Figure("accuracy, mean of peers, last epoch (%)", 100, 1, _last("accuracy")),
-    "best_peer": Figure(
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy, mean of peers, last epoch (%)", 100, 1, _last("accuracy")),
+    "best_peer": Metric(
         "accuracy, better peer, last epoch (%)",
         100,
         1,
         lambda found: max(found["report"]["last_epoch"]["peers"][index]["accuracy"] for index in _learners(found)),
     ),
-    "deployed": Figure(
+    "deployed": Metric(
         "accuracy, chosen by validation (%)", 100, 1, lambda found: found["report"]["deployed"]["accuracy"]
     ),
-    "ensemble": Figure(
+    "ensemble": Metric(
         "accuracy, ensemble, last epoch (%)",
         100,
         1,
         lambda found: found["report"]["last_epoch"]["ensemble"]["accuracy"],
     ),
-    "nll": Figure("NLL, mean of peers (nats)", 1, 3, _last("nll"), higher=False),
-    "ensemble_nll": Figure(
+    "nll": Metric("NLL, mean of peers (nats)", 1, 3, _last("nll"), higher=False),
+    "ensemble_nll": Metric(
         "NLL, ensemble (nats)", 1, 3, lambda found: found["report"]["last_epoch"]["ensemble"]["nll"], higher=False
     ),
-    "train_accuracy": Figure(
+    "train_accuracy": Metric(
         "training accuracy, as mixed, last epoch (%)",
         100,
         1,
         lambda found: fmean(found["epoch"]["train_accuracy"][index] for index in _learners(found)),
     ),
-    "agreement": Figure("agreement of peers (%)", 100, 1, lambda found: found["report"]["last_epoch"]["agreement"]),
-    "brier": Figure("Brier", 1, 3, _evaluated("brier"), higher=False),
-    "ece": Figure("ECE (%)", 100, 1, _evaluated("ece"), higher=False),
-    "ensemble_ece": Figure("ECE, ensemble (%)", 100, 1, _evaluated("ece", "ensemble"), higher=False),
-    "balanced_accuracy": Figure("balanced accuracy (%)", 100, 1, _evaluated("balanced_accuracy")),
-    "macro_f1": Figure("macro F1 (%)", 100, 1, _evaluated("macro_f1")),
-    "max_box_acc_v2": Figure("MaxBoxAccV2 (%)", 100, 1, _located("max_box_acc_v2")),
-    "pointing": Figure("pointing game (%)", 100, 1, _located("pointing")),
-    "energy": Figure("energy in box (%)", 100, 1, _located("energy")),
-    "corruptions": Figure("accuracy, corrupted (%)", 100, 1, _robust(lambda found: found["corruptions"]["mean"])),
-    "fgsm": Figure("accuracy under FGSM (%)", 100, 1, _attacked("fgsm")),
-    "pgd-10": Figure("accuracy under PGD-10 (%)", 100, 1, _attacked("pgd-10")),
-    "pgd-20": Figure("accuracy under PGD-20 (%)", 100, 1, _attacked("pgd-20")),
+    "agreement": Metric("agreement of peers (%)", 100, 1, lambda found: found["report"]["last_epoch"]["agreement"]),
+    "brier": Metric("Brier", 1, 3, _evaluated("brier"), higher=False),
+    "ece": Metric("ECE (%)", 100, 1, _evaluated("ece"), higher=False),
+    "ensemble_ece": Metric("ECE, ensemble (%)", 100, 1, _evaluated("ece", "ensemble"), higher=False),
+    "balanced_accuracy": Metric("balanced accuracy (%)", 100, 1, _evaluated("balanced_accuracy")),
+    "macro_f1": Metric("macro F1 (%)", 100, 1, _evaluated("macro_f1")),
+    "max_box_acc_v2": Metric("MaxBoxAccV2 (%)", 100, 1, _located("max_box_acc_v2")),
+    "pointing": Metric("pointing game (%)", 100, 1, _located("pointing")),
+    "energy": Metric("energy in box (%)", 100, 1, _located("energy")),
+    "corruptions": Metric("accuracy, corrupted (%)", 100, 1, _robust(lambda found: found["corruptions"]["mean"])),
+    "fgsm": Metric("accuracy under FGSM (%)", 100, 1, _attacked("fgsm")),
+    "pgd-10": Metric("accuracy under PGD-10 (%)", 100, 1, _attacked("pgd-10")),
+    "pgd-20": Metric("accuracy under PGD-20 (%)", 100, 1, _attacked("pgd-20")),
 }
-"""By the names that study files use. Means are over the peers that learn; the test split chooses nothing."""
+"""By the names that study files use. Means are over the peers that learn; the test split is used for no choice."""
 
 
-def read_figures(found: Found) -> dict[str, float]:
-    """All figures that a finished run has."""
-    figures = {}
-    for name, figure in FIGURES.items():
+def read_metrics(found: Found) -> dict[str, float]:
+    """All metrics that a finished run has."""
+    found_metrics = {}
+    for name, metric in METRICS.items():
         try:
-            figures[name] = float(figure.read(found))
+            found_metrics[name] = float(metric.read(found))
         except (KeyError, TypeError, IndexError, ValueError):
             continue  # it was not measured
-    return figures
+    return found_metrics

@@ -1,4 +1,4 @@
-"""How long the rest of a study takes, from the runs that have ended."""
+"""Estimate the remaining time of a study from its finished runs."""
 
 from __future__ import annotations
 

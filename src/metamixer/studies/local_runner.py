@@ -1,4 +1,4 @@
-"""Runs of a study side by side, each in a process of its own: one that dies takes no other with it."""
+"""Run a study's runs in parallel, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     log: Path
     began: float
-    told: bool = False  # of the signal
+    signalled: bool = False
 
 
 class Halted(Exception):
@@ -204,6 +204,6 @@ def _signals() -> Iterator[list[int]]:
 def _hand_on(running: Sequence[_Running], number: int) -> None:
     """Once to each: a second signal would make it stop without a checkpoint."""
     for each in running:
-        if not each.told:
-            each.told = True
+        if not each.signalled:
+            each.signalled = True
             each.process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Where a study stands: what has ended, what is missing, and how long that takes."""
+"""The state of a study: finished and missing runs, and the time they take."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _collect(study: Study, folder: Path, files: Files) -> tuple[dict[str, Line],
     runs = []
     for cell in study.runs:
         place, line = folder / "runs" / cell.name, lines.get(cell.digest)
-        wanted = {*study.content.figures, *study.content.measure.robustness}
+        wanted = {*study.content.metrics, *study.content.measure.robustness}
         if (line is None or wanted - line.metrics.keys()) and finished(place, study.content.measure):
             runs.append(line_of(cell, place, study.content.measure))
     lines = join([(kept, lines.values()), (folder / "runs", runs)], digests)

@@ -1,4 +1,4 @@
-"""Rows against other rows over all names of an axis, such as all data sets."""
+"""Differences between rows pooled over an axis, such as all data sets."""
 
 from __future__ import annotations
 

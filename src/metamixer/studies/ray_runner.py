@@ -25,7 +25,7 @@ def run_on_ray(
     """Run them, each as a task of ``threads`` processors; Ray starts as many as there is room for.
 
     The folder has to be reachable under the same path by every machine of the cluster, and so have the data. A task
-    whose machine dies is started again, up to three times, and goes on from its last checkpoint.
+    whose machine dies is started again, up to three times, and resumes from its last checkpoint.
 
     Raises:
         RecipeError: Ray is not installed.

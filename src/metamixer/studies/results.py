@@ -1,4 +1,4 @@
-"""``results.jsonl``: one line for each run of a study that has ended. Tables come from it; run folders may go.
+"""``results.jsonl``: one line for each finished run of a study. Tables are made from it alone.
 
 Lines are found by the checksum of their recipe, which holds the seed. So a file may have lines of an earlier state of
 the study, and files of several machines can be joined.
@@ -28,7 +28,7 @@ class Line(BaseModel):
         row: its names on the study's axes.
         seed: of training.
         digest: the checksum of its recipe.
-        metrics: all of ``metamixer.studies.columns.FIGURES`` that it has; NaN, in the file null, where not finite.
+        metrics: all of ``metamixer.studies.columns.METRICS`` that it has; NaN, in the file null, where not finite.
         epochs: that it trained.
         seconds: of its epochs with their validation, without what was lost when it was stopped.
         process_seconds: of its process, with start and measurements; None where it took several.

@@ -1,4 +1,4 @@
-"""What the folder of a run says: whether it has ended and was measured, and its line for ``results.jsonl``."""
+"""The state of a run's folder, and its line for ``results.jsonl``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metamixer.studies.columns import read_figures
+from metamixer.studies.columns import read_metrics
 from metamixer.studies.estimate import cost_of
 from metamixer.studies.results import Line
 from metamixer.studies.study_file import Cell, Measure
@@ -50,7 +50,7 @@ def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, me
         row=dict(cell.row),
         seed=cell.seed,
         digest=cell.digest,
-        metrics=read_figures(found),
+        metrics=read_metrics(found),
         epochs=cell.recipe.train.epochs,
         seconds=round(seconds, 3),
         process_seconds=round(took, 3) if took >= seconds else None,  # less: it did a part of the epochs

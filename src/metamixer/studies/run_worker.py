@@ -1,4 +1,4 @@
-"""One run of a study, in a process of its own: train it to its end, from wherever it stands, and measure it."""
+"""One run of a study in a process of its own: train or resume it, and evaluate it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means over seeds, and differences that are taken seed by seed."""
+"""Means over seeds, and paired differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds.
+    """A metric over seeds.
 
     Args:
         mean: over the seeds.
@@ -60,7 +60,7 @@ class Pooled:
 
 
 def spread(values: Mapping[int, float]) -> Spread | None:
-    """Figures by seed -> mean and deviation; None without any.
+    """Values by seed -> mean and deviation; None without any.
 
     >>> spread({0: 1.0, 1: 2.0, 2: 6.0})
     Spread(mean=3.0, sd=2.6457513110645907, seeds=3)
@@ -72,7 +72,7 @@ def spread(values: Mapping[int, float]) -> Spread | None:
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95) -> Difference | None:
-    """Figures of two rows by seed -> the mean difference and its interval; seeds that one of them lacks are left out.
+    """Values of two rows by seed -> the mean difference and its interval; seeds that one of them lacks are left out.
 
     The interval is that of a paired t-test, exact where differences are normal. With three seeds it is wide, as it has
     to be: 4.3 standard errors to each side.

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
@@ -29,7 +29,7 @@ class _Section(BaseModel):
 
 
 class Published(_Section):
-    """A figure from a paper, for a column of its own.
+    """A published result, for a column of its own.
 
     Args:
         where: the row, as names of some axes: ``{methods: dml, data: cifar100}``.
@@ -48,7 +48,7 @@ class Measure(_Section):
     Args:
         robustness: of ``corruptions``, ``fgsm``, ``pgd-10``, ``pgd-20``.
         localization: whether activation maps find the objects; for data with boxes.
-        limit: test images of the robustness figures; None: all.
+        limit: test images for robustness; None: all.
     """
 
     robustness: tuple[Literal["corruptions", "fgsm", "pgd-10", "pgd-20"], ...] = ()
@@ -84,7 +84,8 @@ class StudyFile(_Section):
         seeds: of training; every row has all of them, and differences are taken seed by seed.
         baseline: the row that others are compared with, as names of some axes; rows that differ from it in the other
             axes have a baseline each.
-        figures: the columns: of ``metamixer.studies.columns.FIGURES``. The first is compared with the baseline's.
+        metrics: the columns: of ``metamixer.studies.columns.METRICS``; also called ``figures``. The first is compared
+            with the baseline's.
         compare: which columns are compared; None: the first.
         pool: see :class:`Pool`; the same columns are compared.
         measure: see :class:`Measure`.
@@ -103,7 +104,11 @@ class StudyFile(_Section):
     exclude: list[dict[str, str]] = []
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     baseline: dict[str, str] = {}
-    figures: list[str] = Field(["accuracy", "deployed", "ensemble", "nll"], min_length=1)
+    metrics: list[str] = Field(
+        ["accuracy", "deployed", "ensemble", "nll"],
+        min_length=1,
+        validation_alias=AliasChoices("metrics", "figures"),  # the second is the key of files written before
+    )
     compare: list[str] | None = None
     pool: Pool | None = None
     measure: Measure = Measure()
@@ -113,7 +118,7 @@ class StudyFile(_Section):
     @property
     def compared(self) -> list[str]:
         """The columns that are compared."""
-        return self.figures[:1] if self.compare is None else self.compare
+        return self.metrics[:1] if self.compare is None else self.compare
 
     def axis(self, name: str) -> dict[str, Any]:
         """The rows of an axis, by name."""
@@ -267,10 +272,10 @@ def _recipe(base: Mapping[str, Any], file: StudyFile, row: Row, seed: int, allow
 
 
 def _check(file: StudyFile) -> None:
-    from metamixer.studies.columns import FIGURES
+    from metamixer.studies.columns import METRICS
 
-    wrong = [f"figures: {name!r}; expected {', '.join(FIGURES)}" for name in file.figures if name not in FIGURES]
-    wrong += [f"compare: {name!r} is not in figures" for name in file.compare or () if name not in file.figures]
+    wrong = [f"metrics: {name!r}; expected {', '.join(METRICS)}" for name in file.metrics if name not in METRICS]
+    wrong += [f"compare: {name!r} is not in metrics" for name in file.compare or () if name not in file.metrics]
     if len(set(file.seeds)) != len(file.seeds):
         wrong.append(f"seeds: {file.seeds} has one twice")
     named = [("baseline", file.baseline), *(("exclude", each) for each in file.exclude)]

@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 from metamixer.core.text import spreadsheet_cell
-from metamixer.studies.columns import FIGURES
+from metamixer.studies.columns import METRICS
 from metamixer.studies.pooling import Comparison, compare
 from metamixer.studies.statistics import Difference, Spread, paired, spread
 from metamixer.studies.study_file import Cell, Row, Study, fits, title_of
@@ -23,14 +23,14 @@ class Entry:
     Args:
         row: its names on the axes.
         seeds: that have ended.
-        figures: over seeds, by name.
-        differences: from the baseline, by name of the figure; empty for the baseline itself.
+        metrics: over seeds, by name.
+        differences: from the baseline, by name of the metric; empty for the baseline itself.
         published: with its source.
     """
 
     row: Row
     seeds: int
-    figures: Mapping[str, Spread]
+    metrics: Mapping[str, Spread]
     differences: Mapping[str, Difference]
     published: str | None
 
@@ -52,15 +52,15 @@ class Table:
     pooled: tuple[Comparison, ...] = ()
 
     @classmethod
-    def of(cls, study: Study, figures: Mapping[Cell, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
-        """From the figures of the runs that have ended."""
+    def of(cls, study: Study, metrics: Mapping[Cell, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
+        """From the metrics of the finished runs."""
         by_row: dict[Row, dict[int, Mapping[str, float]]] = {row: {} for row in study.rows}
-        for cell, found in figures.items():
+        for cell, found in metrics.items():
             by_row[cell.row][cell.seed] = found
         file = study.content
         entries = []
         for row, seeds in by_row.items():
-            columns = {name: {seed: found[name] for seed, found in seeds.items() if name in found} for name in FIGURES}
+            columns = {name: {seed: found[name] for seed, found in seeds.items() if name in found} for name in METRICS}
             means = {name: made for name, values in columns.items() if (made := spread(values)) is not None}
             differences = {}
             if (baseline := study.baseline_of(row)) is not None:
@@ -83,14 +83,14 @@ class Table:
                 f" Differences from {names}: means of differences seed by seed, with their {100 * file.confidence:g} % "
                 "confidence intervals (paired t)."
             )
-        return text + " Test images chose nothing."
+        return text + " No model selection on test images."
 
     @property
     def header(self) -> list[str]:
         """The columns."""
         found = [title_of(axis) for axis in self.study.axes] + ["seeds"]
-        for name in self.study.content.figures:
-            found.append(FIGURES[name].title)
+        for name in self.study.content.metrics:
+            found.append(METRICS[name].title)
             if self._compares(name):
                 found.append("difference")
         return found + (["published (not measured here)"] if any(entry.published for entry in self.entries) else [])
@@ -98,8 +98,8 @@ class Table:
     def cells(self, entry: Entry) -> list[str]:
         """A row as text, one for each column of ``header``."""
         found = [name for _, name in entry.row] + [f"{entry.seeds}"]
-        for name in self.study.content.figures:
-            found.append(spread_text(name, entry.figures.get(name)))
+        for name in self.study.content.metrics:
+            found.append(spread_text(name, entry.metrics.get(name)))
             if self._compares(name):
                 baseline = bool(self.study.content.baseline) and self.study.baseline_of(entry.row) is None
                 found.append("baseline" if baseline else difference_text(name, entry.differences.get(name)))
@@ -126,7 +126,7 @@ class Table:
         if not self.pooled:
             return []
         names = self.study.content.compared
-        rows = [["row", "against", "strata", "pairs", *(f"difference in {FIGURES[name].title}" for name in names)]]
+        rows = [["row", "against", "strata", "pairs", *(f"difference in {METRICS[name].title}" for name in names)]]
         for each in self.pooled:
             found = [each.differences.get(name) for name in names]
             strata, pairs = (max((getattr(one, key) for one in found if one), default=0) for key in ("strata", "pairs"))
@@ -163,8 +163,8 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def as_csv(self) -> str:
-        """Plain numbers, all figures that were measured: a line for each row."""
-        names = [name for name in FIGURES if any(name in entry.figures for entry in self.entries)]
+        """Plain numbers, all measured metrics: a line for each row."""
+        names = [name for name in METRICS if any(name in entry.metrics for entry in self.entries)]
         compared = [name for name in names if self._compares(name)]
         text = StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -180,7 +180,7 @@ class Table:
         for entry in self.entries:
             row: list[Any] = [*(spreadsheet_cell(name) for _, name in entry.row), entry.seeds]
             for name in names:
-                found = entry.figures.get(name)
+                found = entry.metrics.get(name)
                 row += [None, None] if found is None else [found.mean, found.sd]
             for name in compared:
                 apart = entry.differences.get(name)
@@ -206,15 +206,15 @@ class Table:
             if self.pooled
             else None,
             "figures": {
-                name: {"title": FIGURES[name].title, "scale": FIGURES[name].scale, "higher": FIGURES[name].higher}
-                for name in self.study.content.figures
+                name: {"title": METRICS[name].title, "scale": METRICS[name].scale, "higher": METRICS[name].higher}
+                for name in self.study.content.metrics
             },
             "rows": [
                 {
                     **dict(entry.row),
                     "label": " + ".join(name for _, name in entry.row),
                     "seeds": entry.seeds,
-                    "figures": {name: vars(found) for name, found in entry.figures.items()},
+                    "figures": {name: vars(found) for name, found in entry.metrics.items()},
                     "differences": {name: vars(found) for name, found in entry.differences.items()},
                     "published": entry.published,
                 }

@@ -1,4 +1,4 @@
-"""What a reader of a study's table has to know: unequal recipes, other machines, runs that are missing."""
+"""Notes below a study's table: unequal recipes, different machines, missing runs."""
 
 from __future__ import annotations
 

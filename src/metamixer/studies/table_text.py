@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metamixer.studies.columns import FIGURES
+from metamixer.studies.columns import METRICS
 from metamixer.studies.statistics import Difference, Pooled, Spread
 
 
@@ -12,20 +12,20 @@ def spread_text(name: str, found: Spread | None) -> str:
     """As in ``71.0 ± 1.4``; ``name`` is the metric's."""
     if found is None:
         return "–"
-    figure = FIGURES[name]
-    mean = f"{found.mean * figure.scale:.{figure.digits}f}"
-    return mean if found.sd is None else f"{mean} ± {found.sd * figure.scale:.{figure.digits}f}"
+    metric = METRICS[name]
+    mean = f"{found.mean * metric.scale:.{metric.digits}f}"
+    return mean if found.sd is None else f"{mean} ± {found.sd * metric.scale:.{metric.digits}f}"
 
 
 def difference_text(name: str, found: Difference | Pooled | None) -> str:
     """As in ``+2.0 [−10.7, +14.7]``; ``name`` is the metric's."""
     if found is None:
         return "–"
-    figure = FIGURES[name]
+    metric = METRICS[name]
 
     def signed(value: float) -> str:
-        shown = round(value * figure.scale, figure.digits) + 0.0  # no minus before a 0
-        return f"{shown:+.{figure.digits}f}".replace("-", "−")
+        shown = round(value * metric.scale, metric.digits) + 0.0  # no minus before a 0
+        return f"{shown:+.{metric.digits}f}".replace("-", "−")
 
     if found.low is None or found.high is None:
         return signed(found.mean)

@@ -1,4 +1,4 @@
-"""Averaged weights of the peers: an exponential moving average over the steps, beside the weights that learn."""
+"""Averaged weights of the peers: an exponential moving average over the steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What looks on while a cohort trains, and what it is shown. Callbacks look; they do not touch."""
+"""Read-only callbacks, and the records they receive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metamixer.evaluation.evaluate import Report
 
 @dataclass(frozen=True)
 class Start:
-    """The size of what begins, or goes on at ``step``; ``reading`` as in :class:`EpochRecord`."""
+    """The size of a training that starts, or resumes at ``step``; ``reading`` as in :class:`EpochRecord`."""
 
     epochs: int
     steps_per_epoch: int
@@ -47,7 +47,7 @@ class EpochRecord:
         lr: of its last step.
         terms: the mean of each term for each peer.
         train_accuracy: for each peer the share of training samples, as mixed, whose likeliest target class is named.
-        val: figures on the validation split, or None.
+        val: metrics on the validation split, or None.
         images_per_second: of training, validation left out.
         waiting: the share of training time in which the step waited for data.
         seconds: the whole epoch.
@@ -81,7 +81,7 @@ class EpochRecord:
 
     @property
     def data_images_per_second(self) -> float | None:
-        """What the data would reach without computation; None where they are made beside it, so that none can tell."""
+        """What the data would reach without computation; None where it is not known, as they are made in parallel."""
         if self.reading not in ("memory", "disk") or not self.waiting:
             return None
         return self.images_per_second / self.waiting

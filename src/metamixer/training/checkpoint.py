@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and that know when they were damaged.
+"""Atomic checkpoints with checksums.
 
 A checkpoint is a folder: weights as safetensors, the rest of the state as plain tensors and numbers, and a manifest
 with the checksum of both, because a flipped bit loads silently in either format. It is written beside its place
@@ -237,7 +237,7 @@ def read_latest(folder: Path) -> Checkpoint | None:
     """The newest usable checkpoint of a run, or None; one that is damaged is passed over with a warning.
 
     A checkpoint counts from when ``LATEST`` names it or a later one. What is newer was being finished when the run
-    died, and ``BEST`` may not fit it yet; the run comes by again with the same bits. A damaged ``LATEST`` is mended.
+    died, and ``BEST`` may not fit it yet; the run comes by again with the same bits. A damaged ``LATEST`` is repaired.
     """
     candidates, lost = _newest_first(folder), ""
     try:

@@ -1,4 +1,4 @@
-"""Weights of classes for training data in which some are rare."""
+"""Class weights for imbalanced training data."""
 
 from __future__ import annotations
 

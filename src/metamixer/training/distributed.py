@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run ended or does not answer; the run goes on from its last checkpoint."""
+    """Another process of the run ended or does not answer; the run can be resumed from its last checkpoint."""
 
 
 class ProcessGrid:
@@ -116,7 +116,7 @@ class ProcessGrid:
             made = dist.new_group(ranks, timeout=self._timeout)
             if share == self.share:
                 self.across = made
-        # What processes tell each other apart from gradients and outputs goes from host to host, whatever the device:
+        # What processes exchange beside gradients and outputs goes from host to host, whatever the device:
         # nobody waits for an accelerator because of it.
         self._hosts = dist.new_group(backend="gloo", timeout=self._timeout)
         firsts = [group * shares for group in range(groups)]
@@ -194,7 +194,7 @@ class ProcessGrid:
         dist.gather_object(value, found, dst=0, group=self._main_share)
         return found or []
 
-    def told(self, value: T) -> T:
+    def from_first(self, value: T) -> T:
         """What the first process has, everywhere."""
         if self.world == 1:
             return value

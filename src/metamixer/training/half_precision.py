@@ -1,4 +1,4 @@
-"""Half precision that is slower than float32: processors without its arithmetic compute it all the same, silently."""
+"""Warn where half precision is slower than float32, on processors without its arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping when asked: signals end training after the running step, with a checkpoint of that very step."""
+"""Stop on signals: training ends after the running step, with a checkpoint of that step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and weights that are not finite, found and named."""
+"""Detect NaN and Inf in losses and weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of the field's recipes, as one frozen set of settings."""
+"""Optimizers and learning-rate schedules as one frozen value."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, list[dict[str, An
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Go on from what :func:`saved_state` gave; owners that this optimizer lacks are left aside.
+    """Load what :func:`saved_state` returned; owners that this optimizer lacks are left aside.
 
     Raises:
         ValueError: an owner has another number of weights, or none is saved for it.

@@ -26,7 +26,7 @@ MOST_SKIPPED = 10
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says which peer, which term and what to try."""
+    """Training cannot continue; the message says which peer, which term and what to try."""
 
 
 class NotFiniteError(TrainingError):
@@ -225,7 +225,7 @@ class Updates:
 
 
 _ADVICE = (
-    "a lower optim.lr, optim.warmup=0.05 or optim.clip=5 usually helps, train.on_nonfinite=skip goes on without it"
+    "a lower optim.lr, optim.warmup=0.05 or optim.clip=5 usually helps, train.on_nonfinite=skip leaves the batch out"
 )
 
 

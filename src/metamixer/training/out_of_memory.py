@@ -1,4 +1,4 @@
-"""Memory that is short: told from other errors, and answered with what would fit."""
+"""Handle out-of-memory errors: recognise them, and suggest settings that fit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a training leaves in its folder to go on from, and going on from it.
+"""Save and resume the training state.
 
-A checkpoint has all peers, in whatever process they are trained, so that a run may go on with other processes.
+A checkpoint has all peers, in whatever process they are trained, so that a run may be resumed by other processes.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Keeper:
                 checkpoint.prune(self.folder)
             except OSError as error:
                 failed = str(error)
-        if failed := self.grid.told(failed):  # all processes end, and none waits for one that ended
+        if failed := self.grid.from_first(failed):  # all processes end, and none waits for one that ended
             raise OSError(failed)
         return path
 
@@ -168,7 +168,7 @@ class Keeper:
                 )
         if (before := found.manifest.get("world_size")) != self.grid.world and self.grid.is_first:
             warnings.warn(
-                f"this run was begun by {before} process{'es' * (before != 1)} and goes on with {self.grid.world}: "
+                f"this run was started by {before} process{'es' * (before != 1)} and is resumed by {self.grid.world}: "
                 "the same images in the same order, but not the same bits",
                 stacklevel=2,
             )

@@ -71,13 +71,13 @@ class Files:
 
     @contextmanager
     def _events_may_fail(self) -> Iterator[None]:
-        """The event file is a view of what the other files hold: training goes on without it."""
+        """The event file repeats what the other files hold: training continues without it."""
         try:
             yield
         except Exception as error:
             self._events = None
             warnings.warn(
-                f"TensorBoard events are not written any more ({error}); training goes on, metrics.jsonl has all of it",
+                f"no more TensorBoard events ({error}); training continues, and metrics.jsonl has all metrics",
                 stacklevel=2,
             )
 

@@ -1,4 +1,4 @@
-"""The running means of an epoch, kept on the device and in the checkpoint."""
+"""Running means of an epoch, kept on the device and in the checkpoint."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ class Sums:
         return {"values": {name: value.cpu() for name, value in self.values.items()}, "images": self.images}
 
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Load what :meth:`state` returned."""
         self.values = {name: value.to(device) for name, value in state["values"].items()}
         self.images = state["images"]

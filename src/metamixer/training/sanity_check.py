@@ -1,4 +1,4 @@
-"""What does not fit together, said before the first step."""
+"""Check that networks, loss and data fit together, before the first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small-loss selection: of each batch, the samples whose loss is largest are left out, for data with wrong labels."""
+"""Small-loss selection: leave out the samples with the largest losses, for data with wrong labels."""
 
 from __future__ import annotations
 

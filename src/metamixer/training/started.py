@@ -1,4 +1,4 @@
-"""Who started this process: torchrun, srun, the training's first process, or nobody but the user.
+"""Which launcher started this process: torchrun, srun, the first process of a training, or the user.
 
 It is read from what these programs set themselves. Variables that anything may leave behind, such as ``RANK``, count
 only beside them.

@@ -1,4 +1,4 @@
-"""One step: draw, run, compare."""
+"""One training step: draw a plan, run the cohort, compute the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: epochs, checkpoints, and a resumed run that ends in the same bits."""
+"""The training loop: epochs, checkpoints, and bit-exact resuming."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Fitted:
 
     Args:
         step: steps done.
-        val: figures on the validation split after the last epoch, or None without one.
+        val: metrics on the validation split after the last epoch, or None without one.
         epochs: epochs done: fewer than asked for where ``patience`` stopped the training.
         best: which peer to deploy; its weights are those of the checkpoint ``BEST`` of the run's folder.
     """
@@ -135,7 +135,7 @@ class Trainer:
             val: batches or a ``DataLoader`` to validate on; None: the last epoch is deployed.
             plain: batches or a ``DataLoader`` of some training images without augmentation, always the same ones, for a
                 mixer with ``strength="auto"``: what the peers know of them beyond ``val`` sets the strength.
-            resume: go on from the latest checkpoint.
+            resume: resume from the latest checkpoint.
 
         Raises:
             TrainingError: a loss was not finite, memory is short, or a peer cannot take the images.
@@ -153,7 +153,7 @@ class Trainer:
         try:
             with self.grid.naming_lost_processes():
                 return self._fit(train, None if val is None else held_out(val, self.grid), strength, resume)
-        except RuntimeError as error:  # a data worker's death is told in a signal handler, whatever runs at the moment
+        except RuntimeError as error:  # torch reports the death of a data worker in a signal handler, at any point
             if fault := worker_fault(error):
                 raise fault from error
             raise

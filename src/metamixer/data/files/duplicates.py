@@ -1,4 +1,4 @@
-"""Images that are there twice: pixel for pixel, or as a copy that was stored or resized again."""
+"""Find duplicate images: equal pixels, or recompressed and resized copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at every file of a folder of images before anything is trained on it."""
+"""Check every file of an image folder before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of images: which files are the data, and what class each is of."""
+"""Scan image folders: find the files, their splits and their classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metamixer.data.files.image_file import SUFFIXES
 from metamixer.data.files.split_names import split_alike, split_named
 
 FolderLayout = Literal["auto", "classes"]
-"""``auto``: splits are told by their names; ``classes``: each folder is a class."""
+"""``auto``: splits are recognised by their names; ``classes``: each folder is a class."""
 _SPLIT_WORD = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -135,8 +135,8 @@ def _check_classes(folder: Path, found: dict[str, tuple[Path, ...]], classes: tu
     where = clean(folder)
     if not classes:
         raise DataError(
-            f"{where}: no class folders; it holds {_held(folder)}. One folder for each class would "
-            f"work: {clean(folder.name)}/cat/1.jpg, {clean(folder.name)}/dog/2.jpg"
+            f"{where}: no class folders; it holds {_held(folder)}. Expected one folder for each "
+            f"class: {clean(folder.name)}/cat/1.jpg, {clean(folder.name)}/dog/2.jpg"
         )
     if len(classes) == 1:
         inside = list(folders(folder / classes[0], []))

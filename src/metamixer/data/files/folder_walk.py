@@ -1,4 +1,4 @@
-"""Walk through folders: links are followed, circles are not, and run folders are never data."""
+"""Walk folders: links are followed, cycles are not, and run folders are skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image file to pixels: refused where it is not what it seems, never silently black or saturated."""
+"""Decode image files strictly: what cannot be decoded faithfully is refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_header(source: Source, name: str = "image") -> Header:
     """The size and channels of an image, without decoding it. For the arguments see :func:`read_image`.
 
     Raises:
-        ImageError: as :func:`read_image`, as far as a header tells.
+        ImageError: as :func:`read_image`, as far as the header shows it.
     """
     name = clean(source) if isinstance(source, Path) else name
     with _open(source, name) as image:

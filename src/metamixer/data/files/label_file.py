@@ -1,4 +1,4 @@
-"""Labels from CSV files, beside folders or in the place of class folders."""
+"""Labels from CSV files, beside folders or instead of class folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files with labels to sets of images: in memory where they fit, else read from disk again and again."""
+"""From labelled files to image sets: in memory where they fit, else decoded from disk for each batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the threads of a process hold at once: a few small files may decode to gigabytes."""
+"""Limit the memory of decoding threads: a few small files may decode to gigabytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network gets of an image: one preparation for training, evaluation and use."""
+"""Preparation of images, the same for training, evaluation and prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folder names that mean a split."""
+"""Folder names that stand for splits."""
 
 from __future__ import annotations
 

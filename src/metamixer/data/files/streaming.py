@@ -1,4 +1,4 @@
-"""Images on disk, decoded when a batch asks for them, and batches made by processes beside the training."""
+"""Images decoded from disk for each batch, by worker processes if asked."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class Stream:
             if (fault := worker_fault(error)) is None:
                 raise
             # Whoever tries again gets workers that live. As long as anything holds the loader, as a traceback does,
-            # torch tells of the dead one again and again.
+            # torch reports the dead worker again and again.
             self.__dict__.pop("_pipe", None)
             del loader
             raise fault from error.with_traceback(None)
@@ -236,7 +236,7 @@ def _unchanged(batch: Read | ImageError) -> Read | ImageError:
 def worker_fault(error: Exception) -> WorkerError | None:
     """What torch raises when a worker fails, in words that help; None if it is something else.
 
-    torch tells of a dead worker in a signal handler, so this can come up anywhere in a training step.
+    torch reports a dead worker in a signal handler, so this can come up anywhere in a training step.
     """
     text = str(error).strip()
     of_memory = "data.workers=0 decodes in the training's own process and takes the least"

@@ -1,1 +1,1 @@
-"""Where images come from: folders, standard sets, Hugging Face, scenes."""
+"""Data sources: folders, standard sets, Hugging Face, scenes."""

@@ -1,4 +1,4 @@
-"""``fashion-mini``, the set that comes with the package: a tenth of Fashion-MNIST, for trials without a download."""
+"""``fashion-mini``, the bundled set: a tenth of Fashion-MNIST, for trials without a download."""
 
 from __future__ import annotations
 

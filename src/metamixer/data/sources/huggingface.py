@@ -67,7 +67,7 @@ def load_hf(
 
     Raises:
         DataError: if ``datasets`` is not installed, the set is not there, it has no training split, or its columns
-            do not tell which holds images and which classes.
+            do not show which holds images and which classes.
     """
     splits = _open(name, download)
     found = {part: next((splits[key] for key in keys if key in splits), None) for part, keys in SPLITS.items()}

@@ -1,4 +1,4 @@
-"""Reads the four gzipped files of Fashion-MNIST as they are published; torchvision reads unpacked ones only."""
+"""Read the four gzipped files of Fashion-MNIST; torchvision reads unpacked ones only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing scenes: small images at random places of a quiet background, among scrambled pieces of others.
+"""Render scenes: small images at random places on a plain background with distractors.
 
 Whole numbers only. Every pixel is a sum of products of integers, held in float64 where a matrix product is wanted,
 and such sums are exact in any order. So a scene has the same bits on every machine and in a batch of any size, which

@@ -1,4 +1,4 @@
-"""Scenes: a benchmark of known boxes made from any set of small images, for localization without annotation.
+"""Scenes: a localization benchmark with known boxes, made from any set of small images.
 
 In every scene there is one image of the source, at a random place and scale, on a quiet background, among scrambled
 pieces of images of other classes. A network learns the label alone; the box says where it should have looked.

@@ -1,4 +1,4 @@
-"""The standard sets, from files that one has or asks for, as torchvision names and places them."""
+"""Standard sets by torchvision's classes, from local files or downloads."""
 
 from __future__ import annotations
 

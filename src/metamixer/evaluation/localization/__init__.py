@@ -1,1 +1,1 @@
-"""Where a network looks: activation maps, and how well they find an object whose box is known."""
+"""Activation maps, and how well they localize objects with known boxes."""

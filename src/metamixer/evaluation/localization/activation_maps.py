@@ -1,4 +1,4 @@
-"""Class activation maps: which places of an image raise the logit of a class.
+"""Class activation maps: the image regions that raise the logit of a class.
 
 Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391): the channels of a late feature map, weighted by how much the
 class's logit grows with each.

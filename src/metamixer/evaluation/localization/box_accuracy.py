@@ -1,4 +1,4 @@
-"""How well maps find objects whose boxes are known.
+"""Localization metrics of activation maps against known boxes.
 
 Boxes are ``(x0, y0, x1, y1)`` in pixels, x1 and y1 exclusive. An image has one or more: a tensor ``(N, 4)``, or a
 sequence of N tensors ``(k, 4)``.

@@ -1,4 +1,4 @@
-"""Boxes from a file, brought to where the objects are after an image was cut and resized.
+"""Bounding boxes from a CSV file, in the coordinates of the prepared images.
 
 The file is CSV with the header ``file,x0,y0,x1,y1``; an image may have several lines. ``file`` is the path below the
 folder that holds the class folders (``cat/1.jpg`` for ``test/cat/1.jpg``). Boxes are in pixels of the image as it

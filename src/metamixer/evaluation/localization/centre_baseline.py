@@ -1,4 +1,4 @@
-"""The baseline that looks at no image: a box in the centre, whose size is chosen on the same held-out images."""
+"""A baseline without a network: a centred box, its size chosen on held-out images."""
 
 from __future__ import annotations
 

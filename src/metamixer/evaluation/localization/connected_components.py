@@ -1,4 +1,4 @@
-"""From a map to boxes, as the official code of MaxBoxAccV2 does: the contours of the parts above a threshold.
+"""Boxes from a map as in the official code of MaxBoxAccV2: contours of the parts above a threshold.
 
 Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, arXiv 2001.07437, and its code
 ``wsolevaluation``, with the evaluation of all contours of arXiv 2007.04178. Maps have 256 levels, the foreground is

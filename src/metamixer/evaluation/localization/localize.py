@@ -1,4 +1,4 @@
-"""Weakly supervised localization: how well the networks of a cohort find objects without having learned from boxes."""
+"""Weakly supervised localization: how well networks find objects without training on boxes."""
 
 from __future__ import annotations
 

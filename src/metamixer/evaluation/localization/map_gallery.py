@@ -1,4 +1,4 @@
-"""Images with what every network sees in them, to be shown side by side."""
+"""Images with the activation maps of every network, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy under attack: the change within 8/255 a pixel that a network's own gradient says hurts it most.
+"""Accuracy under FGSM and PGD with a perturbation of 8/255.
 
 FGSM: Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572.
 PGD: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.

@@ -1,4 +1,4 @@
-"""The official CIFAR-10-C (and CIFAR-100-C): a folder of ``.npy`` files that one has downloaded.
+"""The official CIFAR-10-C and CIFAR-100-C files: a local folder of ``.npy`` files.
 
 Hendrycks and Dietterich, arXiv 1903.12261. Each ``KIND.npy`` holds 5 x N images ``(H, W, C)`` uint8, severity 1 first;
 ``labels.npy`` their classes. Nothing is unpickled.

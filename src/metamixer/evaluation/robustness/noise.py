@@ -1,4 +1,4 @@
-"""Corruptions by noise, each pixel for itself; values and draws as in ``corruptions``."""
+"""Corruptions by pixel noise. Values and draws: see :mod:`metamixer.evaluation.robustness.corruptions`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Parts that several losses are made of."""
+"""Components shared by several losses."""

@@ -1,4 +1,4 @@
-"""Adversarial images: the small change that raises a number most, in units of pixels, inside of what pixels can be."""
+"""Adversarial examples: bounded perturbations in units of pixels."""
 
 from __future__ import annotations
 

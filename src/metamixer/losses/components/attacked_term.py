@@ -1,4 +1,4 @@
-"""The others' predictions, taught on images that were changed to hide them."""
+"""Divergence from the other peers' predictions on adversarial examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What contrastive methods share: embeddings, the similarities of a batch's samples, and losses of their rows.
+"""Components of contrastive methods: embeddings, similarities, and losses of their rows.
 
 A similarity matrix has a row for every anchor and a column for every key. All functions take any leading axes, so the
 pairs of peers or of stages are computed at once.

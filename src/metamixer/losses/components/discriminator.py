@@ -1,4 +1,4 @@
-"""What adversarial methods share: a discriminator, and the device that needs no second optimizer.
+"""Components of adversarial methods: a discriminator that shares the optimizer of the networks.
 
 Two players with one backward pass: the discriminator's loss sees features without their graph, the networks' loss sees
 a discriminator whose weights are constants. So each gradient reaches one player, and the sum of the two losses has

@@ -1,4 +1,4 @@
-"""A least-squares game over feature maps: each learner is to be taken for each of the others."""
+"""A least-squares adversarial game over feature maps between each learner and the other peers."""
 
 from __future__ import annotations
 

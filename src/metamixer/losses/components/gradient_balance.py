@@ -1,4 +1,4 @@
-"""Weights of terms by the size of their gradients: each is held against the cross-entropy's, where both meet."""
+"""Balance terms by the norms of their gradients, relative to the cross-entropy's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of :class:`~metamixer.losses.InfoMaxAdversarial`, a small value for each of its parts."""
+"""The settings of :class:`~metamixer.losses.InfoMaxAdversarial`, grouped by its parts."""
 
 from __future__ import annotations
 

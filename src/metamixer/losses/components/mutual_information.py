@@ -1,4 +1,4 @@
-"""Lower bounds on the mutual information between the features of two networks, in nats, as a loss for each sample.
+"""Lower bounds on the mutual information between features of two networks, in nats, per sample.
 
 A bound that is maximised ties what two networks say about the *same* image; it does not care in which coordinates they
 say it. Row b of one tensor and row b of the other belong to one image.

@@ -1,4 +1,4 @@
-"""Means over the other peers, for methods that compare each learner with all others."""
+"""Pairwise comparisons of peers, averaged over the other peers."""
 
 from __future__ import annotations
 

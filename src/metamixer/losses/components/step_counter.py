@@ -1,4 +1,4 @@
-"""Counting steps: a number that is saved with the weights and read without waiting for the device."""
+"""A step counter, saved with the weights and read without synchronising the device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class StepCount(nn.Module):
     """How many steps are done.
 
-    A buffer, so that a resumed run goes on counting. The same number is kept beside it for the host: a GPU would stall
-    if its buffer were read at every step.
+    A buffer, so that a resumed run continues to count. The host keeps the same number: reading the buffer at every step
+    would stall a GPU.
 
     >>> count = StepCount()
     >>> count.add(), count.add(), count.steps
