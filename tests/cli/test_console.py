@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from metamixer.cli.console import say, titled
+from metamixer.cli.console import say
 from metamixer.cli.result_tables import report_table, result_table, result_text
 from metamixer.cli.training_progress import Progress
 from metamixer.core.text import clean
@@ -204,7 +204,7 @@ def test_nothing_that_a_user_supplies_is_markup(capsys):
     out, err = capsys.readouterr()
     assert out == "[/] [red]x[/red] :cat: $\\frac$ \\x1b[31m \\u202e <script>\n"
     assert err == "first\nsecond\n"
-    assert nasty[:16] in shown(titled(nasty, report_table(a_report(0.1, 0.2, 0.3))))
+    assert nasty[:16] in shown(report_table(nasty, a_report(0.1, 0.2, 0.3)))
 
 
 def a_result(*accuracies, split="test", chosen=0.9, images=1000):
@@ -232,5 +232,5 @@ def test_the_result_names_epochs_and_gains():
 def test_the_result_without_test_or_validation_images():
     assert "optimistically biased" in " ".join(result_text(a_result(0.5, 0.6, 0.7, split="validation"), 9))
     assert "Without validation images" in " ".join(result_text(a_result(0.5, 0.6, 0.7, chosen=float("nan")), 9))
-    assert "top-5" not in shown(report_table(a_report(0.1, 0.2, 0.3)))
-    assert "12.34 %" in shown(report_table(a_report(0.12341, 0.2, 0.3, images=10_000)))
+    assert "top-5" not in shown(report_table("", a_report(0.1, 0.2, 0.3)))
+    assert "12.34 %" in shown(report_table("", a_report(0.12341, 0.2, 0.3, images=10_000)))

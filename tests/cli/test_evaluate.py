@@ -75,7 +75,7 @@ def test_the_tables_show_what_is_written(evaluated):
     assert f"{found['peers']['pairwise_kl'][0][1]:.3f}" in result.stdout
     assert "not CIFAR-10-C itself" in result.stdout
     assert "jpeg compression" in result.stdout
-    assert "pgd-20, 8/255" in result.stdout
+    assert "pgd-20, ε 8/255" in result.stdout
     assert f"written: {folder / 'evaluation.json'}" in result.stdout
 
 
@@ -89,7 +89,7 @@ def test_json_is_the_file_and_the_last_call_is_what_it_says(run):
     assert read["networks"][3]["accuracy"] == best["validation_accuracy"]  # the deployed one
     assert not list(run.glob("*.tmp"))
     shown = metamixer("evaluate", run, "--split", "val", "--device", "cpu").stdout
-    assert "fitted on these very images" in shown
+    assert "fits the validation images best, which are these images" in shown
 
 
 def test_quick_writes_nothing(run):

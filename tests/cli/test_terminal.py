@@ -89,7 +89,7 @@ def tables():
         printer = type("Printer", (), {"print": lambda self, thing: printed.append(thing)})()
         patch.setattr(evaluation_tables, "console", lambda **_: printer)
         patch.setattr(evaluation_tables, "say", lambda *_, **__: None)
-        evaluation_tables.show(read_report(evaluation()), "test images")
+        evaluation_tables.show(read_report(evaluation()))
     counts = table(["class", "train", "val", "test"])
     counts.add_row(
         "a class with a name that is longer than any terminal of eighty columns has room for", "1,234", "5.6", "7.8"
@@ -99,7 +99,7 @@ def tables():
 
 def test_numbers_stay_whole_at_every_width():
     everything = [*tables(), result_table(result(0.331), 100, result(0.25))]
-    assert len(everything) == 7
+    assert len(everything) == 9
     for thing in everything:
         numbers = words(shown(thing, 300))
         assert numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from metamixer.cli.console import console, say, titled
+from metamixer.cli.console import console, say
 from metamixer.cli.options import AllowImports, DataAt, Device, RunFolder, resolved
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def evaluate(
     from metamixer.cli.progress_bars import bars
     from metamixer.cli.result_tables import report_table
     from metamixer.config.yaml_file import RecipeError
+    from metamixer.report.network_tables import agreement
     from metamixer.runs.evaluate_run import FILE, assess_run
     from metamixer.runs.localize_run import localize_run
     from metamixer.runs.run import evaluate_run
@@ -86,8 +87,8 @@ def evaluate(
         if as_json:
             _print_json({"run": str(run), "split": split, "checkpoint": checkpoint, **report.as_dict()})
             return 0
-        console().print(titled(f"{report.images:,} {title}", report_table(report)))
-        say(f"All peers name the same class for {100 * report.agreement:.1f} % of the images.")
+        console().print(report_table(f"{report.images:,} {title}", report))
+        say(agreement(report))
         return 0
     if boxes is None and held_out_boxes is not None:
         raise RecipeError("--held-out-boxes chooses thresholds for --boxes FILE.csv, which is missing")
@@ -120,7 +121,7 @@ def evaluate(
     if as_json:
         _print_json(found.as_dict())
         return 0
-    show(found, title)
+    show(found)
     say(f"written: {run / FILE}")
     return 0
 

@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from metamixer.cli.console import table, titled
-from metamixer.core.text import clean, percent
-from metamixer.evaluation.evaluate import Report, Score
-from metamixer.metrics.chance import chance_note, may_be_chance
+from metamixer.cli.report_table import drawn
+from metamixer.core.text import percent
+from metamixer.evaluation.report import Report
+from metamixer.metrics.chance import chance_note
+from metamixer.report.network_tables import scores
 from metamixer.runs.run import Result
 
 
-def report_table(report: Report, baseline: Report | None = None) -> Table:
-    """Every peer and the ensemble: accuracy, top-5 where it exists, negative log-likelihood, gain over a baseline."""
-    top5 = report.ensemble.top5 is not None
-    columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL"]
-    made = table([*columns, *(["baseline", "gain"] if baseline else [])])
-    for index, score in enumerate(report.rows):
-        other = None if baseline is None else baseline.rows[index]
-        ensemble = index == len(report.peers)
-        made.add_row(*_cells(score, top5, report.images, other), style="bold" if ensemble else "")
-    return made
+def report_table(title: str, report: Report) -> Group:
+    """Every peer and the ensemble: accuracy, top-5 where it exists, negative log-likelihood."""
+    rows = [(score.name, score) for score in report.rows]
+    return drawn(scores(title, rows, report.images, strong=[len(report.peers)]))
 
 
 def result_table(result: Result, epochs: int, baseline: Result | None = None) -> Group:
-    """The metrics after the last epoch, and those of the deployed network."""
+    """The metrics after the last epoch and those of the deployed network, with the gain over a baseline."""
     last = result.last
-    made = report_table(last, baseline.last if baseline else None)
-    made.add_section()
-    deployed = _cells(
-        result.deployed, last.ensemble.top5 is not None, last.images, baseline.deployed if baseline else None
-    )
-    made.add_row(Text(f"deployed: {clean(result.deployed.name)}, epoch {result.best.epoch}"), *deployed[1:])
-    return titled(f"{last.images:,} {result.split} images, after the last epoch ({epochs})", made)
-
-
-def _cells(score: Score, top5: bool, images: int, baseline: Score | None) -> list[Text]:
-    cells = [Text(clean(score.name)), Text(percent(score.accuracy, images))]
-    if top5:
-        cells.append(Text("" if score.top5 is None else percent(score.top5, images)))
-    cells.append(Text(f"{score.nll:.3f}"))
-    if baseline is not None:
-        gain = 100 * (score.accuracy - baseline.accuracy)
-        digits = 2 if images >= 10_000 else 1
-        cells.append(Text(percent(baseline.accuracy, images)))
-        style = "" if may_be_chance(score.accuracy, baseline.accuracy, images) else "green" if gain > 0 else "red"
-        cells.append(Text(f"{gain:+.{digits}f}", style=style))
-    return cells
+    rows = [(score.name, score) for score in last.rows]
+    rows.append((f"deployed: {result.deployed.name}, epoch {result.best.epoch}", result.deployed))
+    others = None if baseline is None else [*baseline.last.rows, baseline.deployed]
+    title = f"{last.images:,} {result.split} images, after the last epoch ({epochs})"
+    return drawn(scores(title, rows, last.images, others, strong=[len(last.peers)]))
 
 
 def result_text(result: Result, epochs: int, baseline: Result | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 
 from metamixer.evaluation.report import Report
@@ -16,31 +17,47 @@ def networks(run: RunFiles) -> Table | None:
     ended = run.ended
     if ended is None or not ended.last_epoch.peers:
         return None
-    images = ended.last_epoch.images
+    images, deployed = ended.last_epoch.images, ended.deployed
     base = run.baseline.ended if run.baseline else None
-    pairs: list[tuple[str, Score, Score | None]] = []
-    others = base.last_epoch.peers if base else ()
-    for index, score in enumerate(ended.last_epoch.peers):
-        pairs.append((score.name, score, others[index] if index < len(others) else None))
-    pairs.append(("ensemble", ended.last_epoch.ensemble, base.last_epoch.ensemble if base else None))
-    if ended.deployed is not None:
+    rows = [(score.name, score) for score in ended.last_epoch.rows]
+    others: list[Score | None] | None = None
+    if base is not None:
+        missing = [None] * max(0, len(ended.last_epoch.peers) - len(base.last_epoch.peers))
+        others = [*base.last_epoch.peers[: len(ended.last_epoch.peers)], *missing, base.last_epoch.ensemble]
+    if deployed is not None:
         when = f", epoch {ended.best['epoch']}" if isinstance(ended.best.get("epoch"), int) else ""
-        pairs.append((f"deployed: {ended.deployed.name}{when}", ended.deployed, base.deployed if base else None))
-    top5 = any(score.top5 is not None for _, score, _ in pairs)
-    columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL", *(["baseline", "gain"] if base else [])]
-    rows = []
-    for name, score, other in pairs:
+        rows.append((f"deployed: {deployed.name}{when}", deployed))
+        others = None if others is None or base is None else [*others, base.deployed]
+    split = "test" if ended.split == "test" else "validation"
+    caption = f"{images:,} {split} images, after the last epoch; the deployed network as it was when it was chosen"
+    strong = [len(rows) - 1] if deployed is not None else []
+    return scores(caption, rows, images, others, strong=strong, note=_chance(run))
+
+
+def scores(
+    caption: str,
+    rows: Sequence[tuple[str, Score]],
+    images: int,
+    others: Sequence[Score | None] | None = None,
+    *,
+    strong: Sequence[int] = (),
+    note: str = "",
+) -> Table:
+    """Accuracy, top-5 where it exists and NLL of networks; with ``others`` the accuracy of a baseline and the gain."""
+    top5 = any(score.top5 is not None for _, score in rows)
+    columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL"]
+    made = []
+    for place, (name, score) in enumerate(rows):
         cells = [Cell(name), share(score.accuracy, images, bar=True)]
         cells += [share(score.top5, images)] if top5 else []
         cells.append(number(score.nll))
-        if base:
+        if others is not None:
+            other = others[place]
             before = other.accuracy if other else None
             cells += [share(before, images), gain(score.accuracy, before, images)]
-        rows.append(tuple(cells))
-    strong = frozenset({len(rows) - 1}) if ended.deployed is not None else frozenset()
-    split = "test" if ended.split == "test" else "validation"
-    caption = f"{images:,} {split} images, after the last epoch; the deployed network as it was when it was chosen"
-    return Table(caption, tuple(columns), tuple(rows), strong=strong, note=_chance(run))
+        made.append(tuple(cells))
+    columns += ["baseline", "gain"] if others is not None else []
+    return Table(caption, tuple(columns), tuple(made), strong=frozenset(strong), note=note)
 
 
 def _chance(run: RunFiles) -> str:
@@ -73,24 +90,27 @@ def titled(one: Score) -> str:
 def calibration(found: Report) -> Table:
     """Accuracy and the quality of the probabilities, before and after temperature scaling."""
     scaled = any(one.calibrated is not None for one in found.networks)
-    columns = ["network", "accuracy", "NLL", "Brier", "ECE", "gap"]
+    top5 = any(one.top5 is not None for one in found.networks)
+    columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL", "Brier", "ECE", "gap"]
     columns += ["temperature", "NLL, scaled", "ECE, scaled"] if scaled else []
     rows = []
     for one in found.networks:
-        cells = [Cell(titled(one)), share(one.accuracy, found.images), number(one.nll), number(one.brier)]
-        cells += [points(one.ece), points(one.gap, signed=True)]
+        cells = [Cell(titled(one)), share(one.accuracy, found.images)]
+        cells += [share(one.top5, found.images)] if top5 else []
+        cells += [number(one.nll), number(one.brier), points(one.ece), points(one.gap, signed=True)]
         if scaled:
             after = one.calibrated
-            cells += [number(one.temperature, 2), number(after.nll if after else None)]
+            cells += [number(one.temperature), number(after.nll if after else None)]
             cells.append(points(after.ece if after else None))
         rows.append(tuple(cells))
     strong = frozenset(k for k, one in enumerate(found.networks) if one.kind == "deployed")
     note = (
-        "ECE: expected calibration error. Gap: mean confidence minus accuracy, above 0 where the network is too sure "
-        "of itself. Both in percentage points."
+        "ECE: expected calibration error. Gap: mean confidence minus accuracy, above 0 where the network is "
+        "overconfident. Both in percentage points."
     )
     if scaled:
-        note += " Scaled: with the logits divided by the temperature that fits the validation images best."
+        note += " Scaled: with the logits divided by the temperature that fits the validation images best"
+        note += ", which are these images: optimistically biased." if found.split == "val" else "."
     return Table(f"Calibration on {where(found)}", tuple(columns), tuple(rows), strong=strong, note=note)
 
 
@@ -107,6 +127,16 @@ def alike(found: Report) -> list[Table]:
         caption = "KL(row ‖ column) between the peers' probabilities, nats"
         made.append(matrix(caption, names, found.diversity.pairwise_kl, shares=False, corner="peer"))
     return made
+
+
+def agreement(*found: Report | None) -> str:
+    """How far the peers of the first report that says so agree, and what their ensemble gains."""
+    agreements = [report.agreement for report in found if report is not None and known(report.agreement)]
+    parts = [f"All peers name the same class for {share(agreements[0]).text} of the images."] if agreements else []
+    first = found[0].diversity if found and found[0] is not None else None
+    if first is not None and first.ensemble_gain is not None:
+        parts.append(f"The ensemble gains {gain(first.ensemble_gain, 0).text} points over the mean of its peers.")
+    return " ".join(parts)
 
 
 def comparison(runs: list[RunFiles]) -> Table:

@@ -7,22 +7,19 @@ import math
 from metamixer.evaluation.report import Report
 from metamixer.metrics.network_scores import Score
 from metamixer.report.network_tables import titled, where
-from metamixer.report.read_runs import RunFiles
 from metamixer.report.tables import Cell, Table, gain, level, share
 
 MOST_CLASSES = 30  # of a confusion matrix that can be read
 _MOST_CONFUSIONS = 25
 
 
-def of_classes(run: RunFiles) -> tuple[Report, Score, Score | None] | None:
-    """The evaluation, the network whose classes are shown, and the baseline's if it has the same classes."""
-    found = run.evaluation
-    main = found.main if found else None
-    if found is None or main is None or not found.classes or len(main.per_class) != len(found.classes):
+def of_classes(found: Report, base: Report | None = None) -> tuple[Score, Score | None] | None:
+    """The network whose classes are shown, and the baseline's if it has the same classes."""
+    main = found.main
+    if not found.classes or len(main.per_class) != len(found.classes):
         return None
-    base = run.baseline.evaluation if run.baseline else None
     other = base.main if base and base.classes == found.classes else None
-    return found, main, other if other and len(other.per_class) == len(found.classes) else None
+    return main, other if other and len(other.per_class) == len(found.classes) else None
 
 
 def square(found: Report, one: Score) -> bool:
@@ -30,18 +27,26 @@ def square(found: Report, one: Score) -> bool:
     return bool(found.classes) and [len(row) for row in one.confusion] == [len(found.classes)] * len(found.classes)
 
 
-def classes(run: RunFiles) -> Table | None:
-    """Accuracy of each class: the deployed network, the baseline's and the gain, and the others."""
-    known = of_classes(run)
+def classes(found: Report, base: Report | None = None, most: int | None = None) -> Table | None:
+    """Accuracy of each class: the deployed network, the baseline's and the gain, and the others.
+
+    Args:
+        found, base: the evaluations of a run and of its baseline.
+        most: only so many classes, those with the lowest accuracies; None: all.
+    """
+    known = of_classes(found, base)
     if known is None:
         return None
-    found, main, other = known
+    main, other = known
     counts = [sum(row) for row in main.confusion] if len(main.confusion) == len(found.classes) else []
     rest = [one for one in found.networks if one is not main and len(one.per_class) == len(found.classes)]
     columns = ["class", *(["images"] if counts else []), titled(main), *(["baseline", "gain"] if other else [])]
     rows = []
-    for k, name in enumerate(found.classes):
-        cells = [Cell(name), *([Cell(f"{counts[k]:,}", counts[k])] if counts else [])]
+    shown = list(range(len(found.classes)))
+    if few := most is not None and len(shown) > most:
+        shown = sorted(shown, key=lambda k: math.inf if (recall := main.per_class[k]) is None else recall)[:most]
+    for k in shown:
+        cells = [Cell(found.classes[k]), *([Cell(f"{counts[k]:,}", counts[k])] if counts else [])]
         cells.append(share(main.per_class[k], bar=True))
         if other:
             cells += [
@@ -50,6 +55,7 @@ def classes(run: RunFiles) -> Table | None:
             ]
         rows.append((*cells, *(share(one.per_class[k]) for one in rest)))
     caption = f"Accuracy of each class, {where(found)}"
+    caption += f": the {most} lowest of {len(found.classes)} for {titled(main)}" if few else ""
     return Table(caption, (*columns, *map(titled, rest)), tuple(rows))
 
 

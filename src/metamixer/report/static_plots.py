@@ -60,8 +60,9 @@ def _of_run(run: RunFiles) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "reliability", lambda: _reliability(binned)
     if found is not None and square(found, main := found.main) and len(found.classes) <= MOST_CLASSES:
         yield "confusion", lambda: _confusion(found.classes, main)
-    if (known := of_classes(run)) and len(known[0].classes) <= _MOST_BARS:
-        yield "classes", lambda: _classes(known[0].classes, *known[1:])
+    base = run.baseline.evaluation if run.baseline else None
+    if found is not None and len(found.classes) <= _MOST_BARS and (known := of_classes(found, base)):
+        yield "classes", lambda: _classes(found.classes, *known)
     if hard := robustness(run):
         yield "robustness", lambda: _charts(hard)
 

@@ -16,7 +16,7 @@ from metamixer.report.tables import Cell, gain, known, points, share
 
 def of_run(run: RunFiles) -> dict[str, Any]:
     """The sections of one run; those that have nothing to show are empty."""
-    found = run.evaluation
+    found, base = run.evaluation, run.baseline.evaluation if run.baseline else None
     confusions = [per_class.confusion(found, one) for one in _main_first(run)] if found else []
     return {
         "name": run.name,
@@ -32,14 +32,14 @@ def of_run(run: RunFiles) -> dict[str, Any]:
         "missing": missing(run),
         "calibration": network_tables.calibration(found) if found and found.networks else None,
         "alike": network_tables.alike(found) if found else [],
-        "alike_text": _alike(run),
+        "alike_text": network_tables.agreement(found, run.ended.last_epoch if run.ended else None),
         "reliability": [one for one in map(reliability, _main_first(run)) if one is not None],
         "averages": per_class.averages(found) if found else None,
-        "classes": per_class.classes(run),
+        "classes": per_class.classes(found, base) if found else None,
         "confusions": [one for one in confusions if one is not None],
-        "robustness": robustness_tables.robustness(run),
+        "robustness": robustness_tables.robustness(found, base) if found else [],
         "robustness_curves": [drawn(chart) for chart in robustness(run)],
-        "localization": robustness_tables.localization(run),
+        "localization": robustness_tables.localization(found, base) if found else [],
         "main": found.main.name if found else "",
         "preview": None,
         "gallery": [],
@@ -127,17 +127,6 @@ def tiles(run: RunFiles) -> list[dict[str, Any]]:
         main = run.evaluation.main
         add("Calibration error", points(main.ece), f"ECE in percentage points, {main.name}")
     return made
-
-
-def _alike(run: RunFiles) -> str:
-    reports = [run.evaluation, run.ended.last_epoch if run.ended else None]
-    parts = []
-    if agreements := [report.agreement for report in reports if report is not None and known(report.agreement)]:
-        parts.append(f"All peers name the same class for {share(agreements[0]).text} of the images.")
-    found = run.evaluation.diversity if run.evaluation else None
-    if found is not None and found.ensemble_gain is not None:
-        parts.append(f"The ensemble gains {gain(found.ensemble_gain, 0).text} points over the mean of its peers.")
-    return " ".join(parts)
 
 
 def missing(run: RunFiles) -> list[tuple[str, str]]:
