@@ -1,6 +1,6 @@
 import pytest
 
-from metamixer.core.files import write_whole
+from metamixer.core.files import read_mapping, write_whole
 
 
 def test_a_file_is_replaced_and_nothing_stays_beside_it(tmp_path):
@@ -33,3 +33,13 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_no_folder_is_made(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "missing" / "report.html", "text")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ('{"a"', {}), ("", {}), (None, {})], ids=str
+)
+def test_a_mapping_is_read_leniently(text, found, tmp_path):
+    path = tmp_path / "found.json"
+    if text is not None:
+        path.write_text(text)
+    assert read_mapping(path) == found

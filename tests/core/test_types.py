@@ -1,9 +1,10 @@
 from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from metamixer.core.types import Batch, Outputs, total
+from metamixer.core.types import Batch, Outputs, logits_of, total
 
 
 def test_total_is_the_sum_over_terms_and_peers():
@@ -25,3 +26,9 @@ def test_values():
     for value, name in ((batch, "images"), (Outputs(torch.zeros(1, 1, 1)), "logits")):
         with pytest.raises(FrozenInstanceError):
             setattr(value, name, None)
+
+
+def test_logits_in_what_networks_put_out():
+    logits = torch.zeros(2, 3)
+    for output in (logits, {"logits": logits, "loss": 1}, SimpleNamespace(logits=logits)):
+        assert logits_of(output) is logits

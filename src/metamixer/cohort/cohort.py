@@ -24,7 +24,7 @@ from metamixer.cohort.stages import check_stages, find_stages
 from metamixer.core.eval_mode import evaluating
 from metamixer.core.layout import Layout, channels_first, stage_layouts
 from metamixer.core.plan import MixPlan
-from metamixer.core.types import Outputs, pooled
+from metamixer.core.types import Outputs, logits_of, pooled
 
 Compile = Literal[False, "default", "reduce-overhead", "max-autotune"]
 """Modes of ``torch.compile``; the last two record CUDA graphs on a GPU. False: not compiled."""
@@ -444,7 +444,7 @@ class Cohort(nn.Module):
 
 def _logits(output: Any, batch: int, name: str) -> Tensor:
     """What a network puts out, or the logits in it; ValueError for anything else."""
-    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
+    logits = logits_of(output)
     if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == batch:
         return logits
     found = [f"{type(output).__name__}", *(f"of {tuple(each.shape)}" for each in tensors(output)[:4])]

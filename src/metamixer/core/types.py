@@ -178,6 +178,15 @@ class Outputs:
         return tuple(index for index in range(self.peers) if index not in self.frozen)
 
 
+def logits_of(output: Any) -> Any:
+    """What a network puts out, or the logits in it: the attribute ``logits`` of an object, the entry of a dict.
+
+    >>> logits_of({"logits": 1, "loss": 2}), logits_of(3)
+    (1, 3)
+    """
+    return output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
+
+
 def total(terms: Terms) -> Tensor:
     """The objective: the sum of all terms of all peers, a 0-d tensor to call ``backward()`` on.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.core.types import logits_of
 from metamixer.evaluation.robustness.attacks import Network
 from metamixer.metrics.diversity import ensemble
 
@@ -94,6 +95,5 @@ class Panel:
 
 
 def _alone(network: nn.Module, images: Tensor) -> Tensor:
-    output = network(images)
-    logits: Tensor = getattr(output, "logits", output)
+    logits: Tensor = logits_of(network(images))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.types import logits_of
 from metamixer.data import normalise
 from metamixer.data.files.image_file import WHITE, Fit
 from metamixer.export.model_card import for_classifier
@@ -93,8 +94,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits."""
-        found = self.network(normalise(images, self.mean, self.std))
-        logits: Tensor = getattr(found, "logits", found)
+        logits: Tensor = logits_of(self.network(normalise(images, self.mean, self.std)))
         return logits.float()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from metamixer.core.types import logits_of
 from metamixer.runs.classifier import Classifier
 
 
@@ -12,8 +13,7 @@ class FromPixels(nn.Module):
     """``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits.
 
     The normalisation is inside because it is what users get wrong: a file that wants ``(pixel / 255 - mean) / std``
-    answers to anything else as well, only worse. It is the formula of ``datasets.normalise``, without the work in
-    place that a graph has no use for.
+    accepts anything else as well, with worse results. The formula is that of ``metamixer.data.normalise``.
     """
 
     factor: Tensor
@@ -28,8 +28,7 @@ class FromPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits."""
-        found = self.network(images.to(torch.float32) * self.factor - self.shift)
-        logits: Tensor = getattr(found, "logits", found)
+        logits: Tensor = logits_of(self.network(images.to(torch.float32) * self.factor - self.shift))
         return logits.float()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from metamixer.core.files import read_mapping
 from metamixer.export.select_network import Chosen
 
 _PLAIN = ("accuracy", "top5", "nll")
@@ -18,7 +18,7 @@ def recorded_metrics(folder: Path, chosen: Chosen) -> dict[str, Any]:
     Only of this very network: the metrics of another epoch, or of an ensemble of other peers, are left out. What is
     missing is missing from the answer; an empty one means that the run says nothing.
     """
-    report = _read(folder / "report.json")
+    report = read_mapping(folder / "report.json")
     found: dict[str, Any] = {}
     if score := _of_report(report, chosen):
         last = report.get("last_epoch", {})
@@ -27,7 +27,7 @@ def recorded_metrics(folder: Path, chosen: Chosen) -> dict[str, Any]:
     validation = chosen.classifier.facts.get("validation_accuracy")
     if validation is not None:
         found["validation_accuracy"] = validation
-    evaluation = _read(folder / "evaluation.json")
+    evaluation = read_mapping(folder / "evaluation.json")
     if more := _of_evaluation(evaluation, chosen):
         if not found.get("accuracy"):
             found |= {"split": evaluation.get("split"), "images": evaluation.get("images")}
@@ -64,11 +64,3 @@ def _of_evaluation(evaluation: dict[str, Any], chosen: Chosen) -> dict[str, Any]
         if kind in (None, network.get("kind")) and name in (None, network.get("name")):
             return network  # type: ignore[no-any-return]
     return {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metamixer.core.types import logits_of
 from metamixer.data import ImageSet, normalise
 from metamixer.export.errors import ExportError
 from metamixer.runs.classifier import Classifier
@@ -79,8 +80,7 @@ def reference(classifier: Classifier, device: torch.device) -> Run:
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:
-        found = network(normalise(images.to(device), classifier.mean, classifier.std))
-        logits: Tensor = getattr(found, "logits", found)
+        logits: Tensor = logits_of(network(normalise(images.to(device), classifier.mean, classifier.std)))
         return logits.float().cpu()
 
     return run

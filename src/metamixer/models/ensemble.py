@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.core.probabilities import log_mean
+from metamixer.core.types import logits_of
 
 
 class Ensemble(nn.Module):
@@ -41,7 +42,7 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, ...) -> (B, classes)`` float32 at least, as a cohort gives its logits."""
         found = [network(images) for network in self.networks]
-        logits = torch.stack([getattr(each, "logits", each) for each in found])
+        logits = torch.stack([logits_of(each) for each in found])
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return log_mean(logits.log_softmax(-1))

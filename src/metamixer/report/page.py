@@ -19,7 +19,7 @@ from metamixer.evaluation.localization.map_gallery import Shown
 from metamixer.models.factory import UnknownModel
 from metamixer.report.forest_plot import forests
 from metamixer.report.map_gallery import data_uri
-from metamixer.report.read_runs import RunFiles, StudyFiles, read_all
+from metamixer.report.read_runs import RunFiles, StudyFiles, read_all, short
 from metamixer.report.view import of_run, of_runs
 from metamixer.runs.data_record import section_of
 
@@ -145,7 +145,7 @@ def _with_pictures(
         try:
             view["preview"] = _preview(run, preview)
         except faults as error:
-            notes.append(f"No mixing preview: {_short(error)}")
+            notes.append(f"No mixing preview: {short(error)}")
     if gallery is not None:
         try:
             rows = drawn(gallery(run.folder))
@@ -155,7 +155,7 @@ def _with_pictures(
             }
             view |= {"gallery": rows, "gallery_boxes": boxes}
         except faults as error:
-            notes.append(f"No activation maps: {_short(error)}")
+            notes.append(f"No activation maps: {short(error)}")
     return {**view, "notes": notes}
 
 
@@ -168,7 +168,3 @@ def _preview(run: RunFiles, draw: Preview) -> str:
         path = Path(folder) / "preview.png"
         draw(recipe, path)
         return data_uri(path.read_bytes())
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -151,7 +151,7 @@ def read_study(folder: Path, name: str) -> StudyFiles:
             if table is None:
                 notes.append("results.json has no table.")
         except (OSError, ValueError) as error:
-            notes.append(f"results.json cannot be read: {_short(error)}")
+            notes.append(f"results.json cannot be read: {short(error)}")
     else:
         notes.append(
             "The study has no results yet: results.json is missing. It is written by: metamixer study "
@@ -183,7 +183,7 @@ def _epochs(path: Path, notes: list[str]) -> list[Epoch]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     except OSError as error:
-        notes.append(f"{path.name} cannot be read: {_short(error)}")
+        notes.append(f"{path.name} cannot be read: {short(error)}")
         lines = []
     found: list[Epoch] = []
     broken = 0
@@ -207,7 +207,7 @@ def _read(path: Path, read: Callable[[Any], _Read], notes: list[str]) -> _Read |
         place = ".".join(map(str, first["loc"]))
         notes.append(f"{path.name} is left out: {place or 'its content'}: {first['msg']}")
     except (OSError, ValueError) as error:
-        notes.append(f"{path.name} cannot be read: {_short(error)}")
+        notes.append(f"{path.name} cannot be read: {short(error)}")
     return None
 
 
@@ -224,8 +224,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        return f"cannot be read: {_short(error)}"
+        return f"cannot be read: {short(error)}"
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """The message of an error on one line."""
     return " ".join(str(error).split())[:300]

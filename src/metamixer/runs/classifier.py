@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from metamixer.core import trusted_imports
+from metamixer.core.types import logits_of
 from metamixer.data import DataError, normalise
 from metamixer.data.files.image_file import WHITE, Fit
 from metamixer.data.files.preparation import ImageInput, Preparation, each
@@ -202,7 +203,7 @@ class Classifier:
     def probabilities(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` uint8 of this size -> ``(B, classes)`` float32, rows summing to 1."""
         logits = self.network(normalise(images, self.mean, self.std))
-        return getattr(logits, "logits", logits).float().softmax(-1)  # type: ignore[no-any-return]
+        return logits_of(logits).float().softmax(-1)  # type: ignore[no-any-return]
 
     def read(self, image: ImageInput) -> Tensor:
         """One image as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""

@@ -9,18 +9,5 @@ from metamixer.studies.run_study import Engine, conduct, table_of
 from metamixer.studies.study_file import Study
 from metamixer.studies.table import Table
 
-__all__ = [
-    "Study",
-    "conduct",
-    "table_of",
-    "Table",
-    "Ended",
-    "Halted",
-    "Engine",
-    "Jobs",
-    "Plan",
-    "Left",
-    "Line",
-    "read_lines",
-    "finished",
-]
+__all__ = ["Study", "conduct", "table_of", "Table", "Ended", "Halted", "Engine", "Jobs", "Plan", "Left"]
+__all__ += ["Line", "read_lines", "finished"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,49 +13,56 @@ Found = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """One column.
+    """One column, by default a share in percent.
 
     Args:
         title: its heading.
-        scale: of the numbers that are shown: 100 for shares in percent.
-        digits: behind the point.
         read: reads it from a run's :data:`Found`.
+        scale: of the numbers that are shown.
+        digits: behind the point.
         higher: whether more is better.
     """
 
     title: str
-    scale: float
-    digits: int
     read: Callable[[Found], float]
+    scale: float = 100
+    digits: int = 1
     higher: bool = True
 
 
-def _last(key: str) -> Callable[[Found], float]:
-    return lambda found: fmean(found["report"]["last_epoch"]["peers"][index][key] for index in _learners(found))
+def _low(title: str, read: Callable[[Found], float]) -> Metric:
+    """A score of which less is better."""
+    return Metric(title, read, scale=1, digits=3, higher=False)
 
 
-def _learners(found: Found) -> list[int]:
-    return list(found["report"]["learners"])
+def _last(found: Found) -> Any:
+    return found["report"]["last_epoch"]
+
+
+def _learners(found: Found, rows: Sequence[Any]) -> list[Any]:
+    return [rows[index] for index in found["report"]["learners"]]
+
+
+def _peers(key: str, over: Callable[[Iterable[float]], float] = fmean) -> Callable[[Found], float]:
+    return lambda found: over(peer[key] for peer in _learners(found, _last(found)["peers"]))
 
 
 def _evaluated(key: str, kind: str = "peer") -> Callable[[Found], float]:
     return lambda found: fmean(each[key] for each in found["evaluation"]["networks"] if each["kind"] == kind)
 
 
-def _located(key: str) -> Callable[[Found], float]:
-    def read(found: Found) -> float:
-        peers = {each["name"] for each in found["evaluation"]["networks"] if each["kind"] == "peer"}
-        return fmean(each[key] for each in found["evaluation"]["localization"]["networks"] if each["name"] in peers)
+def _named_peers(found: Found) -> list[str]:
+    return [each["name"] for each in found["evaluation"]["networks"] if each["kind"] == "peer"]
 
-    return read
+
+def _located(key: str) -> Callable[[Found], float]:
+    return lambda found: fmean(
+        each[key] for each in found["evaluation"]["localization"]["networks"] if each["name"] in _named_peers(found)
+    )
 
 
 def _robust(of: Callable[[Found], Found]) -> Callable[[Found], float]:
-    def read(found: Found) -> float:
-        shares = of(found["evaluation"]["robustness"])
-        return fmean(shares[each["name"]] for each in found["evaluation"]["networks"] if each["kind"] == "peer")
-
-    return read
+    return lambda found: fmean(of(found["evaluation"]["robustness"])[name] for name in _named_peers(found))
 
 
 def _attacked(name: str) -> Callable[[Found], float]:
@@ -63,55 +70,39 @@ def _attacked(name: str) -> Callable[[Found], float]:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("accuracy, mean of peers, last epoch (%)", 100, 1, _last("accuracy")),
-    "best_peer": Metric(
-        "accuracy, better peer, last epoch (%)",
-        100,
-        1,
-        lambda found: max(found["report"]["last_epoch"]["peers"][index]["accuracy"] for index in _learners(found)),
-    ),
-    "deployed": Metric(
-        "accuracy, chosen by validation (%)", 100, 1, lambda found: found["report"]["deployed"]["accuracy"]
-    ),
-    "ensemble": Metric(
-        "accuracy, ensemble, last epoch (%)",
-        100,
-        1,
-        lambda found: found["report"]["last_epoch"]["ensemble"]["accuracy"],
-    ),
-    "nll": Metric("NLL, mean of peers (nats)", 1, 3, _last("nll"), higher=False),
-    "ensemble_nll": Metric(
-        "NLL, ensemble (nats)", 1, 3, lambda found: found["report"]["last_epoch"]["ensemble"]["nll"], higher=False
-    ),
+    "accuracy": Metric("accuracy, mean of peers, last epoch (%)", _peers("accuracy")),
+    "best_peer": Metric("accuracy, better peer, last epoch (%)", _peers("accuracy", max)),
+    "deployed": Metric("accuracy, chosen by validation (%)", lambda found: found["report"]["deployed"]["accuracy"]),
+    "ensemble": Metric("accuracy, ensemble, last epoch (%)", lambda found: _last(found)["ensemble"]["accuracy"]),
+    "nll": _low("NLL, mean of peers (nats)", _peers("nll")),
+    "ensemble_nll": _low("NLL, ensemble (nats)", lambda found: _last(found)["ensemble"]["nll"]),
     "train_accuracy": Metric(
         "training accuracy, as mixed, last epoch (%)",
-        100,
-        1,
-        lambda found: fmean(found["epoch"]["train_accuracy"][index] for index in _learners(found)),
+        lambda found: fmean(_learners(found, found["epoch"]["train_accuracy"])),
     ),
-    "agreement": Metric("agreement of peers (%)", 100, 1, lambda found: found["report"]["last_epoch"]["agreement"]),
-    "brier": Metric("Brier", 1, 3, _evaluated("brier"), higher=False),
-    "ece": Metric("ECE (%)", 100, 1, _evaluated("ece"), higher=False),
-    "ensemble_ece": Metric("ECE, ensemble (%)", 100, 1, _evaluated("ece", "ensemble"), higher=False),
-    "balanced_accuracy": Metric("balanced accuracy (%)", 100, 1, _evaluated("balanced_accuracy")),
-    "macro_f1": Metric("macro F1 (%)", 100, 1, _evaluated("macro_f1")),
-    "max_box_acc_v2": Metric("MaxBoxAccV2 (%)", 100, 1, _located("max_box_acc_v2")),
-    "pointing": Metric("pointing game (%)", 100, 1, _located("pointing")),
-    "energy": Metric("energy in box (%)", 100, 1, _located("energy")),
-    "corruptions": Metric("accuracy, corrupted (%)", 100, 1, _robust(lambda found: found["corruptions"]["mean"])),
-    "fgsm": Metric("accuracy under FGSM (%)", 100, 1, _attacked("fgsm")),
-    "pgd-10": Metric("accuracy under PGD-10 (%)", 100, 1, _attacked("pgd-10")),
-    "pgd-20": Metric("accuracy under PGD-20 (%)", 100, 1, _attacked("pgd-20")),
+    "agreement": Metric("agreement of peers (%)", lambda found: _last(found)["agreement"]),
+    "brier": _low("Brier", _evaluated("brier")),
+    "ece": Metric("ECE (%)", _evaluated("ece"), higher=False),
+    "ensemble_ece": Metric("ECE, ensemble (%)", _evaluated("ece", "ensemble"), higher=False),
+    "balanced_accuracy": Metric("balanced accuracy (%)", _evaluated("balanced_accuracy")),
+    "macro_f1": Metric("macro F1 (%)", _evaluated("macro_f1")),
+    "max_box_acc_v2": Metric("MaxBoxAccV2 (%)", _located("max_box_acc_v2")),
+    "pointing": Metric("pointing game (%)", _located("pointing")),
+    "energy": Metric("energy in box (%)", _located("energy")),
+    "corruptions": Metric("accuracy, corrupted (%)", _robust(lambda found: found["corruptions"]["mean"])),
+    "fgsm": Metric("accuracy under FGSM (%)", _attacked("fgsm")),
+    "pgd-10": Metric("accuracy under PGD-10 (%)", _attacked("pgd-10")),
+    "pgd-20": Metric("accuracy under PGD-20 (%)", _attacked("pgd-20")),
 }
 """By the names that study files use. Means are over the peers that learn; the test split is used for no choice."""
 
 
 def read_metrics(found: Found) -> dict[str, float]:
     """All metrics that a finished run has."""
-    found_metrics = {}
+    metrics = {}
     for name, metric in METRICS.items():
         try:
-            found_metrics[name] = float(metric.read(found))
+            metrics[name] = float(metric.read(found))
         except (KeyError, TypeError, IndexError, ValueError):
             continue  # it was not measured
-    return found_metrics
+    return metrics

@@ -68,7 +68,7 @@ def run_all(
     memory: int | None = None,
     begun: Callable[[Cell], None] = lambda _: None,
     ended: Callable[[Ended], None],
-) -> list[Ended]:
+) -> None:
     """Run them, at most ``jobs`` at a time, and fewer while memory is short.
 
     Memory: a further run is started only while the system has 1.3 times as much available as the largest run of this
@@ -89,8 +89,7 @@ def run_all(
     Raises:
         Halted: SIGINT or SIGTERM; they were handed on, and the runs were waited for.
     """
-    waiting, results = list(cells), list[Ended]()
-    running: list[_Running] = []
+    waiting, running = list(cells), list[_Running]()
     with _signals() as received:
         try:
             while (waiting and not received) or running:
@@ -105,7 +104,6 @@ def run_all(
                     if (found := _look(each)) is not None:
                         running.remove(each)
                         if not received:
-                            results.append(found)
                             ended(found)
                         if found.bytes is not None:
                             memory = max(found.bytes, memory or 0)
@@ -116,7 +114,6 @@ def run_all(
                 each.process.wait()
         if received:
             raise Halted(received[0])
-    return results
 
 
 def _next(waiting: Sequence[Cell], folder: Path) -> Cell | None:

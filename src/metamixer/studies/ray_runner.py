@@ -21,7 +21,7 @@ def run_on_ray(
     threads: int,
     address: str | None,
     ended: Callable[[Ended], None],
-) -> list[Ended]:
+) -> None:
     """Run them, each as a task of ``threads`` processors; Ray starts as many as there is room for.
 
     The folder has to be reachable under the same path by every machine of the cluster, and so have the data. A task
@@ -35,9 +35,6 @@ def run_on_ray(
     except ImportError:
         raise RecipeError("engine ray needs an extra: pip install 'metamixer[ray]'") from None
     folder = folder.resolve()
-    results: list[Ended] = []
-    if not cells:
-        return results
     begun = not ray.is_initialized()
     if begun:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
@@ -58,9 +55,7 @@ def run_on_ray(
                 ray.get(done)
             except ray.exceptions.RayError as error:
                 fault = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-            results.append(Ended(cell, time.perf_counter() - began, fault))
-            ended(results[-1])
+            ended(Ended(cell, time.perf_counter() - began, fault))
     finally:
         if begun:
             ray.shutdown()
-    return results

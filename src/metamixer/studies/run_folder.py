@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from metamixer.core.files import read_mapping
 from metamixer.studies.columns import read_metrics
 from metamixer.studies.estimate import cost_of
 from metamixer.studies.results import Line
@@ -14,7 +15,7 @@ from metamixer.studies.study_file import Cell, Measure
 
 def trained(folder: Path) -> bool:
     """Whether the training has ended."""
-    return bool(_read(folder / "report.json"))
+    return bool(read_mapping(folder / "report.json"))
 
 
 def finished(folder: Path, measure: Measure) -> bool:
@@ -39,11 +40,11 @@ def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, me
     """
     epochs = _epochs(folder / "metrics.jsonl")
     found = {
-        "report": _read(folder / "report.json"),
+        "report": read_mapping(folder / "report.json"),
         "evaluation": _evaluation(folder),
         "epoch": epochs[-1] if epochs else {},
     }
-    environment = _read(folder / "environment.json")
+    environment = read_mapping(folder / "environment.json")
     versions = environment.get("versions") or {}
     seconds = sum(epoch.get("seconds", 0.0) for epoch in epochs)
     return Line(
@@ -68,17 +69,8 @@ def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, me
 
 def _evaluation(folder: Path) -> dict[str, Any]:
     """Of the test images by the last weights; ``metamixer evaluate`` may have put another in its place."""
-    found = _read(folder / "evaluation.json")
+    found = read_mapping(folder / "evaluation.json")
     return found if (found.get("split"), found.get("checkpoint")) == ("test", "last") else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; empty if it is missing or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ class's logit grows with each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from metamixer.cohort.cohort import Cohort
 from metamixer.cohort.stages import check_stages, find_stages
 from metamixer.core.eval_mode import evaluating
 from metamixer.core.layout import Layout, channels_first, stage_layouts
+from metamixer.core.types import logits_of
 
 
 class NoMap(ValueError):
@@ -64,7 +65,7 @@ def raw_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None, 
     with torch.inference_mode(False), torch.enable_grad(), evaluating(network):
         handle = network.get_submodule(stage).register_forward_hook(cut)
         try:
-            logits = _logits(network(images))
+            logits = logits_of(network(images))
         finally:
             handle.remove()
         if len(seen) != 1 or channels_first(seen[0], layout, images.shape[2:]).ndim != 4:
@@ -136,7 +137,7 @@ def _outputs(network: nn.Module, images: Tensor, paths: Sequence[str]) -> tuple[
     ]
     try:
         with evaluating(network):
-            return _logits(network(images)), found
+            return logits_of(network(images)), found
     finally:
         for handle in handles:
             handle.remove()
@@ -157,7 +158,3 @@ def _last_that_counts(network: nn.Module, images: Tensor, path: str, layout: Lay
         if counts and channels_first(slope, layout, images.shape[2:]).any():
             return name
     return path
-
-
-def _logits(output: Any) -> Tensor:
-    return cast(Tensor, getattr(output, "logits", output))

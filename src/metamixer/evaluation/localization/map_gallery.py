@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.eval_mode import evaluating
+from metamixer.core.types import logits_of
 from metamixer.data import normalise
 from metamixer.evaluation.localization.activation_maps import NoMap, activation_maps, map_stages
 from metamixer.evaluation.localization.box_accuracy import Boxes
@@ -103,8 +104,7 @@ def gallery(
             maps = list(found.float().cpu())
         else:
             with torch.no_grad(), evaluating(network):
-                output = network(pixels)
-            logits = getattr(output, "logits", output)
+                logits = logits_of(network(pixels))
         confidences, predicted = (each.tolist() for each in logits.float().softmax(1).max(1))
         for row, one in enumerate(maps):
             box = None if one is None else largest_box(one, max(level, 1e-6))
