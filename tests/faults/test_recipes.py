@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from metamixer.config.data_section import DataSection
-from metamixer.config.recipe import PeerSection, Recipe, TrainSection
+from metamixer.config.peer_section import PeerSection
+from metamixer.config.recipe import Recipe, TrainSection
 from metamixer.config.registry import LOSSES, MIXERS
 from metamixer.config.yaml_file import RecipeError, as_yaml, parse_yaml, read_yaml
 from metamixer.training.optimizer import Optim

@@ -58,13 +58,48 @@ def test_timm_vit_keeps_its_usual_size():
     assert tuple(build("timm:test_vit", num_classes=4).patch_embed.img_size) == (160, 160)
 
 
-def test_timm_gets_pretrained(monkeypatch):
+@pytest.fixture
+def pretrained(monkeypatch, tmp_path):
+    """Weights of a small network of timm in a cache of the hub, as if they had been fetched; no network."""
     import timm
+    from safetensors.torch import save_file
 
-    seen = {}
-    monkeypatch.setattr(timm, "create_model", lambda name, **options: seen.update(options) or nn.Identity())
-    build("timm:resnet10t", num_classes=4, pretrained=True)
-    assert seen == {"num_classes": 4, "in_chans": 3, "pretrained": True}
+    constants = pytest.importorskip("huggingface_hub").constants
+    torch.manual_seed(5)
+    network = timm.create_model("test_resnet", pretrained=False)
+    folder = tmp_path / f"models--{network.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
+    for name, text in (("refs/main", "a" * 40), (f"snapshots/{'a' * 40}/model.safetensors", "")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    saved = {key: value + 0.25 if value.is_floating_point() else value for key, value in network.state_dict().items()}
+    file = folder / "snapshots" / ("a" * 40) / "model.safetensors"
+    save_file(saved, file)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return saved, file
+
+
+def test_pretrained_weights_are_taken_but_for_another_head(pretrained):
+    saved, _ = pretrained
+    for classes in (4, 1000):
+        network = build("timm:test_resnet", num_classes=classes, pretrained=True)
+        new = [key for key, value in network.state_dict().items() if not torch.equal(value, saved[key])]
+        assert new == (["fc.weight", "fc.bias"] if classes == 4 else [])
+        assert network(torch.zeros(2, 3, 32, 32)).shape == (2, classes)
+    torch.manual_seed(0)
+    first = build("timm:test_resnet", num_classes=4, pretrained=True).fc.weight
+    torch.manual_seed(0)
+    assert torch.equal(first, build("timm:test_resnet", num_classes=4, pretrained=True).fc.weight)
+
+
+def test_pretrained_weights_that_lack_something_are_refused(pretrained):
+    """timm passes over it where the head is another one."""
+    from safetensors.torch import save_file
+
+    saved, file = pretrained
+    save_file({key: value for key, value in saved.items() if key != "layer2.0.conv1.weight"}, file)
+    with pytest.raises(UnknownModel, match=r"do not fit it: .*Missing key.*layer2\.0\.conv1\.weight"):
+        build("timm:test_resnet", num_classes=4, pretrained=True)
 
 
 def test_timm_wrong_option_is_not_swallowed():

@@ -69,5 +69,7 @@ def test_what_is_hardly_meant_is_warned_of():
     assert "peers.0 (resnet8) is frozen and has no weights" in said
     for known in ({"weights": "a.safetensors"}, {"name": "timm:resnet18", "pretrained": True}):
         assert advice(Recipe.of({"peers": [frozen[0] | known, "resnet8"]})) == []
+    (said,) = advice(Recipe.of({"peers": [{"name": "resnet8", "freeze": "stage1"}, "resnet8"]}))
+    assert "starts from random weights, and freeze=stage1 keeps some of them" in said
     (said,) = advice(Recipe.of({"peers": ["resnet8"]}))
     assert said.startswith("resnet8 is alone")

@@ -15,10 +15,12 @@ from metamixer.config.recipe import Recipe
 from metamixer.config.registry import find
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.types import Outputs
-from metamixer.data import Augment, DataError
+from metamixer.data import Augment, DataError, normalise
 from metamixer.data.policies import Changes
 from metamixer.data.random_crop import RandomCrop
 from metamixer.evaluation.evaluate import evaluate
+from metamixer.export.errors import ExportError
+from metamixer.export.select_network import choose
 from metamixer.losses import DML
 from metamixer.models import build
 from metamixer.report import report
@@ -257,6 +259,59 @@ def test_a_run_inside_of_its_data_is_refused(tmp_path, monkeypatch):
         check_outside_of_data(Recipe.of({"data": {"name": "scenes:../photos"}}), Path("cat"))
     check_outside_of_data(recipe, Path("../runs/one"))
     check_outside_of_data(Recipe(), Path("runs/one"))
+
+
+def test_fine_tuning_says_what_was_taken_and_runs_without_the_file_later(tmp_path):
+    """Weights of five classes for ten, a first stage that learns from the second epoch on, rates by layer."""
+    torch.manual_seed(7)
+    trained = build("resnet8", num_classes=5, in_channels=1)
+    facts = {"classes": tuple("abcde"), "channels": 1, "size": (28, 28), "mean": (0.1,), "std": (0.2,), "facts": {}}
+    Classifier(trained, "resnet8", {}, **facts).save(tmp_path / "x.safetensors")
+    peer = {"name": "resnet8", "weights": str(tmp_path / "x.safetensors"), "freeze": "stage1", "freeze_epochs": 1}
+    recipe = Recipe.of({"peers": [peer, "resnet8"]}, [
+        "data.train_limit=12", "train.epochs=1", "train.batch_size=40", "optim.layer_decay=0.7", "peers.0.lr=0.01"
+    ])  # fmt: skip
+    seen = []
+
+    class Look:
+        def on_start(self, start):
+            seen.extend(start.notes)
+
+        def on_step(self, record): ...
+        def on_epoch(self, record): ...
+        def on_end(self): ...
+
+    train(recipe, tmp_path / "run", callbacks=[Look()])
+    (note,) = seen
+    assert note.startswith("0 resnet8: ")
+    assert "tensors are those of x.safetensors, whose classes were a, b, c and 2 more; new is the head" in note
+    assert json.loads((tmp_path / "run/report.json").read_text())["notes"][0] == note
+    (tmp_path / "x.safetensors").unlink()
+    network = open_run(tmp_path / "run").cohort.peers[0]
+    assert torch.equal(network.stage1[0].conv1.weight, trained.stage1[0].conv1.weight)
+    assert not torch.equal(network.stage2[0].conv1.weight, trained.stage2[0].conv1.weight)
+    assert network.classifier.weight.shape == (10, 64)
+
+
+def test_a_teacher_of_classes_in_another_order(tmp_path):
+    """It is right about names in a run whose folders are in another order, and is not exported as one of ours."""
+    data = load_data(Recipe.of({}, ["data.train_limit=2"]))
+    torch.manual_seed(0)
+    teacher = build("resnet8", num_classes=10, in_channels=1).eval()
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(1)).tolist()
+    facts = {"channels": 1, "size": (28, 28), "mean": (0.5,), "std": (0.5,), "facts": {}}
+    names = tuple(data.classes[index] for index in order)
+    Classifier(teacher, "resnet8", {}, names, **facts).save(tmp_path / "x.safetensors")
+    peer = {"name": "resnet8", "weights": str(tmp_path / "x.safetensors"), "frozen": True}
+    recipe = Recipe.of({"peers": [peer, "resnet8"], "loss": "kd"}, ["data.train_limit=12", "train.epochs=1"])
+    train(recipe, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    pixels = run.data.test.images[:20]
+    found = run.cohort(normalise(pixels, run.data.mean, run.data.std)).logits[0]
+    wanted = teacher(normalise(pixels, [0.5], [0.5]))[:, [order.index(label) for label in range(10)]]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ExportError, match="--peer 0 is a teacher with a normalisation"):
+        choose(tmp_path / "run", "0")
 
 
 def test_augmentation_is_what_the_recipe_says():

@@ -20,6 +20,7 @@ from metamixer.mixers import CutnMix
 from metamixer.runs.run import evaluate_run
 from metamixer.training.checkpoint import pointed, read
 from metamixer.training.interrupt import Interrupted
+from metamixer.training.peer_settings import PeerSettings
 from metamixer.training.trainer import TrainingError
 from tests import processes, toys
 
@@ -88,7 +89,7 @@ LOSSES = {
 
 def train(
     mixer, loss, batch=8, peers=2, folder=None, epochs=2, resume=False, reading=DoubleShared, held=4, val=None,
-    plain=None, **settings,
+    plain=None, each=(), **settings,
 ):  # fmt: skip
     """Weights, progress and validation of a short training in double precision."""
     before = torch.get_default_dtype()
@@ -110,7 +111,7 @@ def train(
         seen = Seen()
         trainer = Trainer(
             cohort, MIXERS[mixer](), made_loss, optim=Optim(lr=0.05, clip=1.0), epochs=epochs, accelerator="cpu",
-            folder=folder, callbacks=[seen], **settings,
+            folder=folder, callbacks=[seen], peers=each, **settings,
         )  # fmt: skip
         fitted = trainer.fit(reading(data), val or validation()[:held], plain=plain, resume=resume)
     finally:
@@ -174,6 +175,22 @@ def test_shares_of_uneven_batches(reading, tmp_path):
     wanted = train("metamixer", "dml", 7, mixing_groups=3)
     for found in processes.together(tmp_path, 3, train, "metamixer", "dml", 7, 2, None, 2, False, reading):
         assert_equal(found, wanted)
+
+
+EACH = (PeerSettings(freeze=1, freeze_epochs=1, lr=0.02), PeerSettings(weight_decay=0.01))
+
+
+def test_shares_of_peers_whose_first_stage_learns_from_the_second_epoch_on(tmp_path):
+    wanted = train("metamixer", "dml", mixing_groups=2, epochs=3, each=EACH)
+    plain = train("metamixer", "dml", mixing_groups=2, epochs=3)
+    first, other = (made["weights"]["cohort.peers.0.0.0.weight"] for made in (wanted, plain))
+    assert not torch.equal(first, other)
+    for found in processes.together(tmp_path, 2, _freezing):
+        assert_equal(found, wanted)
+
+
+def _freezing():
+    return train("metamixer", "dml", epochs=3, each=EACH)
 
 
 def test_a_share_without_validation_images(tmp_path):

@@ -8,7 +8,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR
 
 from metamixer.cohort.cohort import Cohort
 from metamixer.losses import Independent
-from metamixer.training.optimizer import Optim
+from metamixer.models.resnet import resnet8
+from metamixer.training.optimizer import Optim, load_state, saved_state
+from metamixer.training.peer_settings import PeerSettings
 
 
 def cohort(n=2, **options):
@@ -101,6 +103,68 @@ def test_one_group_a_peer_and_one_for_the_loss():
     assert len(Optim().build(cohort(2), Independent()).param_groups) == 2
 
 
+def one_rate(optimizer):
+    return {id(weight): group["scale"] for group in optimizer.param_groups for weight in group["params"]}
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "test_vit", "test_convnext", "test_efficientnet", "mobilenetv3_small_050"]
+)
+def test_layer_decay_is_that_of_timm(name):
+    import timm
+    from timm.optim import create_optimizer_v2
+
+    network = timm.create_model(name, num_classes=5)
+    wanted = create_optimizer_v2(network, opt="sgd", lr=0.2, layer_decay=0.7)
+    scales = {id(weight): group["lr_scale"] for group in wanted.param_groups for weight in group["params"]}
+    found = one_rate(Optim(lr=0.2, layer_decay=0.7).build(Cohort([network]), Independent()))
+    assert found == scales
+    assert len(set(found.values())) > 3
+
+
+def test_layer_decay_of_other_networks_is_by_stages():
+    network = resnet8(num_classes=3)
+    optimizer = Optim(layer_decay=0.5).build(Cohort([network]), Independent())
+    found, names = one_rate(optimizer), {id(weight): name for name, weight in network.named_parameters()}
+    wanted = {"stem": 0.125, "stage1": 0.125, "stage2": 0.25, "stage3": 0.5, "classifier": 1.0}
+    assert found == {number: wanted[name.partition(".")[0]] for number, name in names.items()}
+    assert set(one_rate(Optim().build(Cohort([network]), Independent())).values()) == {1.0}
+
+
+def test_rates_and_decays_of_each_peer_by_a_slow_loop():
+    """Three steps of SGD with momentum in float64, the rate of each peer and layer written out."""
+    peers = Cohort([resnet8(num_classes=3), resnet8(num_classes=3)]).double()
+    own = [PeerSettings(lr=0.03, weight_decay=0.0), PeerSettings()]
+    optim = Optim(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.01, layer_decay=0.5)
+    optimizer = optim.build(peers, Independent(), own)
+    wanted, velocity, scale = {}, {}, {}
+    for index, peer in enumerate(peers.peers):
+        for name, weight in peer.named_parameters():
+            wanted[index, name], velocity[index, name] = weight.detach().clone(), torch.zeros_like(weight)
+            stage = name.partition(".")[0]
+            layer = {"stage2": 1, "stage3": 2}.get(stage, 3 if stage == "classifier" else 0)
+            scale[index, name] = 0.5 ** (3 - layer)
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * group["scale"]
+        for index, peer in enumerate(peers.peers):
+            for name, weight in peer.named_parameters():
+                key = (index, name)
+                weight.grad = torch.full_like(weight, 1.0 + step + index)
+                velocity[key] = 0.9 * velocity[key] + weight.grad + (0, 0.01)[index] * wanted[key]
+                wanted[key] = wanted[key] - (0.03, 0.1)[index] * scale[key] * velocity[key]
+        optimizer.step()
+    for index, peer in enumerate(peers.peers):
+        for name, weight in peer.named_parameters():
+            torch.testing.assert_close(weight.detach(), wanted[index, name], rtol=0, atol=1e-12)
+    saved = saved_state(optimizer)
+    assert set(saved) == {"peer 0", "peer 1"}
+    other = optim.build(peers, Independent(), own)
+    load_state(other, saved)
+    momenta = [[made.state[weight]["momentum_buffer"] for weight in peers.parameters()] for made in (optimizer, other)]
+    torch.testing.assert_close(*momenta, rtol=0, atol=0)
+
+
 def test_all_frozen():
     with pytest.raises(ValueError, match="no peer learns"):
         Optim().build(cohort(2, frozen=[0, 1]), Independent())
@@ -117,6 +181,7 @@ def test_all_frozen():
         {"warmup": 1.0},
         {"milestones": (0.5, 1.0)},
         {"clip": 0.0},
+        {"layer_decay": 0.0},
     ],
     ids=str,
 )

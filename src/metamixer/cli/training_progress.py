@@ -76,6 +76,8 @@ class Progress:
         self._total = start.epochs * start.steps_per_epoch
         self._epoch = min(start.epochs, start.step // start.steps_per_epoch + 1)
         self._began = self._looked = self._at = self._said = self._clock()
+        for note in () if start.step else start.notes:
+            self._say(note)
         if self._console.is_terminal:
             self._live = Live(get_renderable=self.view, console=self._console, refresh_per_second=4)
             self._live.start()

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from metamixer.cohort.batch_axis import find_axes
 from metamixer.cohort.concurrency import PARALLEL, Parallel, in_threads
+from metamixer.cohort.first_stages import FirstStages
 from metamixer.cohort.folder_exchange import exchange
 from metamixer.cohort.hooks import Tap, install, tensors
 from metamixer.cohort.image_types import type_conflict
@@ -94,6 +95,7 @@ class Cohort(nn.Module):
         self._layouts: dict[int, tuple[Layout, ...]] = {}
         self._drew_nothing = False
         self._alone: int | None = None
+        self._held: dict[int, FirstStages] = {}
         self._exchange: PeerExchange | None = None
         if shadows and frozen:
             raise ValueError("shadows follow peers that learn: frozen peers and shadows do not go together")
@@ -238,6 +240,23 @@ class Cohort(nn.Module):
         frozen = {other: self.peers[index] for other, index in zip(others, sorted(self.frozen), strict=True)}
         return [others.index(other) for other in exchange(folder, number, self.peers[self.learners[0]], frozen)]
 
+    def hold(self, peer: int, part: FirstStages | None) -> bool:
+        """Keep a part of a peer as it is, its batch norm in evaluation mode, until another or none is held.
+
+        Returns:
+            Whether that changed anything.
+        """
+        before = self._held.pop(peer, None)
+        if part is not None:
+            self._held[peer] = part
+        if before is part:
+            return False
+        for each, learns in ((before, True), (part, False)):
+            for weight in each.parameters if each is not None else ():
+                weight.requires_grad_(learns)
+        self.train(self.training)
+        return True
+
     @property
     def learners(self) -> tuple[int, ...]:
         """The peers that learn."""
@@ -253,10 +272,13 @@ class Cohort(nn.Module):
             self._alone = None
 
     def train(self, mode: bool = True) -> Cohort:
-        """Training mode for the peers that learn; the frozen stay as they are used: in evaluation mode."""
+        """Training mode for the peers that learn; what is frozen stays as it is used: in evaluation mode."""
         super().train(mode)
         for index in self.frozen:
             self.peers[index].eval()
+        for part in self._held.values():
+            for norm in part.norms:
+                norm.eval()
         return self
 
     def forward(self, images: Tensor | Sequence[Tensor], plan: MixPlan | None = None) -> Outputs:

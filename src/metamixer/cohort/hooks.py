@@ -162,7 +162,7 @@ def tensors(output: Any) -> list[Tensor]:
 def install(network: nn.Module, paths: Sequence[str], tap: Tap) -> list[RemovableHandle]:
     """Put a mixing point at the end of each stage, and a point before the network's last linear layer."""
     handles = [
-        _end(network, network.get_submodule(path)).register_forward_hook(MixingPoint(tap, number))
+        end_of(network, network.get_submodule(path)).register_forward_hook(MixingPoint(tap, number))
         for number, path in enumerate(paths, start=1)
     ]
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -171,7 +171,7 @@ def install(network: nn.Module, paths: Sequence[str], tap: Tap) -> list[Removabl
     return handles
 
 
-def _end(network: nn.Module, module: nn.Module) -> nn.Module:
+def end_of(network: nn.Module, module: nn.Module) -> nn.Module:
     """The module itself, or the last one in it where it is a chain: its output is the chain's.
 
     Activation checkpointing may call the blocks of a chain one by one, and never the chain (timm's ``checkpoint_seq``).

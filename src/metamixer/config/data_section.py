@@ -20,7 +20,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _later(neutral: Any, **limits: Any) -> Any:
+def later(neutral: Any, **limits: Any) -> Any:
     """A setting that came after the first version: at its default it is not in the recipe's checksum."""
     plain = list(neutral) if isinstance(neutral, tuple) else neutral
     return Field(neutral, json_schema_extra={"neutral": plain}, **limits)
@@ -86,22 +86,22 @@ class DataSection(Section):
     pad: int | None = Field(None, ge=0)
     flip: bool | None = None
     workers: int = Field(0, ge=0)
-    layout: Literal["auto", "classes"] = _later("auto")
-    image_column: str | None = _later(None)
-    label_column: str | None = _later(None)
-    labels: str | list[str] | None = _later(None)
-    labels_column: str = _later("label")
-    sampler: Literal["shuffle", "balanced"] = _later("shuffle")
-    pad_mode: Literal["zero", "reflect"] = _later("zero")
-    augment: Policy = _later("light")
-    augment_magnitude: int | None = _later(None)
-    augment_ops: int | None = _later(None)
-    crop_scale: tuple[float, float] | None = _later(None)
-    crop_ratio: tuple[float, float] = _later((3 / 4, 4 / 3))
-    color_jitter: float | tuple[float, float, float] | tuple[float, float, float, float] = _later(0.0)
-    erasing: float = _later(0.0)
-    fit: Literal["crop", "letterbox", "squash"] = _later("crop")
-    white: int = _later(65535, ge=1, le=65535)
+    layout: Literal["auto", "classes"] = later("auto")
+    image_column: str | None = later(None)
+    label_column: str | None = later(None)
+    labels: str | list[str] | None = later(None)
+    labels_column: str = later("label")
+    sampler: Literal["shuffle", "balanced"] = later("shuffle")
+    pad_mode: Literal["zero", "reflect"] = later("zero")
+    augment: Policy = later("light")
+    augment_magnitude: int | None = later(None)
+    augment_ops: int | None = later(None)
+    crop_scale: tuple[float, float] | None = later(None)
+    crop_ratio: tuple[float, float] = later((3 / 4, 4 / 3))
+    color_jitter: float | tuple[float, float, float] | tuple[float, float, float, float] = later(0.0)
+    erasing: float = later(0.0)
+    fit: Literal["crop", "letterbox", "squash"] = later("crop")
+    white: int = later(65535, ge=1, le=65535)
 
     @field_validator("image_size")
     @classmethod

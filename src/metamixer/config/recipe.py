@@ -6,8 +6,7 @@ checked before anything is built, and all errors are reported at once, each with
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -22,68 +21,20 @@ from metamixer.cohort.cohort import Cohort, Compile
 from metamixer.cohort.concurrency import Parallel
 from metamixer.cohort.shared_trunk import share_trunk
 from metamixer.cohort.stages import find_stages
+from metamixer.config.build_peer import Scale, Task, build_peer
 from metamixer.config.data_section import DataSection, Section, is_place, placeless
+from metamixer.config.peer_section import PeerSection
 from metamixer.config.registry import LOSSES, MIXERS, all_settings, effective, faults, find, make
-from metamixer.config.weights import load_weights
-from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
+from metamixer.config.yaml_file import RecipeError, as_yaml, flat, read_yaml, with_changes
 from metamixer.core import trusted_imports
 from metamixer.core.plan import Mixer
 from metamixer.core.seeding import derive
+from metamixer.data import Data
 from metamixer.losses.base import Loss
-from metamixer.models.factory import build, check_name
+from metamixer.models.factory import check_name
 from metamixer.training.optimizer import Optim
+from metamixer.training.peer_settings import PeerSettings
 from metamixer.training.settings import TrainSettings
-
-
-def flat(content: Any, place: str = "", *, lists: bool = True) -> dict[str, Any]:
-    """Nested plain values by their places, as in ``{"peers.1.name": "resnet20"}``; lists may stay whole."""
-    if isinstance(content, dict) and content:
-        items: Iterable[tuple[Any, Any]] = content.items()
-    elif lists and isinstance(content, list) and content:
-        items = enumerate(content)
-    else:
-        return {place: content}
-    found: dict[str, Any] = {}
-    for key, value in items:
-        found |= flat(value, f"{place}.{key}" if place else str(key), lists=lists)
-    return found
-
-
-class PeerSection(Section):
-    """One network. What is not named here goes to the network itself, as in ``{name: resnet20, shortcut: A}``.
-
-    Args:
-        name: a bundled network, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:callable``.
-        frozen: it does not learn: a teacher.
-        weights: a ``.safetensors`` file to start from.
-        stages: module paths at whose outputs its stages end; None: found.
-        branches: how many peers grow from this network, on a trunk that they share.
-        trunk: the stage at whose end they branch; None: the last but one, so that each has a last stage of its own.
-        rescale: divide the gradient that reaches the trunk by the number of branches (CL-ILR).
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-    frozen: bool = False
-    weights: str | None = None
-    stages: list[str] | None = None
-    branches: int = Field(1, ge=1)
-    trunk: int | None = Field(None, ge=1)
-    rescale: bool = False
-
-    @model_validator(mode="after")
-    def _finite(self) -> PeerSection:
-        for name, value in flat(self.options).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name}={value}: accepted are finite numbers")
-        return self
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What goes to the network."""
-        return dict(self.model_extra or {})
-
 
 _INSTEAD = "compile=reduce-overhead lets torch record CUDA graphs"
 
@@ -318,6 +269,11 @@ class Recipe(Section):
         return tuple(peer for peer in self.peers for _ in range(peer.branches))
 
     @property
+    def peer_settings(self) -> tuple[PeerSettings, ...]:
+        """How each of the members learns."""
+        return tuple(peer.settings for peer in self.members)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The peers' names, numbered, and those of their shadows: ``0 resnet20``, ``1 resnet32``."""
         names = tuple(f"{index} {peer.name}" for index, peer in enumerate(self.members))
@@ -334,12 +290,30 @@ class Recipe(Section):
         loss: nn.Module = make(self.loss.model_dump(), LOSSES, "loss")
         return loss
 
-    def build_cohort(self, num_classes: int, in_channels: int, size: tuple[int, int]) -> Cohort:
+    def build_cohort(
+        self,
+        num_classes: int,
+        in_channels: int,
+        size: tuple[int, int],
+        *,
+        classes: Sequence[str] | None = None,
+        scale: Scale | None = None,
+        fetch: bool = True,
+        notes: list[str] | None = None,
+    ) -> Cohort:
         """The peers, each initialised from its own seed.
 
+        Args:
+            num_classes, in_channels, size: of the data.
+            classes: their names, with which those of teachers are compared; None: they are not.
+            scale: mean and deviation of the data's channels, from which images get a teacher's own.
+            fetch: take the weights that peers start from; False where a checkpoint's take their place.
+            notes: gets sentences about where weights come from.
+
         Raises:
-            RecipeError: a network is unknown, does not take its options, or its stages are not found.
+            RecipeError: a network is unknown, does not take its options or weights, or its stages are not found.
         """
+        task = Task(num_classes, in_channels, size, None if classes is None else tuple(classes), scale)
         networks: list[nn.Module] = []
         wrong: list[str] = []
         sections = [section for section in enumerate(self.peers) for _ in range(section[1].branches)]
@@ -347,20 +321,12 @@ class Recipe(Section):
             for index, (place, peer) in enumerate(sections):
                 torch.manual_seed(derive(self.train.seed, "init", index))
                 try:
-                    if given := {"num_classes", "in_channels", "image_size"} & set(peer.options):
-                        raise ValueError(f"{', '.join(sorted(given))} come from the data; leave them out here")
-                    network = build(
-                        peer.name,
-                        num_classes=num_classes,
-                        in_channels=in_channels,
-                        image_size=size,
-                        **peer.options,
-                    )
-                    if peer.weights is not None:
-                        load_weights(network, Path(peer.weights))
+                    network, found = build_peer(peer, task, fetch=fetch)
                     if self.train.sync_batchnorm:
                         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
                     networks.append(network)
+                    if notes is not None:
+                        notes += [f"{index} {peer.name}: {note}" for note in found]
                 except (TypeError, ValueError, ImportError, RuntimeError, OSError) as error:
                     wrong.append(f"peers.{place} ({peer.name}): {error}")
         if wrong:
@@ -383,6 +349,13 @@ class Recipe(Section):
             )
         except ValueError as error:
             raise RecipeError(f"peers: {error}") from error
+
+    def cohort_for(self, data: Data, *, fetch: bool = True, notes: list[str] | None = None) -> Cohort:
+        """:meth:`build_cohort` for data, whose classes and normalisation teachers are compared with."""
+        scale = (tuple(data.mean), tuple(data.std))
+        return self.build_cohort(
+            len(data.classes), data.channels, data.size, classes=data.classes, scale=scale, fetch=fetch, notes=notes
+        )
 
     def _share_trunks(self, networks: list[nn.Module]) -> None:
         first = 0

@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from metamixer.config.data_section import DataSection
-from metamixer.config.recipe import PeerSection, TrainSection
+from metamixer.config.peer_section import PeerSection
+from metamixer.config.recipe import TrainSection
 from metamixer.core.ranges import model_of
 from metamixer.losses import LOSSES
 from metamixer.mixers import MIXERS

@@ -155,3 +155,17 @@ def with_changes(content: Mapping[str, Any], changes: Iterable[str], defaults: M
             else:
                 here = here[key]
     return changed
+
+
+def flat(content: Any, place: str = "", *, lists: bool = True) -> dict[str, Any]:
+    """Nested plain values by their places, as in ``{"peers.1.name": "resnet20"}``; lists may stay whole."""
+    if isinstance(content, dict) and content:
+        items: Iterable[tuple[Any, Any]] = content.items()
+    elif lists and isinstance(content, list) and content:
+        items = enumerate(content)
+    else:
+        return {place: content}
+    found: dict[str, Any] = {}
+    for key, value in items:
+        found |= flat(value, f"{place}.{key}" if place else str(key), lists=lists)
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.cohort.teacher_view import has_view
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.seeding import generator
@@ -96,13 +97,18 @@ def _stand_in(recipe: Recipe, folder: Path) -> Data:
 
 
 def _from_checkpoint(folder: Path, peer: str, recipe: Recipe, data: Data) -> Chosen:
-    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    cohort = recipe.cohort_for(data, fetch=False)
     found = load_checkpoint(cohort, folder, "LATEST")
     cohort.eval()
     if peer == "ensemble":
         members: tuple[int, ...] = cohort.learners
     else:
         members = (_leader(recipe, cohort, data) if peer == "leader" else _numbered(recipe, cohort, int(peer)),)
+        if has_view(cohort.peers[members[0]]):
+            raise ExportError(
+                f"--peer {peer} is a teacher with a normalisation or an order of classes of its own; its file is "
+                f"{recipe.members[members[0]].weights or 'that of its pretrained weights'}"
+            )
     steps = found.manifest["step"]
     # The folder's name says whether the epoch was closed; that it was the last one, only the finished run's report.
     final = found.path.name.endswith("-whole") and (folder / "report.json").is_file()

@@ -11,6 +11,7 @@ import inspect
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
@@ -111,17 +112,28 @@ def _timm(
     import timm
 
     _check_timm(name)
-    options = {"num_classes": num_classes, "in_chans": in_channels, **options}
-    if not options.get("pretrained") or hub_is_reachable():
-        return _sized(timm, name, image_size, options)
+    options = {"in_chans": in_channels, **options}
+    if not options.get("pretrained"):
+        plain: nn.Module = _sized(timm, name, image_size, {"num_classes": num_classes, **options})
+        return plain
+    # With its own head: timm then takes all tensors or none, and for another head it would pass over any that lack.
+    reachable = hub_is_reachable()
     try:
-        with cached_weights_only():
-            return _sized(timm, name, image_size, options)
+        with nullcontext() if reachable else cached_weights_only():
+            network: nn.Module = _sized(timm, name, image_size, options)
     except (OSError, RuntimeError) as error:
+        if "state_dict" in str(error):
+            said = " ".join(str(error).split())[:300]
+            raise UnknownModel(f"{name}: its pretrained weights do not fit it: {said}") from error
+        if reachable:
+            raise
         raise UnknownModel(
             f"{name}: its pretrained weights are not in the cache, and there is no network to fetch them; "
             "weights: FILE.safetensors, or pretrained: false is accepted"
         ) from error
+    if network.num_classes != num_classes:
+        network.reset_classifier(num_classes)  # type: ignore[operator]
+    return network
 
 
 def _check_timm(name: str) -> None:
@@ -131,18 +143,15 @@ def _check_timm(name: str) -> None:
         raise UnknownModel(f"{name!r} is not in timm; {_near(name, timm.list_models())}")
 
 
-def _sized(timm: Any, name: str, image_size: tuple[int, int] | None, options: dict[str, Any]) -> nn.Module:
+def _sized(timm: Any, name: str, image_size: tuple[int, int] | None, options: dict[str, Any]) -> Any:
     usual = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
     if image_size is not None and (usual is None or tuple(usual.input_size[1:]) != tuple(image_size)):
         try:
-            network: nn.Module = timm.create_model(name, **{"img_size": tuple(image_size), **options})
+            return timm.create_model(name, **{"img_size": tuple(image_size), **options})
         except TypeError as error:  # timm has no list of the architectures that take a size
             if "img_size" not in str(error):
                 raise
-        else:
-            return network
-    network = timm.create_model(name, **options)
-    return network
+    return timm.create_model(name, **options)
 
 
 def check_exists(name: str) -> None:

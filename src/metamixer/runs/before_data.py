@@ -88,6 +88,11 @@ def advice(recipe: Recipe) -> list[str]:
                 f"peers.{index} ({peer.name}) is frozen and has no weights: the others learn from noise; "
                 f"peers.{index}.weights=FILE.safetensors starts it from a trained network"
             )
+        if peer.freeze is not None and peer.weights is None and not peer.options.get("pretrained") and not named:
+            found.append(
+                f"peers.{index} ({peer.name}) starts from random weights, and freeze={peer.freeze} keeps some of them; "
+                f"peers.{index}.weights=FILE.safetensors or pretrained=true starts from trained ones"
+            )
     if recipe.data.sampler == "balanced" and recipe.train.class_weights != "none":
         found.append(
             f"data.sampler=balanced and train.class_weights={recipe.train.class_weights} both make rare classes count "

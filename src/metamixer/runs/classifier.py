@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
+from metamixer.config.weights import FORMAT
 from metamixer.core import trusted_imports
 from metamixer.core.types import logits_of
 from metamixer.data import DataError, normalise
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from metamixer.config.data_section import DataSection
     from metamixer.data import Data
 
-_FORMAT = "metamixer-classifier-1"
 _Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -111,7 +111,7 @@ class Classifier:
             },
             "facts": self.facts,
         }
-        return {"format": _FORMAT, **{key: json.dumps(value) for key, value in described.items()}}
+        return {"format": FORMAT, **{key: json.dumps(value) for key, value in described.items()}}
 
     def save(self, path: Path) -> None:
         """Write weights and metadata into one ``.safetensors`` file, atomically."""
@@ -164,8 +164,8 @@ class Classifier:
             raise ValueError(
                 f"{path} cannot be read as a safetensors file ({error}); expected the model.safetensors of a run"
             ) from error
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"{path} is no classifier of metamixer: its metadata name no format {_FORMAT!r}")
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no classifier of metamixer: its metadata name no format {FORMAT!r}")
         try:
             said = _Description.model_validate({key: json.loads(metadata[key]) for key in _Description.model_fields})
         except (KeyError, ValueError, RecursionError) as error:

@@ -63,7 +63,7 @@ def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[s
     # Few images are wanted, so none are decoded before; and what normalisation does is undone in the picture.
     data = load_data(recipe, (), ((0.0,), (1.0,)))
     data = replace(data, mean=(0.0,) * data.channels, std=(1.0,) * data.channels)
-    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    cohort = recipe.cohort_for(data, fetch=False)
     batch = next(train_loader(recipe, data, torch.device("cpu")).epoch(0))
     plan = _visible_plan(recipe, batch, seed)
     rows = compose(batch, plan, len(data.classes), cohort.stages, len(cohort.peers))

@@ -168,7 +168,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     if data.test is None and data.val is None:
         share = max(0.1, 2 * recipe.data.val_share)  # what is set already was too small to hold an image out
         raise RecipeError(f"data: neither a test nor a validation split; data.val_share={share:g} holds one out")
-    cohort = recipe.build_cohort(len(data.classes), data.channels, data.size)
+    notes: list[str] = []
+    cohort = recipe.cohort_for(data, notes=notes)
     mixer = recipe.build_mixer()
     _check_stages(mixer, cohort)
     loss = recipe.build_loss()
@@ -179,12 +180,14 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         loss,
         recipe.train,
         optim=recipe.optim,
+        peers=recipe.peer_settings,
         grid=grid,
         folder=folder,
         names=recipe.names,
         classes=len(data.classes),
         callbacks=(Files(folder), *callbacks),
         facts={"recipe": recipe.digest} | ({"recipe_before": _before(recipe)} if resume else {}),
+        notes=notes,
     )
     data = data.to(trainer.device)
     if grid.is_first:
@@ -255,7 +258,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             "learners": list(cohort.learners),
             "deployed": deployed.as_dict(),
             "best": facts,
-            "notes": [*data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
+            "notes": [*trainer.notes, *data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
         }
         # That the file is there says that the run has ended.
         write_whole(folder / "report.json", json.dumps(report, indent=1))
@@ -312,7 +315,7 @@ def open_run(
     """
     recipe = read_recipe(folder)
     found = data_of(recipe, folder, data, splits=splits, check=check)
-    cohort = recipe.build_cohort(len(found.classes), found.channels, found.size)
+    cohort = recipe.cohort_for(found, fetch=False)
     load_checkpoint(cohort, folder, pointer)
     where = torch.device(device)
     return OpenRun(folder, recipe, found.to(where), cohort.to(where).eval(), where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from metamixer.config.recipe import flat
+from metamixer.config.yaml_file import flat
 from metamixer.core.text import listed
 from metamixer.studies.results import Line
 from metamixer.studies.study_file import AXES, Cell, Study

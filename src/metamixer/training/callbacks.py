@@ -12,13 +12,14 @@ from metamixer.evaluation.evaluate import Report
 
 @dataclass(frozen=True)
 class Start:
-    """The size of a training that starts, or resumes at ``step``; ``reading`` as in :class:`EpochRecord`."""
+    """A training that starts, or resumes at ``step``; ``reading`` as in :class:`EpochRecord`; ``notes`` to show."""
 
     epochs: int
     steps_per_epoch: int
     step: int
     peers: tuple[str, ...]
     reading: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

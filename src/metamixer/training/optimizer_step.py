@@ -5,9 +5,9 @@ answer to losses that are not finite and to memory that is short.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from metamixer.core.types import Outputs, Terms, total
 from metamixer.training.average import Average
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.nan_checks import LateLook, not_finite, not_finite_images
+from metamixer.training.optimizer import by_owner
 from metamixer.training.out_of_memory import is_of_memory, what_fits
 from metamixer.training.settings import TrainSettings
 from metamixer.training.train_step import Compare, Step, StepInput, follow
@@ -150,7 +151,7 @@ class Updates:
         if self._looks_at_once:
             wrong = not_finite(step.terms, self.names)
             if not self.scaler.is_enabled():  # it leaves out steps with gradients that are too large for its scale
-                wrong = wrong or _wrong_norms(norms, self.optimizer)
+                wrong = wrong or _wrong_norms(norms)
             if self.grid.largest(float(bool(wrong)))[0]:
                 raise _NotFinite(next(found for found in self.grid.everyone(wrong) if found))
         self.scaler.step(self.optimizer)
@@ -187,12 +188,12 @@ class Updates:
             raise TrainingError(str(error)) from error
         return step._replace(terms=_float32(step.terms), watched=_float32(step.watched))
 
-    def _clip(self) -> list[Tensor]:
-        """The gradient norm of every group before it was clipped; none where nobody needs them."""
+    def _clip(self) -> dict[str, Tensor]:
+        """The gradient norm of every owner before it was clipped; none where nobody needs them."""
         if self.clip is None and self.settings.on_nonfinite == "stop":
-            return []
+            return {}
         largest = float("inf") if self.clip is None else self.clip
-        return [torch.nn.utils.clip_grad_norm_(group["params"], largest) for group in self.optimizer.param_groups]
+        return {owner: nn.utils.clip_grad_norm_(own, largest) for owner, own in by_owner(self.optimizer).items()}
 
     def _skip(self, found: str, when: str, kept: list[Tensor] | None) -> None:
         if kept is None:
@@ -233,10 +234,10 @@ class _NotFinite(Exception):
     """What was found, on its way to where it is decided."""
 
 
-def _wrong_norms(norms: Sequence[Tensor], optimizer: Any) -> str:
-    for norm, group in zip(norms, optimizer.param_groups, strict=False):
+def _wrong_norms(norms: Mapping[str, Tensor]) -> str:
+    for owner, norm in norms.items():
         if not bool(norm.isfinite()):
-            return f"the gradient of {group['owner']} became {float(norm)}"
+            return f"the gradient of {owner} became {float(norm)}"
     return ""
 
 

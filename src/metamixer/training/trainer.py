@@ -29,6 +29,7 @@ from metamixer.training.interrupt import Interrupted, Watch
 from metamixer.training.nan_checks import not_finite
 from metamixer.training.optimizer import Optim
 from metamixer.training.optimizer_step import Line, NotFiniteError, TrainingError, Updates
+from metamixer.training.peer_settings import Freezing, PeerSettings
 from metamixer.training.resume import Best, Keeper, Run
 from metamixer.training.running_means import Sums
 from metamixer.training.sanity_check import check_parts, check_smallest, dry_run, wrong_label
@@ -66,12 +67,14 @@ class Trainer:
             call and any of its hooks.
         settings: of the loop.
         optim: optimizer and schedule.
+        peers: what is different for each peer: its rates, and what of it does not learn.
         grid: processes that were started already; None: as the settings say.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
         names: of the peers, for messages.
         classes: how many there are, so that networks with other outputs are refused; None: not known.
         callbacks: they look.
         facts: what the checkpoints' manifests say beside the step, such as a hash of the recipe.
+        notes: what callbacks are shown at the start.
         changes: settings by name, such as ``epochs=30``, instead of those in ``settings``.
 
     Raises:
@@ -87,12 +90,14 @@ class Trainer:
         settings: TrainSettings | None = None,
         *,
         optim: Optim | None = None,
+        peers: Sequence[PeerSettings] = (),
         grid: ProcessGrid | None = None,
         folder: Path | None = None,
         names: Sequence[str] | None = None,
         classes: int | None = None,
         callbacks: Sequence[Callback] = (),
         facts: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
         **changes: Any,
     ) -> None:
         known = {each.name for each in fields(settings or TrainSettings)}
@@ -100,7 +105,7 @@ class Trainer:
             raise TypeError(f"Trainer has no setting {', '.join(unknown)}; accepted are {', '.join(sorted(known))}")
         self.settings = replace(settings or TrainSettings(), **changes)
         self.cohort, self.mixer, self.loss = cohort, mixer, loss
-        self.optim = optim or Optim()
+        self.optim, self.peers, self.notes = optim or Optim(), tuple(peers), tuple(notes)
         try:
             if is_auto(mixer):
                 AutoStrength(self.settings)  # says now what does not fit
@@ -164,15 +169,19 @@ class Trainer:
         first = next(iter(train.epoch(0)))
         known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.classes)
         check_smallest(self.cohort, first, train.smallest(first), self.settings.micro_batches, self.names)
+        try:
+            self._freezing = Freezing(self.cohort, self.peers, first.images[:2].to(self.grid.device))
+        except ValueError as error:
+            raise TrainingError(f"freeze: {error}") from error
         line = Line(self.cohort, self.loss, _compare(self.settings, counts, known, self.grid.device), self.settings.ema)
-        module, optimizer = self.grid.setup(line), _optimizer(self.optim, line, self.grid)
+        module, optimizer = self.grid.setup(line), self._optimizer(line)
         updates = Updates(
             self.grid, line, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
         )
         self._run = Run(line, optimizer, updates, Sums(), known, strength=strength)
         if resume:
             self._keeper.resume(self._run)
-        start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading)
+        start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading, self.notes)
         looking = self.callbacks if self.grid.is_first else ()
         try:
             for callback in looking:
@@ -187,6 +196,16 @@ class Trainer:
                     callback.on_end()
         assert self._run.best is not None  # noqa: S101
         return Fitted(self._run.step, val_report, self._run.best, self._run.step // len(train))
+
+    def _optimizer(self, line: Line) -> torch.optim.Optimizer:
+        try:
+            return self.optim.build(line.cohort, line.loss, self.peers, self._freezing.weights)
+        except ValueError as error:
+            if self.grid.groups == 1:
+                raise
+            raise TrainingError(
+                f"peer group {self.grid.group} has frozen peers only: each needs one that learns"
+            ) from error
 
     def _strength(self, val: Iterable[Any] | None, plain: Iterable[Any] | None) -> AutoStrength | None:
         if not is_auto(self.mixer):
@@ -208,6 +227,8 @@ class Trainer:
             if not inside and self._is_over(epoch):
                 break
             began = time.perf_counter()
+            if self._freezing.follow(epoch):  # torch's wrapper averages the gradients that there were when it was made
+                run.updates.module = self.grid.setup(run.line)
             self.cohort.train()
             self.grid.align(self.cohort)
             self.grid.align_copies(self.loss)
@@ -315,7 +336,7 @@ class Trainer:
         run = self._run
         run.rate = rate
         for group in run.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
 
     def evaluate(self, batches: Iterable[Any], averaged: bool = True) -> Report:
         """Every peer and the ensemble on held-out batches, which the processes divide among them.
@@ -378,12 +399,3 @@ def _compare(settings: TrainSettings, counts: Any, classes: int, device: torch.d
         weights = weights_of(settings.class_weights, counts, settings.class_weights_beta)
     select = SmallLoss(rate, settings.select_small_loss_ramp) if rate else None
     return Compare(settings.label_smoothing, select, None if weights is None else weights.to(device))
-
-
-def _optimizer(optim: Optim, line: Line, grid: ProcessGrid) -> torch.optim.Optimizer:
-    try:
-        return optim.build(line.cohort, line.loss)
-    except ValueError as error:
-        if grid.groups == 1:
-            raise
-        raise TrainingError(f"peer group {grid.group} has frozen peers only: each needs one that learns") from error
