@@ -6,13 +6,14 @@ from fractions import Fraction
 from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metamixer import Batch, CutMix, MetaMixer, NoMix
-from metamixer.training.auto_strength import AutoStrength, overfitting
+from metamixer.training.auto_strength import AutoStrength, overfitting, uncertainty
 from metamixer.training.checkpoint import read_latest
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.run_logger import Files
@@ -23,12 +24,15 @@ from tests.training.test_distributed import assert_equal, train
 from tests.training.test_trainer import SignalAfter
 
 EPOCHS = 12
-MOVING = {"strength_target": 0.9, "strength_rise": 0.5}
+MOVING = {"strength_target": 1.0, "strength_rise": 0.5}
 """Settings of the toy with which its strength goes up and down."""
 
 
-def report(*accuracies):
-    return SimpleNamespace(peers=[SimpleNamespace(accuracy=accuracy) for accuracy in accuracies])
+IMAGES = (128, 64)  # training, validation
+
+
+def report(accuracies, images):
+    return SimpleNamespace(peers=[SimpleNamespace(accuracy=accuracy) for accuracy in accuracies], images=images)
 
 
 def slow(pairs, target, rise, epochs, every):
@@ -38,12 +42,16 @@ def slow(pairs, target, rise, epochs, every):
         bound = Fraction(target) * (number + 1) * every / epochs
         a, b = (sum(map(Fraction, values[:2])) / 2 for values in (train_of, val_of))
         r = (a - b) / (1 - b) if b != 1 else Fraction(0)
+        error = Fraction(0)
+        if b != 1:
+            error = (a * (1 - a) / IMAGES[0] + (1 - r) ** 2 * b * (1 - b) / IMAGES[1]) / (1 - b) ** 2
         move = Fraction(every) / (Fraction(rise) * epochs)
-        if r > bound:
+        beyond = (r - bound) ** 2 - error  # both squared
+        if beyond > 0 and r > bound:
             strength = min(Fraction(1), strength + min(move, 1))
-        elif r < bound:
+        elif beyond > 0:
             strength = max(Fraction(0), strength - min(move, 1))
-        found.append((strength, r, bound))
+        found.append((strength, r, beyond))
     return found
 
 
@@ -59,21 +67,28 @@ ACCURACIES = st.lists(st.integers(0, 64).map(lambda count: count / 64), min_size
 def test_the_strength_is_that_of_a_slow_loop(pairs, target, rise, every):
     made = AutoStrength(TrainSettings(epochs=256, validate_every=every, strength_target=target, strength_rise=rise))
     before = 0.0
-    for number, (wanted, r, bound) in enumerate(slow(pairs, target, rise, 256, every)):
-        known, new = (report(*values) for values in pairs[number])
+    for number, (wanted, r, beyond) in enumerate(slow(pairs, target, rise, 256, every)):
+        known, new = (report(*values) for values in zip(pairs[number], IMAGES, strict=True))
         in_force, found = made.follow(lambda _, known=known: known, new, [0, 1], (number + 1) * every / 256)
         assert in_force == before
         assert found == pytest.approx(float(r), abs=1e-12)
-        if abs(r - bound) > 1e-12:
-            before = made.value
-            assert made.value == pytest.approx(float(wanted), abs=1e-12)
-        else:
-            return  # the sign of nothing
+        if beyond and abs(beyond) < 1e-12:
+            return  # too close for numbers in float64
+        before = made.value
+        assert made.value == pytest.approx(float(wanted), abs=1e-12)
+
+
+@pytest.mark.parametrize(("train_of", "val_of"), [(0.3, 0.25), (0.8, 0.4), (0.97, 0.5)])
+def test_the_uncertainty_is_the_spread_of_draws(train_of, val_of):
+    draws = np.random.default_rng(0)
+    known, new = (draws.binomial(count, share, 20_000) / count for count, share in ((400, train_of), (300, val_of)))
+    assert uncertainty(train_of, val_of, (400, 300)) == pytest.approx(((known - new) / (1 - new)).std(), rel=0.03)
 
 
 def test_overfitting_of_what_all_know_is_none():
     assert overfitting(1.0, 1.0) == 0.0
     assert overfitting(0.5, 0.75) == -1.0
+    assert uncertainty(0.5, 1.0, (10, 10)) == 0.0
 
 
 def test_an_epoch_without_validation_moves_nothing():
@@ -110,7 +125,7 @@ def held(noise, seed, dtype=torch.float32):
 
 
 def plain(dtype=torch.float32):
-    return held(0.5, 2, dtype)
+    return held(1.5, 2, dtype)
 
 
 def validation(dtype=torch.float32):
@@ -129,9 +144,13 @@ def test_the_strength_moves_by_what_is_measured(uninterrupted):
     """Every step again from what was written down; the last r from the peers as they are in the end."""
     made, rows, folder = uninterrupted
     strength, strengths = 0.0, []
-    for epoch, (in_force, r, _) in enumerate(rows, 1):
+    for epoch, (in_force, r, val) in enumerate(rows, 1):
         assert in_force == pytest.approx(strength, abs=1e-12)
-        strength = min(1.0, max(0.0, strength + (1 if r > 0.9 * epoch / EPOCHS else -1) / (0.5 * EPOCHS)))
+        new = (val.peers[0].accuracy + val.peers[1].accuracy) / 2
+        known, over = new + r * (1 - new), r - epoch / EPOCHS
+        error = ((known * (1 - known) + (1 - r) ** 2 * new * (1 - new)) / 40) ** 0.5 / (1 - new)
+        strength += (over > error) / (0.5 * EPOCHS) - (over < -error) / (0.5 * EPOCHS)
+        strength = min(1.0, max(0.0, strength))
         strengths.append(strength)
     assert made._run.strength.value == pytest.approx(strength, abs=1e-12)
     assert any(one > other for one, other in pairwise(strengths)), "it never falls here"

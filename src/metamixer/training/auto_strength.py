@@ -3,17 +3,21 @@
 
 After each validation the peers also name the classes of a fixed set of training images, neither mixed nor augmented.
 
-    r = (a_train - a_val) / (1 - a_val),    s <- min(1, max(0, s + d sign(r - target t)))
+    r = (a_train - a_val) / (1 - a_val)
+    e² = (a_train (1 - a_train) / n_train + (1 - r)² a_val (1 - a_val) / n_val) / (1 - a_val)²
+    s <- min(1, max(0, s + d)) where r - target t > e,    min(1, max(0, s - d)) where r - target t < -e
 
-with a the mean accuracy of the peers that learn, and t the share of the training that is done. r is 0 while training
-images are no better known than others, and 1 when all of them are known. Without mixing it grows about in proportion
-to t, so r / t is the overfitting to expect in the end. With a constant bound on r long trainings would begin to mix
-late, and short ones end with it. s begins with 0, and d is such that it can rise to 1 in the share ``rise`` of the
-training.
+with a the mean accuracy of the peers that learn, of n images each, t the share of the training that is done, and e the
+standard error of r by its first derivatives. r is 0 while training images are no better known than others, and 1 when
+all of them are known. Without mixing it grows about in proportion to t, so r / t is the overfitting to expect in the
+end. With a constant bound on r long trainings would begin to mix late, and short ones end with it; without e few
+validation images would make every training mix by chance. s begins with 0, and d is such that it can rise to 1 in the
+share ``rise`` of the training.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
@@ -38,6 +42,14 @@ def overfitting(train: float, val: float) -> float:
     (1.0, 0.5, 0.0)
     """
     return (train - val) / (1 - val) if val < 1 else 0.0
+
+
+def uncertainty(train: float, val: float, images: tuple[int, int]) -> float:
+    """e: the standard error of r for so many training and validation images."""
+    if val == 1:
+        return 0.0
+    variances = (train * (1 - train) / images[0], ((1 - train) / (1 - val)) ** 2 * val * (1 - val) / images[1])
+    return math.sqrt(sum(variances)) / (1 - val)
 
 
 class AutoStrength:
@@ -80,8 +92,10 @@ class AutoStrength:
         before = self.value
         if val is None:
             return before, None
-        reports = (evaluate(self.plain), val)
-        found = overfitting(*(fmean(report.peers[peer].accuracy for peer in peers) for report in reports))
-        sign = (found > self.target * done) - (found < self.target * done)
-        self.value = min(1.0, max(0.0, self.value + sign * self.step))
+        train = evaluate(self.plain)
+        known, new = (fmean(report.peers[peer].accuracy for peer in peers) for report in (train, val))
+        found = overfitting(known, new)
+        over, error = found - self.target * done, uncertainty(known, new, (train.images, val.images))
+        if abs(over) > error:
+            self.value = min(1.0, max(0.0, self.value + math.copysign(self.step, over)))
         return before, found

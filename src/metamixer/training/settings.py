@@ -55,7 +55,7 @@ class TrainSettings:
         patience: stop early, after so many epochs in which validation accuracy was not better (equal accuracy: negative
             log-likelihood); the schedule is that of all epochs. None: train them all.
         strength_target: for mixers with ``strength: auto``: the overfitting to allow at the end of training. After the
-            share t of it strength rises if overfitting is above ``t * strength_target``, and falls if it is below.
+            share t of it strength rises if overfitting is surely above ``t * strength_target``, falls if it is below.
         strength_rise: the share of training in which that strength can rise from 0 to 1.
         continued: after which epochs the learning-rate schedule started anew, because a run that had ended with so many
             was given more; ``metamixer train --resume RUN --epochs N`` sets it.
