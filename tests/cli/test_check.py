@@ -15,11 +15,11 @@ def test_check_tells_of_leaks(tmp_path):
     result = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert result.exit_code == 0
     for words in (
-        "1 test images are copies of training images",
-        "1 copies across splits, same pixels: ",
-        "1 images are blank, of nearly one colour: ",
-        "1 images are tiny, with a side below 16 pixels: ",
-        "channels: 1 images of 1, 3 images of 3",
+        "copies of training images: 1 test image",
+        "copies across splits, same pixels (1): ",
+        "1 image blank, of nearly one colour: ",
+        "1 image tiny, with a side below 16 pixels: ",
+        "channels: 1 image of 1, 3 images of 3",
     ):
         assert words in result.output
 

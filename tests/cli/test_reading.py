@@ -87,3 +87,29 @@ def test_every_long_loop_of_a_command_is_in_its_log(photos, tmp_path, monkeypatc
         for loop in loops:
             assert loop in with_progress, (words, with_progress)
     assert "evaluating" not in metamixer(*train, "--quiet", "--out", tmp_path / "quiet").output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--data", "photos", "--out", "photos/train/run"),
+        ("export", "run", "--out", "photos/train/export"),
+        ("export", "run", "--out", "photos/model.onnx"),
+        ("report", "run", "--out", "page.html", "--static", "photos/train/plots"),
+        ("preview", "--data", "photos", "--out", "photos/train/cat/a.png"),
+        ("study", "study.yaml", "--out", "photos/study"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_nothing_is_written_into_the_data(words, run, photos, tmp_path, monkeypatch):
+    photos.rename(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "run" / "data.json"
+    record.write_text(record.read_text().replace(str(photos), str(tmp_path / "photos")))
+    (tmp_path / "study.yaml").write_text("recipe: {data: {name: photos}, peers: [resnet8, resnet8]}\nmethods: [dml]\n")
+    before = sorted(tmp_path.rglob("photos/**/*"))
+    said = metamixer(*words, code=2).stderr
+    assert " is inside of the data, " in said
+    assert " a folder outside is accepted: --out " in said
+    assert len(said.splitlines()) == 1
+    assert sorted(tmp_path.rglob("photos/**/*")) == before

@@ -67,7 +67,7 @@ def test_copies_between_splits_are_counted_only_when_asked_for():
     for compare in (None, lambda part, images: images):
         data = assemble("toy", numbered(60), val, test, val_share=0.0, seed=0, prepare=compare)
         copies = [note for note in data.notes if "pixel for pixel" in note]
-        assert copies == ["3 validation images are, pixel for pixel, also training images"] * (compare is not None)
+        assert copies == ["3 validation images found, pixel for pixel, in the training images"] * (compare is not None)
 
 
 def test_classes_that_a_split_lacks():

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import metamixer
+from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.data import DataError, ImageError
 from metamixer.export import ExportError, OnnxClassifier, choose, export
@@ -27,8 +28,11 @@ from metamixer.export.onnx_file import read_onnx, write_onnx
 from metamixer.export.verify import check, reference
 from metamixer.models import build
 from metamixer.runs.classifier import Classifier
-from metamixer.runs.run import load_data, read_recipe
+from metamixer.runs.run import load_data, read_recipe, train
 from metamixer.training.checkpoint import pointed
+
+PLACES = re.compile(rb"(?:/home|/root|/tmp|/var|/usr|/Users|/work|site-packages)/")
+"""Places of a machine in an exported file."""
 
 CPU = torch.device("cpu")
 
@@ -100,9 +104,9 @@ def test_metadata_and_cards_say_what_is_inside(run, both):
         assert tuple(json.loads(told["classes"])) == data.classes
         assert json.loads(told["preprocessing"])["mean"] == list(data.mean)
         assert json.loads(told["facts"])["recipe"] == recipe.digest
+        assert not list(PLACES.finditer(path.read_bytes()))
         names = [one["name"] for one in json.loads(told["architecture"])["options"]["members"]]
         assert names == ["resnet8", "resnet14"]
-        assert b"site-packages" not in path.read_bytes()  # where the exporter found each line of code
     facts = json.loads(both.facts.read_text())
     report = json.loads((run / "report.json").read_text())["last_epoch"]["ensemble"]
     assert facts["figures"]["accuracy"] == report["accuracy"]
@@ -114,6 +118,27 @@ def test_metadata_and_cards_say_what_is_inside(run, both):
     assert card.startswith("---\nlibrary_name: metamixer\n")
     for words in ('license: "cc-by-4.0"', recipe.digest, f"{100 * report['accuracy']:.2f} %", "Ankle boot", "dml"):
         assert words in card
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("peer", ["best", 0])
+def test_what_is_exported_knows_no_place_of_this_machine(to, peer, tmp_path):
+    photos = tmp_path / "own photos"
+    for name in "ab":
+        (photos / name).mkdir(parents=True)
+        for number in range(10):
+            Image.effect_noise((16, 16), 80).convert("RGB").save(photos / name / f"{number}.png")
+    recipe = Recipe.of({"data": {"name": str(photos)}, "peers": ["resnet8", "resnet8"]}, ["train.epochs=1"])
+    train(recipe, tmp_path / "run")
+    done = export(tmp_path / "run", peer, to, out=tmp_path / "out")
+    assert json.loads(done.facts.read_text())["training"]["data"] == "own photos"
+    for path in (tmp_path / "run" / "model.safetensors", *done.card.parent.iterdir()):
+        content = path.read_bytes()
+        if path.suffix == ".pt2":
+            with zipfile.ZipFile(path) as archive:
+                content = b"".join(archive.read(name) for name in archive.namelist())
+        assert not [content[max(0, found.start() - 40) : found.end() + 40] for found in PLACES.finditer(content)], path
+        assert str(tmp_path).encode() not in content
 
 
 def test_an_onnx_file_is_a_classifier(both, test_images):

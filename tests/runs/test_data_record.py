@@ -91,7 +91,8 @@ def test_data_that_were_moved_are_found_again(home):
     before = evaluate_run(home / "run").as_dict()
     (home / "photos").rename(home / "pictures")
     for command in (["evaluate", home / "run", "--quick"], ["export", home / "run"]):
-        assert "no such folder" in metamixer(*command, code=65).stderr
+        told = metamixer(*command, code=65).stderr
+        assert told.endswith(f"photos: no such folder; --data FOLDER says where the data of {home / 'run'} are now\n")
     moved = ["--data", home / "pictures"]
     assert evaluate_run(home / "run", data=str(home / "pictures")).as_dict() == before
     metamixer("evaluate", home / "run", "--quick", *moved)

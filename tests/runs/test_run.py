@@ -256,9 +256,9 @@ def test_a_run_inside_of_its_data_is_refused(tmp_path, monkeypatch):
         train(recipe, Path("runs/one"))
     assert not Path("runs").exists()
     with pytest.raises(RecipeError, match="inside of the data"):
-        check_outside_of_data(Recipe.of({"data": {"name": "scenes:../photos"}}), Path("cat"))
-    check_outside_of_data(recipe, Path("../runs/one"))
-    check_outside_of_data(Recipe(), Path("runs/one"))
+        check_outside_of_data(Recipe.of({"data": {"name": "scenes:../photos"}}).data, Path("cat"))
+    check_outside_of_data(recipe.data, Path("../runs/one"))
+    check_outside_of_data(Recipe().data, Path("runs/one"))
 
 
 def test_fine_tuning_says_what_was_taken_and_runs_without_the_file_later(tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from metamixer.cli.console import console, say, table, titled
-from metamixer.core.text import clean, listed
+from metamixer.core.text import clean, counted, listed
 
 if TYPE_CHECKING:
     from metamixer.data.files.folder_check import FolderCheck
@@ -61,7 +61,7 @@ def _sizes(found: FolderCheck) -> None:
             made.add_row(name, str(sides[0]), str(sides[len(sides) // 2]), str(sides[-1]))
         console().print(made)
         channels = Counter(shape[0] for shape in every)
-        say("channels: " + ", ".join(f"{count} images of {number}" for number, count in sorted(channels.items())))
+        say("channels: " + ", ".join(f"{counted(n, 'image')} of {number}" for number, n in sorted(channels.items())))
     totals = Counter(file.label for file in found.files if file.code == "ok" and file.split in ("train", "all"))
     if unequal := imbalance(found.classes, [totals[name] for name in found.classes]):
         say(f"{unequal}; {REMEDY}", style="yellow")
@@ -75,7 +75,8 @@ def _odd(found: FolderCheck) -> None:
         (f"tiny, with a side below {TINY} pixels", [file for file in found.files if file.tiny]),
     ):
         if files:
-            say(f"{len(files)} images are {what}: {listed([clean(file.path) for file in files])}", style="yellow")
+            names = listed([clean(file.path) for file in files])
+            say(f"{counted(len(files), 'image')} {what}: {names}", style="yellow")
 
 
 def _copies(found: FolderCheck) -> None:
@@ -88,6 +89,6 @@ def _copies(found: FolderCheck) -> None:
         if first.split == "train" and second.split != "train":
             leaks[second.split] += 1
     for split, count in leaks.items():
-        say(f"{count} {split} images are copies of training images", style="red")
+        say(f"copies of training images: {counted(count, f'{split} image')}", style="red")
     for (where, kind), pairs in sorted(groups.items(), reverse=True):
-        say(f"{len(pairs)} copies {where}, {kind}: {listed(pairs)}", style="yellow")
+        say(f"copies {where}, {kind} ({len(pairs)}): {listed(pairs)}", style="yellow")

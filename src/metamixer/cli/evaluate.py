@@ -11,13 +11,14 @@ import typer
 
 from metamixer.cli.console import console, say
 from metamixer.cli.options import AllowImports, DataAt, Device, RunFolder, resolved
+from metamixer.core.text import counted
 
 if TYPE_CHECKING:
     from metamixer.evaluation.localization.localize import Localization
     from metamixer.runs.run import OpenRun
 
 _POINTERS: dict[str, Literal["LATEST", "BEST"]] = {"last": "LATEST", "best": "BEST"}
-_IMAGES = {"test": "test images", "val": "validation images"}
+_IMAGES = {"test": "test image", "val": "validation image"}
 _WHEN = {"last": "latest checkpoint", "best": "checkpoint of the best validation accuracy"}
 
 
@@ -75,7 +76,6 @@ def evaluate(
 
     wanted = _wanted(robustness)
     pointer, check = _POINTERS[checkpoint], not no_check
-    title = f"{_IMAGES[split]}, {_WHEN[checkpoint]} of {run}"
     if quick:
         if wanted or cifar_c is not None or limit is not None or boxes is not None:
             raise RecipeError(
@@ -87,7 +87,8 @@ def evaluate(
         if as_json:
             _print_json({"run": str(run), "split": split, "checkpoint": checkpoint, **report.as_dict()})
             return 0
-        console().print(report_table(f"{report.images:,} {title}", report))
+        title = f"{counted(report.images, _IMAGES[split])}, {_WHEN[checkpoint]} of {run}"
+        console().print(report_table(title, report))
         say(agreement(report))
         return 0
     if boxes is None and held_out_boxes is not None:

@@ -10,7 +10,7 @@ import typer
 
 from metamixer.cli.console import console, say, table
 from metamixer.cli.options import AllowImports, DataAt, DeviceName, RunFolder, resolved
-from metamixer.core.text import percent
+from metamixer.core.text import counted, percent
 
 if TYPE_CHECKING:
     from metamixer.export import Exported
@@ -78,7 +78,7 @@ def export(
         say(f"  {done.int8.path}  {done.int8.kib_int8:,.0f} KiB")
     say(f"  {done.card}\n  {done.facts}")
     say(
-        f"read back and compared with PyTorch on {checked.images} {done.split} images, in batches of "
+        f"read back and compared with PyTorch on {counted(checked.images, f'{done.split} image')}, in batches of "
         f"{', '.join(map(str, checked.batches))}: logits differ by {checked.difference:.2g} at most, "
         f"{checked.limit:.2g} is allowed"
     )
@@ -93,13 +93,13 @@ def export(
 
 
 def _show_int8(found: Quantised) -> None:
-    made = table(["file", "KiB", f"accuracy, {found.images:,} {found.split} images"])
+    made = table(["file", "KiB", f"accuracy, {counted(found.images, f'{found.split} image')}"])
     made.add_row("float32", f"{found.kib:,.0f}", percent(found.accuracy, found.images))
     made.add_row("int8", f"{found.kib_int8:,.0f}", percent(found.accuracy_int8, found.images))
     console().print(made)
     say(
         f"Both name the same class for {percent(found.agreement, found.images)} of the images; the ranges are from "
-        f"{found.calibrated} training images."
+        f"{counted(found.calibrated, 'training image')}."
     )
     if found.accuracy - found.accuracy_int8 > _NOTABLE:
         lost = 100 * (found.accuracy - found.accuracy_int8)

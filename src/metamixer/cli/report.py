@@ -10,6 +10,7 @@ import typer
 
 from metamixer.cli.console import say
 from metamixer.cli.options import AllowImports, DataAt
+from metamixer.core.text import counted
 
 if TYPE_CHECKING:
     from metamixer.config.recipe import Recipe
@@ -41,7 +42,7 @@ def report(
 
     for path in paths:
         if static is not None and (path / "recipe.yaml").is_file():
-            check_outside_of_data(read_recipe(path), static)
+            check_outside_of_data(section_of(read_recipe(path), path, data), static)
 
     def drawn(recipe: Recipe, picture: Path) -> list[str]:
         section = recipe.data if data is None else section_of(recipe, picture.parent, data)
@@ -54,5 +55,5 @@ def report(
     if static is not None:
         with bars("drawing plots"):
             written = plots(paths, static)
-        say(f"written: {len(written)} plots in {static}" if written else f"no plots: nothing in {static}")
+        say(f"written: {counted(len(written), 'plot')} in {static}" if written else f"no plots: nothing in {static}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group
 
 from metamixer.cli.report_table import drawn
-from metamixer.core.text import percent
+from metamixer.core.text import counted, percent
 from metamixer.evaluation.report import Report
 from metamixer.metrics.chance import chance_note
 from metamixer.report.network_tables import scores
@@ -24,7 +24,7 @@ def result_table(result: Result, epochs: int, baseline: Result | None = None) ->
     rows = [(score.name, score) for score in last.rows]
     rows.append((f"deployed: {result.deployed.name}, epoch {result.best.epoch}", result.deployed))
     others = None if baseline is None else [*baseline.last.rows, baseline.deployed]
-    title = f"{last.images:,} {result.split} images, after the last epoch ({epochs})"
+    title = f"{counted(last.images, f'{result.split} image')}, after the last epoch ({epochs})"
     return drawn(scores(title, rows, last.images, others, strong=[len(last.peers)]))
 
 

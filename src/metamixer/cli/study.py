@@ -10,7 +10,7 @@ import typer
 
 from metamixer.cli.console import console, say, table, titled
 from metamixer.cli.options import AllowImports
-from metamixer.core.text import clean
+from metamixer.core.text import clean, counted
 
 if TYPE_CHECKING:
     from metamixer.studies import Ended, Jobs, Left, Plan, Table
@@ -62,7 +62,7 @@ def study(
         return _show_plan(Plan.of(asked, folder, jobs=side_by_side, threads=threads, results=others))
     failed, count, rest, begun = 0, 0, "", False
     seeds = ", ".join(map(str, asked.content.seeds))
-    say(f"{len(asked.runs)} runs: {len(asked.rows)} rows, seeds {seeds}; in {folder}")
+    say(f"{counted(len(asked.runs), 'run')}: {counted(len(asked.rows), 'row')}, seeds {seeds}; in {folder}")
 
     def remains(left: Left) -> None:
         nonlocal rest, begun

@@ -109,7 +109,7 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
     if resume is None:
         recipe = recipe_of(words, sugar)
         name = folder_name(recipe)
-        check_outside_of_data(recipe, Path("runs", name) if out is None else out)
+        check_outside_of_data(recipe.data, Path("runs", name) if out is None else out)
         return recipe, new_folder(Path("runs"), name) if out is None else out, False
     if resume == "auto":
         if out is None:
@@ -129,10 +129,9 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
     known = read_recipe(folder)
     if recipe.at_home(known).differences(known):
         ended = recipe.train.continued[-1]
-        say(
-            f"the run of {ended} epochs has ended: epochs {ended + 1} to {recipe.train.epochs} follow, with a new "
-            "learning-rate schedule over them"
-        )
+        more = recipe.train.epochs - ended
+        following = f"epoch {ended + 1} follows" if more == 1 else f"epochs {ended + 1} to {ended + more} follow"
+        say(f"the run of {counted(ended, 'epoch')} has ended: {following}, with a new learning-rate schedule over them")
     return recipe, folder, True
 
 

@@ -170,6 +170,15 @@ def is_place(name: str) -> bool:
 
 
 def placeless(section: dict[str, Any]) -> dict[str, Any]:
-    """The section without the place of its data: of a path the last name stays, and standard sets lie anywhere."""
-    kind, name = without_kind(section["name"])
-    return section | {"name": kind + (Path(name).name if is_place(section["name"]) else name), "root": "data"}
+    """The section without the place of its data: standard sets lie anywhere."""
+    return section | {"name": placeless_name(section["name"]), "root": "data"}
+
+
+def placeless_name(name: str) -> str:
+    """A name of data without their place: of a path the last name stays.
+
+    >>> placeless_name("scenes:/home/me/photos"), placeless_name("hf:me/set")
+    ('scenes:photos', 'hf:me/set')
+    """
+    kind, rest = without_kind(name)
+    return kind + (Path(rest).name if is_place(name) else rest)

@@ -9,7 +9,7 @@ from typing import Literal, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from metamixer.core.text import quoted
+from metamixer.core.text import counted, quoted
 from metamixer.data.class_sampling import limit_per_class, split
 from metamixer.data.errors import DataError
 from metamixer.data.image_set import Device, ImageSet, Numbers, TensorImages, overlap, statistics
@@ -144,7 +144,7 @@ def assemble(
         sets = {part: None if images is None else prepare(part, images) for part, images in sets.items()}
         for part, word in (("val", "validation"), ("test", "test")):
             if copies := _copies(sets["train"], sets[part]):  # type: ignore[index]
-                found.append(f"{copies} {word} images are, pixel for pixel, also training images")
+                found.append(f"{counted(copies, f'{word} image')} found, pixel for pixel, in the training images")
     shown = sets["train"] or train
     # Of images on disk 512 are enough for three digits, without reading a large folder twice.
     mean, std = scale or statistics(shown, limit=10_000 if isinstance(shown, TensorImages) else 512)

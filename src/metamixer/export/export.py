@@ -25,6 +25,8 @@ from metamixer.export.torch_file import read_pt2, write_pt2
 from metamixer.export.verify import Checked, Run, reference
 from metamixer.export.verify import check as compare
 from metamixer.runs.classifier import Classifier
+from metamixer.runs.data_record import section_of
+from metamixer.runs.run import check_outside_of_data
 
 To = Literal["safetensors", "onnx", "torch-export", "hub"]
 CALIBRATION = 256
@@ -129,6 +131,7 @@ def export(
         raise RecipeError("--quantize int8 measures ranges on training images, which --no-check does not read")
     chosen = choose(folder, wanted, data=data, check=check)
     place = _place(folder, wanted, to, out)
+    check_outside_of_data(section_of(chosen.recipe, folder, data), place.file.parent)
     model_card.check_place(place.card)
     place.file.parent.mkdir(parents=True, exist_ok=True)
     described = model_card.describe(chosen, recorded_metrics(folder, chosen), license)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from metamixer.config.yaml_file import RecipeError
+from metamixer.core.text import counted
 from metamixer.data.files.image_file import WHITE
 from metamixer.export.select_network import Chosen
 from metamixer.runs.classifier import Classifier
@@ -164,7 +165,7 @@ def text(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": _plain, "numbers": _numbers, "json": json.dumps}
+    environment.filters |= {"plain": _plain, "numbers": _numbers, "json": json.dumps, "counted": counted}
     return environment.get_template("card.md.j2").render(
         described, files=files, mark=_MARK, rows=_ROWS, code=_usage(described, files)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from metamixer.models.ensemble import Ensemble
 from metamixer.models.factory import build
 from metamixer.runs.classifier import Classifier
 from metamixer.runs.data_record import DataRecord, data_of
-from metamixer.runs.run import load_checkpoint, read_recipe
+from metamixer.runs.run import facts_of, load_checkpoint, read_recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +114,7 @@ def _from_checkpoint(folder: Path, peer: str, recipe: Recipe, data: Data) -> Cho
     when = f"after epoch {recipe.train.epochs}, the last" if final else f"after step {steps}; training has not ended"
     names = [_titles(recipe)[index] for index in members]
     what = f"ensemble of {' and '.join(names)}" if peer == "ensemble" else f"peer {names[0]}"
-    facts = _facts(recipe, data) | {"peers": list(members), "names": names, "step": steps}
+    facts = facts_of(recipe) | {"peers": list(members), "names": names, "step": steps}
     return Chosen(
         _classifier(cohort, members, recipe, data, facts, peer == "ensemble"),
         peer,
@@ -142,21 +141,10 @@ def _deployed(folder: Path, recipe: Recipe, data: Data) -> Chosen:
         raise ExportError(f"{path} and the data of {folder} differ in classes or image size: the data have changed")
     peer, epoch = classifier.facts["peer"], classifier.facts["epoch"]
     kept = {key: classifier.facts.get(key) for key in ("epoch", "validation_accuracy")}
-    facts = _facts(recipe, data) | {"peers": [peer], "names": [recipe.names[peer]], **kept}
+    facts = facts_of(recipe) | {"peers": [peer], "names": [recipe.names[peer]], **kept}
     title = f"the deployed network, peer {recipe.names[peer]} after epoch {epoch}"
     final = epoch == recipe.train.epochs
     return Chosen(replace(classifier, facts=facts), "best", (peer,), title, recipe, data, False, final)
-
-
-def _facts(recipe: Recipe, data: Data) -> dict[str, Any]:
-    # A folder's place on this machine is nobody's business who gets the file.
-    name = data.name if data.name.startswith("hf:") else Path(data.name).name or data.name
-    return {
-        "data": name,
-        "method": f"{recipe.loss.name} + {recipe.mixer.name}",
-        "recipe": recipe.digest,
-        "metamixer": version("metamixer"),
-    }
 
 
 def _titles(recipe: Recipe) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from metamixer.core.text import counted
+
 
 def chance_range(accuracy: float, images: int, *, up: bool = True, level: float = 0.05) -> float | None:
     """The smallest difference from ``accuracy`` that Fisher's exact test calls significant, as a share.
@@ -58,4 +60,4 @@ def chance_note(accuracy: float, baseline: float, images: int) -> str:
     """
     least = chance_range(baseline, images, up=accuracy >= baseline)
     less = "any such difference" if least is None else f"under {100 * least:.1f}"
-    return f"on {images:,} images and with one seed, {less} may be chance"
+    return f"on {counted(images, 'image')} and with one seed, {less} may be chance"

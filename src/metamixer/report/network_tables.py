@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from metamixer.core.text import counted
 from metamixer.evaluation.report import Report
 from metamixer.metrics.chance import chance_note
 from metamixer.metrics.network_scores import Score
@@ -29,7 +30,8 @@ def networks(run: RunFiles) -> Table | None:
         rows.append((f"deployed: {deployed.name}{when}", deployed))
         others = None if others is None or base is None else [*others, base.deployed]
     split = "test" if ended.split == "test" else "validation"
-    caption = f"{images:,} {split} images, after the last epoch; the deployed network as it was when it was chosen"
+    what = counted(images, f"{split} image")
+    caption = f"{what}, after the last epoch; the deployed network as it was when it was chosen"
     strong = [len(rows) - 1] if deployed is not None else []
     return scores(caption, rows, images, others, strong=strong, note=_chance(run))
 
@@ -79,7 +81,7 @@ def where(evaluation: Report) -> str:
     """What the metrics of an evaluation are from."""
     split = {"test": "test", "val": "validation"}.get(evaluation.split, evaluation.split)
     when = {"last": "the last checkpoint", "best": "the checkpoint of the best validation accuracy"}
-    return f"{evaluation.images:,} {split} images, {when.get(evaluation.checkpoint, evaluation.checkpoint)}"
+    return f"{counted(evaluation.images, f'{split} image')}, {when.get(evaluation.checkpoint, evaluation.checkpoint)}"
 
 
 def titled(one: Score) -> str:

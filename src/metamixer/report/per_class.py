@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from metamixer.core.text import counted
 from metamixer.evaluation.report import Report
 from metamixer.metrics.network_scores import Score
 from metamixer.report.network_tables import titled, where
@@ -96,7 +97,7 @@ def confusion(found: Report, one: Score) -> Table | None:
             part = count / of_class
             # Errors are few: the root makes them visible beside what is right.
             step = level(part if named == true else math.sqrt(part))
-            hint = f"{count} images of {found.classes[true]} named {found.classes[named]}"
+            hint = f"{counted(count, 'image')} of {found.classes[true]} named {found.classes[named]}"
             tone = f"{'r' if named == true else 'w'}{step}" if count else "none"
             cells.append(Cell(f"{count:,}", count, tone, hint=hint))
         rows.append(tuple(cells))

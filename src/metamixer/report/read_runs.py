@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from metamixer.config.yaml_file import RecipeError, read_yaml
+from metamixer.core.text import counted
 from metamixer.evaluation.report import Report, read_report
 from metamixer.report.schema import Ended, Environment, Epoch
 from metamixer.report.tables import Table, of_values
@@ -193,7 +194,7 @@ def _epochs(path: Path, notes: list[str]) -> list[Epoch]:
         except (ValueError, RecursionError):  # the last line of a killed process, say
             broken += 1
     if broken:
-        notes.append(f"{path.name}: {broken} of {len(lines)} lines cannot be read and are left out of the curves.")
+        notes.append(f"{path.name}: {broken} of {counted(len(lines), 'line')} left out of the curves: not readable.")
     return sorted(found, key=lambda one: one.epoch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from metamixer.core.text import counted
 from metamixer.evaluation.localization.localize import Located
 from metamixer.evaluation.report import Report
 from metamixer.evaluation.robustness.robustness import Robustness
@@ -47,7 +48,7 @@ def _overview(found: Report, robust: Robustness, base: Report | None) -> Table:
             rows.append((*cells, *map(share, under)))
     note = "Lost: percentage points between clean and corrupted images, mean of all kinds and severities."
     note += " Attacks: each network is attacked through itself." if attacks else ""
-    on = "" if robust.images is None else f", {robust.images:,} images"
+    on = "" if robust.images is None else f", {counted(robust.images, 'image')}"
     return Table(f"Accuracy under corruptions and attacks{on}", tuple(columns), tuple(rows), note=note)
 
 
@@ -74,7 +75,7 @@ def localization(evaluation: Report, baseline: Report | None = None) -> list[Tab
     rows += [_located(f"baseline {one.name}", one, overlaps) for one in (base.networks if base else ())]
     rows.append(_located("centre box (baseline)", found.centre_box, overlaps))
     columns = ("network", "MaxBoxAccV2", *(f"IoU ≥ {key}" for key in overlaps), "pointing", "energy")
-    caption = f"Localization by {found.method or 'activation maps'} on {found.images:,} images with boxes"
+    caption = f"Localization by {found.method or 'activation maps'} on {counted(found.images, 'image')} with boxes"
     note = (
         "MaxBoxAccV2: share of images whose box overlaps the true one enough, mean of the overlaps. Pointing: the "
         "map's highest place is in the box. Energy: the share of the map that is in the box."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metamixer.core.text import percent
+from metamixer.core.text import counted, percent
 from metamixer.metrics.calibration import Reliability
 from metamixer.metrics.network_scores import Score
 from metamixer.report.network_tables import titled
@@ -159,8 +159,8 @@ def reliability(network: Score) -> dict[str, Any] | None:
                 "gap_y": round(top + side * (1 - upper), 2),
                 "gap_height": round(side * (upper - lower), 2),
                 "over": confidence > accuracy,
-                "hint": f"confidence {low:.2f} to {high:.2f}: {count} images, mean confidence {percent(confidence)}, "
-                f"accuracy {percent(accuracy)}",
+                "hint": f"confidence {low:.2f} to {high:.2f}: {counted(count, 'image')}, mean confidence "
+                f"{percent(confidence)}, accuracy {percent(accuracy)}",
             }
         )
     return {
@@ -176,4 +176,4 @@ def reliability(network: Score) -> dict[str, Any] | None:
 
 def _told(name: str, network: Score, bins: Reliability) -> str:
     error = "" if network.ece is None else f", expected calibration error {percent(network.ece)}"
-    return f"Reliability of {name} on {sum(bins.count)} images{error}"
+    return f"Reliability of {name} on {counted(sum(bins.count), 'image')}{error}"

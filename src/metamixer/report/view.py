@@ -6,6 +6,7 @@ import shlex
 from statistics import fmean
 from typing import Any
 
+from metamixer.core.text import counted
 from metamixer.metrics.chance import may_be_chance
 from metamixer.report import network_tables, per_class, robustness_tables
 from metamixer.report.curves import curves, overlaid, robustness
@@ -113,7 +114,7 @@ def tiles(run: RunFiles) -> list[dict[str, Any]]:
 
     if ended.deployed is not None:
         add("Deployed network", share(ended.deployed.accuracy, images), ended.deployed.name)
-    add("Ensemble", share(last.ensemble.accuracy, images), f"of {len(last.peers)} peers")
+    add("Ensemble", share(last.ensemble.accuracy, images), f"of {counted(len(last.peers), 'peer')}")
     add("Mean of the peers", share(fmean(peers) if peers else None, images), "after the last epoch")
     if base is not None and base.deployed is not None and ended.deployed is not None:
         for what, mine, other in (

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from metamixer.config.data_section import DataSection, is_place, without_kind
 from metamixer.config.recipe import Recipe
 from metamixer.core.files import write_whole
-from metamixer.core.text import clean, listed
+from metamixer.core.text import clean, counted, listed
 from metamixer.data import DATASETS, Data, DataError, ImageSet, load, with_label_noise
 from metamixer.data.splits import SPLITS
 from metamixer.data.splits import Split as SplitName
@@ -98,9 +98,9 @@ class DataRecord(BaseModel):
             before, after = self.splits.get(part), now.splits.get(part)
             if before == after:
                 continue
-            counts = [0 if one is None else one.images for one in (after, before)]
-            same = counts[0] == counts[1]
-            found.append(f"{part}: {'other images or labels' if same else '{} images, were {}'.format(*counts)}")
+            now_here, then = (0 if one is None else one.images for one in (after, before))
+            other = "other images or labels" if now_here == then else f"{counted(now_here, 'image')}, were {then}"
+            found.append(f"{part}: {other}")
         return found
 
 
@@ -162,9 +162,17 @@ def section_of(recipe: Recipe, folder: Path, at: str | None = None) -> DataSecti
         return section.model_copy(update=own)
     record = DataRecord.read(folder)
     here = absolute(section)
-    if record is None or (here.name, here.root) == (record.name, record.root):
-        return section
-    return section.model_copy(update={"name": record.name, "root": record.root})
+    if record is not None and (here.name, here.root) != (record.name, record.root):
+        section = section.model_copy(update={"name": record.name, "root": record.root})
+    return section
+
+
+def there(section: DataSection, folder: Path) -> DataSection:
+    """The data section of the run in ``folder``, if its data are where it says; ``DataError`` if they are gone."""
+    place = without_kind(section.name)[1]
+    if is_place(section.name) and not os.path.exists(os.path.expanduser(place)):
+        raise DataError(f"{clean(place)}: no such folder; --data FOLDER says where the data of {folder} are now")
+    return section
 
 
 def data_of(
@@ -187,7 +195,7 @@ def data_of(
     Raises:
         DataError: they are gone or others than they were.
     """
-    section = section_of(recipe, folder, at)
+    section = there(section_of(recipe, folder, at), folder)
     record = DataRecord.read(folder)
     data = load_data(recipe, splits, None if record is None else (record.mean, record.std), section=section)
     if check:

@@ -20,7 +20,7 @@ from metamixer.core.text import clean
 from metamixer.core.types import Batch
 from metamixer.data import Data
 from metamixer.runs.data_record import load_data
-from metamixer.runs.run import train_loader
+from metamixer.runs.run import check_outside_of_data, train_loader
 
 DPI = 150
 CELL = (1.25, 1.62)  # inches: width, and height with the caption
@@ -59,6 +59,7 @@ def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[s
     """
     import matplotlib
 
+    check_outside_of_data(recipe.data, out)
     recipe = recipe.model_copy(update={"train": replace(recipe.train, batch_size=images, seed=seed)})
     # Few images are wanted, so none are decoded before; and what normalisation does is undone in the picture.
     data = load_data(recipe, (), ((0.0,), (1.0,)))

@@ -14,29 +14,28 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from metamixer.cohort.cohort import Cohort
-from metamixer.config.data_section import DataSection
+from metamixer.config.data_section import DataSection, is_place, placeless_name, without_kind
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.core.plan import Mixer
 from metamixer.core.text import clean
-from metamixer.data import DATASETS, Augment, Data, EvalLoader, FolderImages, ImageSet, TrainLoader
+from metamixer.data import Augment, Data, EvalLoader, FolderImages, ImageSet, TrainLoader
 from metamixer.data.image_set import evenly_spaced
 from metamixer.data.random_crop import RandomCrop
-from metamixer.data.sources.scenes import PREFIX
 from metamixer.data.splits import Split
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
 from metamixer.runs.before_data import check_before_data
 from metamixer.runs.claim import claimed
 from metamixer.runs.classifier import Classifier
-from metamixer.runs.data_record import DataRecord, absolute, check_data, data_of, load_data, section_of
+from metamixer.runs.data_record import DataRecord, absolute, check_data, data_of, load_data, section_of, there
 from metamixer.runs.environment import environment
 from metamixer.training import checkpoint
 from metamixer.training.auto_strength import is_auto
@@ -141,7 +140,7 @@ def train(
     """
     check_start(recipe)
     if is_first_process() and not (folder / "recipe.yaml").is_file():
-        check_outside_of_data(recipe, folder)
+        check_outside_of_data(recipe.data, folder)
     with claimed(folder, resume=resume) if is_first_process() else nullcontext():
         return _train(recipe, folder, resume, callbacks, data)
 
@@ -238,13 +237,10 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
     load_checkpoint(cohort, folder, "BEST")
     deployed = (last if best.epoch == fitted.epochs else trainer.evaluate(batches, averaged=False)).peers[best.peer]
     model = folder / "model.safetensors"
-    facts = {
-        "data": data.name,
-        "method": f"{recipe.loss.name} + {recipe.mixer.name}",
+    facts = facts_of(recipe) | {
         "peer": best.peer,
         "epoch": best.epoch,
         "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
-        "metamixer": version("metamixer"),
     }
     if grid.share == 0 and best.peer in cohort.here:
         peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
@@ -264,6 +260,16 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
         write_whole(folder / "report.json", json.dumps(report, indent=1))
     grid.close()
     return Result(folder, split, last, deployed, best, model, fitted.epochs)
+
+
+def facts_of(recipe: Recipe) -> dict[str, Any]:
+    """Where a network comes from, as its file says. The place of its data is nobody's business who gets the file."""
+    return {
+        "data": placeless_name(recipe.data.name),
+        "method": f"{recipe.loss.name} + {recipe.mixer.name}",
+        "recipe": recipe.digest,
+        "metamixer": version("metamixer"),
+    }
 
 
 def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BEST"]) -> checkpoint.Checkpoint:
@@ -367,11 +373,10 @@ def read_recipe(folder: Path) -> Recipe:
     return Recipe.read(recipe_path(folder))
 
 
-def check_outside_of_data(recipe: Recipe, folder: Path) -> None:
+def check_outside_of_data(section: DataSection, folder: Path) -> None:
     """Refuse to write into the folder of the images, where a file may be taken for one of them."""
-    name = recipe.data.name.removeprefix(PREFIX)
-    data = Path(name).expanduser()
-    if name in DATASETS or not data.is_dir() or not folder.resolve().is_relative_to(data.resolve()):
+    data = Path(without_kind(section.name)[1]).expanduser()
+    if not is_place(section.name) or not data.is_dir() or not folder.resolve().is_relative_to(data.resolve()):
         return
     beside = os.path.relpath(data.resolve().parent / folder.resolve().relative_to(data.resolve()))
     raise RecipeError(f"{folder} is inside of the data, {clean(data)}; a folder outside is accepted: --out {beside}")
@@ -394,7 +399,7 @@ def resumed(recipe: Recipe, folder: Path) -> tuple[Recipe, DataSection]:
     known = read_recipe(folder)
     same = recipe.at_home(known)
     if recipe.data == known.data:
-        return same, section_of(same, folder)
+        return same, there(section_of(same, folder), folder)
     return same, known.data if absolute(recipe.data) == absolute(known.data) else recipe.data
 
 

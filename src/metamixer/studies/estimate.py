@@ -8,6 +8,7 @@ from hashlib import sha256
 from statistics import median
 
 from metamixer.config.recipe import Part, Recipe
+from metamixer.core.text import counted
 from metamixer.studies.results import Line
 from metamixer.studies.study_file import Cell, Measure
 from metamixer.training.optimizer import Optim
@@ -30,7 +31,8 @@ class Left:
     def __str__(self) -> str:
         if self.seconds is None:
             return "unknown until the first run has ended" if self.runs else "nothing"
-        return f"about {_duration(self.seconds)}" + (f" and {self.unknown} runs of unknown length" * bool(self.unknown))
+        more = f" and {counted(self.unknown, 'run')} of unknown length" if self.unknown else ""
+        return f"about {_duration(self.seconds)}{more}"
 
 
 def cost_of(recipe: Recipe, measure: Measure) -> str:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.runs.before_data import check_before_data
+from metamixer.runs.run import check_outside_of_data
 from metamixer.studies.estimate import Left
 from metamixer.studies.local_runner import Ended, run_all
 from metamixer.studies.plan import Jobs, Plan
@@ -64,12 +65,14 @@ def conduct(
         remains: is called with what is left, before the first run starts and whenever one has ended, before ``ended``.
 
     Raises:
-        RecipeError: another call works in the folder, the threads would change in the middle of it, or a network of a
-            run does not exist.
+        RecipeError: the folder is inside of the data, another call works in it, the threads would change in the middle,
+            or a network of a run does not exist.
         Halted: a signal came.
     """
     if nice and (engine == "ray" or not hasattr(os, "nice")):
         raise RecipeError(f"nice={nice}: accepted for processes on this machine, and on systems that have niceness")
+    for cell in study.runs:
+        check_outside_of_data(cell.recipe.data, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         plan = Plan.of(study, folder, jobs=jobs, threads=threads, results=results)

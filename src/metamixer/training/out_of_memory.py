@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from metamixer.core.text import counted
 from metamixer.core.types import Batch
 
 
@@ -23,7 +24,8 @@ def what_fits(batch: Batch, micro_batches: int, fits: Callable[[int], bool] | No
         fits: tries the first of so many parts; None: it cannot be tried here.
     """
     count, shape = len(batch), "x".join(map(str, batch.images.shape[1:]))
-    begin = f"out of memory with {-(-count // micro_batches)} images of {shape} at a time on {batch.images.device}"
+    at_a_time = counted(-(-count // micro_batches), "image")
+    begin = f"out of memory with {at_a_time} of {shape} at a time on {batch.images.device}"
     others = "train.precision=bf16, smaller networks or fewer peers take less"
     parts = 2 * micro_batches
     if fits is None:

@@ -1,6 +1,7 @@
 """Folders of images as people have them."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_runs_are_no_data(class_folders, tmp_path, save):
     after = load(root)
     assert after.classes == ("cat", "dog")
     assert torch.equal(before.train.images, after.train.images)
-    assert "ignored: 1 not images, 2 run folders" in after.notes
+    assert "ignored: 1 not an image, 2 run folders" in after.notes
     save(root / "soup" / "recipe.png", seed=5)
     (root / "soup" / "recipe.yaml").write_text("water: 2 l")
     assert load(root).classes == ("cat", "dog", "soup")
@@ -194,6 +195,20 @@ def test_layouts_that_cannot_work_are_refused(class_folders, tmp_path, part):
         load(root)
 
 
+def test_a_test_folder_beside_classes_is_no_class(class_folders, save):
+    root = class_folders(("a", "b"))
+    for name in ("test", "Test_images", "test1"):
+        for number in range(5):
+            save(root / name / f"{number}.png", seed=90 + number)
+        with pytest.raises(DataError, match=f"'{name}' looks like test images beside 2 classes"):
+            load(root)
+        assert load(root, layout="classes").classes == tuple(sorted(("a", "b", name)))
+        shutil.rmtree(root / name)
+    assert load(class_folders(("test-A", "test-B"))).classes == ("a", "b", "test-A", "test-B")  # several are classes
+    shutil.rmtree(root)
+    assert load(class_folders(("control", "test"))).classes == ("control", "test")
+
+
 def test_splits_must_agree(class_folders, tmp_path):
     root = class_folders(part="train")
     class_folders(("cat", "cow", "dog"), part="val", first=50)
@@ -228,10 +243,10 @@ def test_damaged_files_stop_or_are_skipped_and_listed(class_folders):
     whole = (root / "cat" / "0.png").read_bytes()
     (root / "cat" / "0.png").write_bytes(whole[:-40])
     (root / "dog" / "1.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 files cannot be read.*on_error='skip'(?s:.*)dog/1\.png: empty"):
+    with pytest.raises(DataError, match=r"1 file cannot be read.*on_error='skip'(?s:.*)dog/1\.png: empty"):
         load(root)
     (root / "dog" / "1.png").unlink()
-    with pytest.raises(DataError, match=r"(?s)1 files.*cat/0\.png: damaged: "):
+    with pytest.raises(DataError, match=r"(?s)1 file .*cat/0\.png: damaged: "):
         load(root)
     (root / "dog" / "1.png").write_bytes(b"")
     data = load(root, on_error="skip", val_share=0)
@@ -280,7 +295,7 @@ def test_size_and_channels(class_folders, save):
 def test_copies_between_splits_are_counted(class_folders):
     class_folders(count=5, part="train")
     data = load(class_folders(count=3, part="test"), val_share=0)
-    assert "6 test images are, pixel for pixel, also training images" in data.notes
+    assert "6 test images found, pixel for pixel, in the training images" in data.notes
 
 
 def test_a_class_of_one_image_is_trained_on(class_folders, save):

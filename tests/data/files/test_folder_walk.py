@@ -77,5 +77,5 @@ def test_what_was_left_out(tmp_path):
     touch(*(tmp_path / "a" / f"{i}.txt" for i in range(4)), *(tmp_path / f"{i}.csv" for i in range(3)))
     texts = [*(tmp_path / "a").iterdir(), *tmp_path.glob("*.csv")]
     (note,) = left_out(tmp_path, [*texts, tmp_path / ".git", tmp_path / "x.png"])
-    assert note == ("ignored: 1 hidden, 1 images outside of class folders, 7 not images (.txt 4, .csv 3; in a 4, . 3)")
+    assert note == ("ignored: 1 hidden, 1 image outside of class folders, 7 not images (.txt 4, .csv 3; in a 4, . 3)")
     assert left_out(tmp_path, texts[:2]) == ("ignored: 2 not images",)

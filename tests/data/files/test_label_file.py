@@ -73,10 +73,10 @@ def test_without_class_folders_the_rows_are_the_images(save, tmp_path, write, by
 @pytest.mark.parametrize(
     ("rows", "header", "words"),
     [
-        ([("train/cat/9.png", "cat")], None, "1 files do not exist, such as 'train/cat/9.png'"),
+        ([("train/cat/9.png", "cat")], None, "1 file not found, such as 'train/cat/9.png'"),
         ([("train/cat/0.png", "cat")] * 2, None, r"line 3: train/cat/0\.png is named twice"),
         ([("train/cat/0.png", "cow")], None, "the classes 'cow' do not exist; there are 'cat', 'dog'"),
-        ([("train/cat/0.png", "cat")], None, "9 training images have no row, such as 'train/cat/1.png'"),
+        ([("train/cat/0.png", "cat")], None, "9 training images without a row, such as 'train/cat/1.png'"),
         ([("../cat/0.png", "cat")], None, "a path inside of"),
         ([("train/cat/0.png", "")], None, "has no label"),
         ([], None, "no rows"),

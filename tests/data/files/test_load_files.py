@@ -106,7 +106,7 @@ def test_damaged_files_stop():
         taken({"train": (files, labels)}, CLASSES, Reading())
     (files, labels), _ = parts(3)
     files[0] = files[0][:-40]
-    with pytest.raises(DataError, match=r"1 files cannot be read(.|\n)*train image 0: "):
+    with pytest.raises(DataError, match=r"1 file cannot be read(.|\n)*train image 0: "):
         taken({"train": (files, labels)}, CLASSES, Reading())
 
 
@@ -169,7 +169,9 @@ def test_what_is_read_is_watched(root):
     with watched_by(lambda *step: seen.append(step)):
         load(root, val_share=0)
     begun = [(what, total) for what, done, total in seen if done == 0]
-    assert sorted(begun) == [(what, total) for what in ("decoding images", "reading headers") for total in (8, 20)]
+    reading = [(what, total) for what in ("decoding images", "reading headers") for total in (8, 20)]
+    measuring = [("looking for copies", total) for total in (8, 20)] + [("measuring mean and deviation", 1)]
+    assert sorted(begun) == sorted(reading + measuring)
     for total in (8, 20):
         assert [done for what, done, of in seen if (what, of) == ("decoding images", total)] == [*range(total + 1)]
 

@@ -48,7 +48,7 @@ def test_a_saved_hugging_face_set(hub):
     assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 3)
     assert data.classes == ("x", "y")
     assert data.test.labels.tolist() == [1, 0, 0]
-    assert "1 images of test have no label and were left out" in data.notes
+    assert "1 image of test without a label left out" in data.notes
     streamed = load(name, cache_limit_bytes=10, image_size=8, val_share=0.1)
     assert torch.equal(streamed.train.fetch(torch.arange(18)), data.train.images)
 

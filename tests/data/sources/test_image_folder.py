@@ -39,14 +39,14 @@ def test_given_splits_are_kept(class_folders):
 def test_copies_between_splits_are_counted(class_folders):
     class_folders(count=4, part="train")
     data = loaded(class_folders(count=2, part="test"))
-    assert "4 test images are, pixel for pixel, also training images" in data.notes
+    assert "4 test images found, pixel for pixel, in the training images" in data.notes
 
 
 def test_skipped_files_are_counted_and_listed(class_folders):
     root = class_folders(count=10)
     (root / "cat" / "3.png").write_bytes(b"")
     data = loaded(root, Reading(on_error="skip"))
-    assert "1 files skipped that cannot be read" in data.notes
+    assert "1 file skipped that cannot be read" in data.notes
     assert [path for path, _ in data.skipped] == [str(root / "cat" / "3.png")]
 
 

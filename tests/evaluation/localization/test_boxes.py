@@ -86,7 +86,7 @@ def test_what_is_cut_off_is_left_out():
         (["cat/deep/0.png,0,0,a,4"], "line 2: '0,0,a,4' are not four numbers"),
         (["cat/deep/0.png,0,0,4"], "line 2: 4 cells; expected 5"),
         (["", "cat/deep/9.png,0,0,4,4"], r"line 3: 'cat/deep/9.png' is not in .*test"),
-        ([f"x{row},0,0,1,1" for row in range(8)], r"8 lines are wrong\n(.*\n){5}.*and 3 more"),
+        ([f"x{row},0,0,1,1" for row in range(8)], r"8 wrong lines\n(.*\n){5}.*and 3 more"),
     ],
 )
 def test_errors_name_the_line(folder, tmp_path, lines, message):

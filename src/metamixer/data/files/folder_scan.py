@@ -158,6 +158,12 @@ def _refuse_splits(folder: Path, own: dict[str, Path]) -> None:
         raise DataError(
             f"{where}: {quoted(names)} look like splits, not classes; expected {where}/train/CLASS/1.jpg; {instead}"
         )
+    tests = [name for name in own if split_alike(name) == "test"]
+    if len(tests) == 1 and len(own) > 2:
+        raise DataError(
+            f"{where}: {tests[0]!r} looks like test images beside {len(own) - 1} classes, not like a class; expected "
+            f"{where}/train/CLASS/1.jpg and {where}/test/CLASS/1.jpg, or test images elsewhere; {instead}"
+        )
     inside: dict[str, list[str]] = {}
     for name, path in own.items():
         inside[name] = [entry.name for entry in entries(path) if is_folder(entry)]

@@ -101,7 +101,17 @@ def left_out(root: Path, ignored: list[Path]) -> tuple[str, ...]:
         kinds.setdefault(_kind(path), []).append(path)
     if not kinds:
         return ()
-    return (f"ignored: {', '.join(f'{len(kinds[kind])} {kind}{_where(root, kinds[kind])}' for kind in sorted(kinds))}",)
+    shown = (f"{len(kinds[kind])} {_ONE[kind] if len(kinds[kind]) == 1 else kind}" for kind in sorted(kinds))
+    places = (_where(root, kinds[kind]) for kind in sorted(kinds))
+    return (f"ignored: {', '.join(map(''.join, zip(shown, places, strict=True)))}",)
+
+
+_ONE = {
+    "hidden": "hidden",
+    "run folders": "run folder",
+    "images outside of class folders": "image outside of class folders",
+    "not images": "not an image",
+}
 
 
 def _kind(path: Path) -> str:

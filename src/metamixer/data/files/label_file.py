@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from metamixer.core.text import clean, quoted
+from metamixer.core.text import clean, counted, quoted
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout, Layout, scan
 from metamixer.data.files.split_names import ALIASES, split_named
@@ -129,13 +129,13 @@ def _relabelled(root: Path, found: Layout, rows: Mapping[str, Label], where: str
     main = "train" if "train" in found.parts else "all"
     given = {file: label for file, label in rows.items() if file in there}
     if absent := [file for file, (_, label) in there.items() if label.split == main and file not in given]:
-        raise DataError(f"{where}: {len(absent)} training images have no row, such as {quoted(absent, 3)}")
+        raise DataError(f"{where}: {counted(len(absent), 'training image')} without a row, such as {quoted(absent, 3)}")
     changed = 0
     for file, label in given.items():
         path, before = there[file]
         changed += label.name != before.name
         there[file] = path, Label(label.name, label.split or before.split)
-    note = f"labels of {len(given)} images are those of {where}; {changed} differ from their folders"
+    note = f"labels of {counted(len(given), 'image')} are those of {where}; {changed} differ from their folders"
     return _layout(found.classes, there, (*found.notes, note), found.ignored)
 
 
@@ -155,7 +155,7 @@ def _layout(
 
 def _all_there(paths: Mapping[str, Path], where: str) -> None:
     if gone := [file for file, path in paths.items() if not path.is_file()]:
-        raise DataError(f"{where}: {len(gone)} files do not exist, such as {quoted(gone, 3)}")
+        raise DataError(f"{where}: {counted(len(gone), 'file')} not found, such as {quoted(gone, 3)}")
 
 
 def _form(file: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metamixer.core.progress import watched
-from metamixer.core.text import clean
+from metamixer.core.text import clean, counted
 from metamixer.data.errors import DataError, ImageError
 from metamixer.data.files.image_file import MAX_PIXELS, WHITE, Fit, Header, Source, largest_value, read_header
 from metamixer.data.files.streaming import FolderImages
@@ -79,7 +79,8 @@ class _Bad(list[tuple[str, str]]):
             first = "\n".join(f"  {name}: {cause}" for name, cause in self[:5])
             more = f"\n  and {len(self) - 5} more" if len(self) > 5 else ""
             raise DataError(
-                f"{len(self)} files cannot be read; repair or remove them, or pass on_error='skip':\n{first}{more}"
+                f"{counted(len(self), 'file')} cannot be read; repair or remove them, or pass on_error='skip':\n"
+                f"{first}{more}"
             )
 
     def attempt(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from metamixer.core.text import quoted
+from metamixer.core.text import counted, quoted
 from metamixer.data.errors import DataError
 from metamixer.data.files.load_files import Reading, read
 from metamixer.data.splits import Data, HoldOut, assemble
@@ -90,7 +90,7 @@ def load_hf(
         labels = _labels(f"hf:{name}: {part}", split, label, classes)
         known = (labels >= 0).nonzero().flatten()
         if len(known) < len(labels):
-            notes += (f"{len(labels) - len(known)} images of {part} have no label and were left out",)
+            notes += (f"{counted(len(labels) - len(known), 'image')} of {part} without a label left out",)
             split = split.select(known.tolist())
         if len(known):
             parts[part] = Encoded(_undecoded(split, image)), labels[known]
@@ -100,7 +100,7 @@ def load_hf(
     if train is None:
         raise DataError(f"hf:{name}: no training image has a label and can be read")
     if sets.skipped:
-        notes += (f"{len(sets.skipped)} images skipped that cannot be read",)
+        notes += (f"{counted(len(sets.skipped), 'image')} skipped that cannot be read",)
     return assemble(
         f"hf:{name}",
         train,

@@ -7,7 +7,7 @@ from typing import Unpack
 
 import torch
 
-from metamixer.core.text import clean, quoted
+from metamixer.core.text import clean, counted, quoted
 from metamixer.data.class_sampling import split
 from metamixer.data.errors import DataError
 from metamixer.data.files.folder_scan import FolderLayout, scan
@@ -47,7 +47,7 @@ def load_folder(
         cause = f"; the first cause: {': '.join(sets.skipped[0])}" if sets.skipped else ""
         raise DataError(f"{clean(root)}: of {quoted(gone)} no training image can be read{cause}")
     if sets.skipped:
-        notes += (f"{len(sets.skipped)} files skipped that cannot be read",)
+        notes += (f"{counted(len(sets.skipped), 'file')} skipped that cannot be read",)
     return assemble(
         str(root),
         train,

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from metamixer.core.text import counted
 from metamixer.data import DataError, FolderImages, ImageError, ImageSet, TensorImages, read_header
 
 HEADER = ("file", "x0", "y0", "x1", "y1")
@@ -89,7 +90,7 @@ def read_boxes(path: Path, images: ImageSet, root: Path) -> list[Tensor]:
     if wrong:
         wrong.sort(key=lambda text: int(text.split()[1].rstrip(":")))
         more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise DataError("\n  ".join([f"{path}: {len(wrong)} lines are wrong", *wrong[:SHOWN]]) + more)
+        raise DataError("\n  ".join([f"{path}: {counted(len(wrong), 'wrong line')}", *wrong[:SHOWN]]) + more)
     return [torch.tensor(found.get(row, []), dtype=torch.float32).reshape(-1, 4) for row in range(len(files))]
 
 
