@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from metamixer.config.recipe import Recipe
-from metamixer.core.text import counted
 
 _ENOUGH_EPOCHS = 100
 _WEAK_ENOUGH = 0.5
@@ -28,7 +27,7 @@ def short_budget(recipe: Recipe, images: int) -> str | None:
     weaker = [f"mixer.{name}=0.3" for name in settings if name.endswith("probability") and settings[name] > 0]
     times = "once" if recipe.train.epochs == 1 else f"{recipe.train.epochs} times"
     return (
-        f"a short training for so much mixing: each of {counted(images, 'image')} is seen {times} and "
+        f"a short training for so much mixing: each of the {images:,} images is seen {times} and "
         f"{100 * mixed:.0f} % of the batches are mixed; {' '.join(weaker)} mixer.until={_WEAK_ENOUGH} together, "
         f"or train.epochs={_ENOUGH_EPOCHS} and more, usually do better"
     )
