@@ -294,7 +294,7 @@ def test_what_is_missing_names_the_command(tmp_path):
         ("evaluation.json", '{"images": 1e999}', "evaluation.json is left out: images"),
         ("evaluation.json", "[" * 100_000, "evaluation.json cannot be read"),
         ("environment.json", b"\xff\xfe\x00", "environment.json cannot be read"),
-        ("metrics.jsonl", '{"epoch": 1}\n{"epoch": ', "1 of 2 lines cannot be read"),
+        ("metrics.jsonl", '{"epoch": 1}\n{"epoch": ', "1 of 2 lines left out of the curves: not readable"),
         ("baseline/recipe.yaml", "a: b: c", "The baseline is left out"),
         ("baseline/report.json", "nothing", "Baseline: report.json cannot be read"),
     ],
