@@ -18,6 +18,7 @@ from metamixer.cli.app import app
 from metamixer.config.yaml_file import RecipeError
 from metamixer.runs.run import train
 from metamixer.studies import Study, conduct, finished, read_lines
+from metamixer.studies.child_process import Child
 from metamixer.studies.local_runner import run_all
 
 FILES = ("results.md", "results.tex", "results.csv", "results.json")
@@ -246,14 +247,13 @@ def sleepers(monkeypatch, tmp_path):
 
     begun, done, most = [], [], []
 
-    class Sleeper:
-        def __init__(self, cell):
-            self.cell, self.process = cell, subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
-            self.log, self.began, self.signalled = tmp_path / "log", time.perf_counter(), False
-            begun.append(cell)
-            most.append(len(begun) - len(done))
+    def start(cell, *_):
+        begun.append(cell)
+        most.append(len(begun) - len(done))
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+        return Child(process, tmp_path / "log", time.perf_counter())
 
-    monkeypatch.setattr(local_runner, "_start", lambda cell, *_: Sleeper(cell))
+    monkeypatch.setattr(local_runner, "_start", start)
     return begun, done, most
 
 

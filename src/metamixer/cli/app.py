@@ -25,6 +25,7 @@ from metamixer.cli.report import report
 from metamixer.cli.serve import serve
 from metamixer.cli.study import study
 from metamixer.cli.train import train
+from metamixer.cli.tune import tune
 
 app = typer.Typer(
     name="metamixer",
@@ -68,7 +69,7 @@ def _ending_with_a_code(command: Callable[..., int]) -> Callable[..., None]:
     return run
 
 
-for _command in (train, evaluate, study, predict, serve, export, preview, list_names, check, report):
+for _command in (train, evaluate, study, tune, predict, serve, export, preview, list_names, check, report):
     app.command("list" if _command is list_names else None)(_ending_with_a_code(_command))
 
 

@@ -57,7 +57,7 @@ def study(
         raise typer.BadParameter(f"{more[0]}: a second file is accepted after --results only")
     others = [*(results or ()), *(more or ())]
     asked, side_by_side = Study.read(file), _jobs(jobs)
-    folder = _folder(file) if out is None else out
+    folder = default_folder(file) if out is None else out
     if dry_run:
         return _show_plan(Plan.of(asked, folder, jobs=side_by_side, threads=threads, results=others))
     failed, count, rest, begun = 0, 0, "", False
@@ -106,7 +106,7 @@ def study(
     return FAILED if failed else 0
 
 
-def _folder(file: Path) -> Path:
+def default_folder(file: Path) -> Path:
     """``runs/few`` for ``few.yaml``, and for ``few/study.yaml`` too."""
     parent = file.parent.name
     return Path("runs") / (parent if file.stem == "study" and parent not in ("", "..") else file.stem)

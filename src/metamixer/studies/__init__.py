@@ -1,7 +1,8 @@
 """Studies: compare methods, networks, data and seeds, from one file."""
 
+from metamixer.studies.child_process import Halted
 from metamixer.studies.estimate import Left
-from metamixer.studies.local_runner import Ended, Halted
+from metamixer.studies.local_runner import Ended
 from metamixer.studies.plan import Jobs, Plan
 from metamixer.studies.results import Line, read_lines
 from metamixer.studies.run_folder import finished

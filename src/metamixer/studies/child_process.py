@@ -1,0 +1,130 @@
+"""Processes of this package that a study or a search starts: looked at, stopped by its signals, measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metamixer.core import machine
+
+_FIRST_GUESS = 2 * 1024**3  # bytes of memory that a process is taken to need before one has ended
+_MARGIN = 1.3
+
+
+class Halted(Exception):
+    """A signal came; every run has written a checkpoint and stopped."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command resumes it")
+        self.signal = number
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended.
+
+    Args:
+        seconds: from its start.
+        fault: why it failed, the last lines of its log; None: it has ended well.
+        bytes: its largest memory, where the system says so.
+    """
+
+    seconds: float
+    fault: str | None
+    bytes: int | None
+
+
+@dataclass
+class Child:
+    """A process that was started."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    began: float
+    signalled: bool = False
+
+    @classmethod
+    def start(cls, module: str, job: Mapping[str, Any], log: Path, threads: int) -> Child:
+        """Run ``python -m MODULE JOB.json``; what it prints is added to ``log``."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        path = log.with_suffix(".json")
+        path.write_text(json.dumps(job), encoding="utf-8")
+        with log.open("ab") as out:
+            process = subprocess.Popen(  # noqa: S603  (our own module)
+                # Without -P the folder that one is in would come before the standard library.
+                [sys.executable, "-P", "-m", module, str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+            )
+        return cls(process, log, time.perf_counter())
+
+    def look(self) -> Exit | None:
+        """How it ended, if it has."""
+        largest: int | None = None
+        if hasattr(os, "wait4"):
+            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if not pid:
+                return None
+            code = self.process.returncode = os.waitstatus_to_exitcode(status)
+            largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        elif (code := self.process.poll()) is None:  # type: ignore[assignment]
+            return None
+        seconds = time.perf_counter() - self.began
+        if code == 0:
+            return Exit(seconds, None, largest)
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        why = "\n".join(lines[-3:]) or "it printed nothing"
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return Exit(seconds, f"{how}: {why} (all of it in {self.log})", largest)
+
+
+def fits(running: Sequence[Child], memory: int | None) -> bool:
+    """Whether there is memory for one more, if the largest so far took ``memory`` bytes. One always runs."""
+    if not running:
+        return True
+    largest = _FIRST_GUESS if memory is None else memory
+    growing = sum(max(0, largest - machine.resident_memory(each.process.pid)) for each in running)
+    return machine.available_memory() - growing > _MARGIN * largest
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """The numbers of SIGINT and SIGTERM as they come, which then do nothing else."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def hand_on(running: Sequence[Child], number: int) -> None:
+    """Send a signal once to each: a second one would make it stop without a checkpoint."""
+    for each in running:
+        if not each.signalled:
+            each.signalled = True
+            each.process.send_signal(number)
+
+
+def stop(running: Sequence[Child]) -> None:
+    """Ask all to stop, and wait for them: nobody would look after them."""
+    hand_on(running, signal.SIGTERM)
+    for each in running:
+        each.process.wait()

@@ -1,0 +1,160 @@
+"""A search from its file to its best recipe."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.files import write_whole
+from metamixer.runs.before_data import check_before_data
+from metamixer.studies.child_process import Child, Halted, fits, hand_on, signals, stop
+from metamixer.tuning.outcome import write_outcome
+from metamixer.tuning.storage import opened, sampler
+from metamixer.tuning.tune_file import Search
+
+_HOPELESS = 3
+"""Failures without a trial that went well, after which the fault is not in the values that were tried."""
+
+
+class AllFailed(RuntimeError):
+    """The first trials failed, one like the other."""
+
+
+def tune(
+    search: Search,
+    folder: Path,
+    *,
+    trials: int | None = None,
+    jobs: int = 1,
+    threads: int | None = None,
+    nice: int = 0,
+    ended: Callable[[optuna.Study, FrozenTrial], None] = lambda *_: None,
+) -> optuna.Study:
+    """Run trials until there are as many as the file says, and write what came out.
+
+    Every trial is a process and an ordinary run folder, ``trials/NUMBER``. A search that was stopped or killed is
+    resumed by the same call: trials that had begun continue from their checkpoints. With one job the search then ends
+    as if nothing had happened.
+
+    Args:
+        search: what to do.
+        folder: for ``trials.db``, ``trials/``, ``logs/``, ``trials.csv``, ``best.yaml`` and the plots.
+        trials: in all, with those of earlier calls; None: as the file says.
+        jobs: trials side by side; fewer while memory is short.
+        threads: of each; None: the processors divided by ``jobs``.
+        nice: is added to the niceness of the trials.
+        ended: is called when a trial has ended.
+
+    Raises:
+        RecipeError: the folder has another search, or another call works in it.
+        AllFailed: the first trials failed.
+        Halted: a signal came.
+    """
+    if jobs < 1 or (threads is not None and threads < 1):
+        raise RecipeError(f"jobs={jobs}, threads={threads}: accepted are numbers from 1")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise RecipeError(f"{folder}: another process works on this search") from None
+    with lock:
+        study = opened(search, folder)
+        check_before_data(search.recipe({}))
+        write_whole(folder / "search.yaml", search.as_yaml())
+        _run(search, study, folder, trials or search.content.trials, jobs, threads or _share(jobs), nice, ended)
+        write_outcome(search, study, folder)
+    return study
+
+
+def _run(
+    search: Search,
+    study: optuna.Study,
+    folder: Path,
+    trials: int,
+    jobs: int,
+    threads: int,
+    nice: int,
+    ended: Callable[[optuna.Study, FrozenTrial], None],
+) -> None:
+    waiting = _begun(search, study)
+    running: dict[int, Child] = {}
+    memory: int | None = None
+    with signals() as received:
+        try:
+            while running or ((waiting or _room(search, study) < trials) and not received):
+                children = list(running.values())
+                more = not received and (bool(waiting) or _room(search, study) < trials)
+                if received:
+                    hand_on(children, received[0])
+                elif more and len(running) < jobs and fits(children, memory):
+                    number = waiting.pop(0) if waiting else _asked(search, study)
+                    running[number] = _start(search, folder, number, threads, nice)
+                    continue
+                for number, child in list(running.items()):
+                    if (found := child.look()) is None:
+                        continue
+                    del running[number]
+                    memory = max(found.bytes or 0, memory or 0) or None
+                    if received:
+                        continue
+                    if found.fault is not None:
+                        _failed(study, number, found.fault)
+                    ended(study, study.trials[number])
+                    _check_hope(study)
+                time.sleep(0.1)
+        finally:
+            stop(list(running.values()))
+        if received:
+            raise Halted(received[0])
+
+
+def _share(jobs: int) -> int:
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _room(search: Search, study: optuna.Study) -> int:
+    """Trials so far, without those that were killed before they had all values."""
+    return sum(search.space.keys() <= trial.params.keys() for trial in study.get_trials(deepcopy=False))
+
+
+def _begun(search: Search, study: optuna.Study) -> list[int]:
+    """The trials of a search that was stopped, which have not ended."""
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        if search.space.keys() <= trial.params.keys():
+            found.append(trial.number)
+        else:
+            study.tell(trial.number, state=TrialState.FAIL)
+    return found
+
+
+def _asked(search: Search, study: optuna.Study) -> int:
+    study.sampler = sampler(search, _room(search, study))
+    return study.ask(search.space).number
+
+
+def _start(search: Search, folder: Path, number: int, threads: int, nice: int) -> Child:
+    content = search.content.model_dump(mode="json") | {"recipe": search.base, "changes": []}
+    job = {"search": content, "folder": str(folder), "number": number, "threads": threads, "nice": nice}
+    return Child.start("metamixer.tuning", job, folder / "logs" / f"{number:04}.txt", threads)
+
+
+def _failed(study: optuna.Study, number: int, fault: str) -> None:
+    trial = study.trials[number]
+    if not trial.state.is_finished():
+        study._storage.set_trial_user_attr(trial._trial_id, "fault", fault)
+        study.tell(number, state=TrialState.FAIL)
+
+
+def _check_hope(study: optuna.Study) -> None:
+    failed = [trial for trial in study.trials if "fault" in trial.user_attrs]
+    good = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.trials)
+    if not good and len(failed) >= _HOPELESS:
+        raise AllFailed(f"the first {len(failed)} trials failed: {failed[-1].user_attrs['fault']}")
