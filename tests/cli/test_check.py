@@ -4,6 +4,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from metamixer.cli.app import app
+from metamixer.data.files import picture
 
 
 def test_check_tells_of_leaks(tmp_path):
@@ -22,6 +23,20 @@ def test_check_tells_of_leaks(tmp_path):
         "channels: 1 image of 1, 3 images of 3",
     ):
         assert words in result.output
+
+
+def test_check_counts_what_needs_a_plug_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture, "formats", lambda: picture.FORMATS)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.effect_noise((20, 20), 80).save(tmp_path / name / "0.png")
+        for number in range(1, 4):
+            Image.effect_noise((20, 20), 80).convert("RGB").save(tmp_path / name / f"{number}.avif")
+    result = CliRunner().invoke(app, ["check", str(tmp_path)])
+    said = " ".join(result.output.split())
+    assert result.exit_code == 65
+    assert "6 files: AVIF, which needs pip install 'metamixer[formats]'" in said
+    assert "6 of 8 cannot be read" in said
 
 
 def test_check_tells_of_unequal_classes(tmp_path):

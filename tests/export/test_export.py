@@ -225,8 +225,8 @@ def test_one_image_or_several_of_any_kind(run, both, tmp_path):
     ("image", "words"),
     [
         ("gone.png", "no such file"),
-        (np.zeros((4, 4, 3)), r"an array of float64 \(4, 4, 3\); uint8 \(H, W\) or \(H, W, C\)"),
-        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"a tensor of uint8 \(8, 8, 3\); uint8 \(C, H, W\)"),
+        (np.zeros((4, 4, 3)), r"an array of float64 \(4, 4, 3\); uint8 or uint16 \(H, W\) or \(H, W, C\)"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"a tensor of uint8 \(8, 8, 3\); uint8 or uint16 \(C, H, W\)"),
         (7, "of int; a path, bytes"),
     ],
 )

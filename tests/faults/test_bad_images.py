@@ -21,8 +21,8 @@ from PIL import Image
 
 from metamixer.data import DataError, ImageError, check, load, read_header, read_image
 from metamixer.data.files.folder_scan import scan
-from metamixer.data.files.image_file import MAX_BYTES, MAX_PIXELS
 from metamixer.data.files.memory_budget import Room
+from metamixer.data.files.picture import MAX_BYTES, MAX_PIXELS
 from tests.command import metamixer
 
 DAMAGED = 500

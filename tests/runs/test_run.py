@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -19,12 +20,14 @@ from metamixer.data import Augment, DataError, normalise
 from metamixer.data.policies import Changes
 from metamixer.data.random_crop import RandomCrop
 from metamixer.evaluation.evaluate import evaluate
+from metamixer.export import export
 from metamixer.export.errors import ExportError
+from metamixer.export.load_model import load
 from metamixer.export.select_network import choose
 from metamixer.losses import DML
 from metamixer.models import build
 from metamixer.report import report
-from metamixer.runs.classifier import Classifier
+from metamixer.runs.classifier import Classifier, predict
 from metamixer.runs.run import (
     _wants_companions,
     augmentation,
@@ -312,6 +315,33 @@ def test_a_teacher_of_classes_in_another_order(tmp_path):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(ExportError, match="--peer 0 is a teacher with a normalisation"):
         choose(tmp_path / "run", "0")
+
+
+def test_many_channels_of_16_bits_from_a_folder_to_a_file(tmp_path):
+    """Five channels whose classes differ in the lower 8 bits alone, which only a run with data.bits=16 can see."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("low", "high")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(40):
+            array = np.full((8, 8, 5), 30000, np.uint16) + rng.integers(0, 40, (8, 8, 5), np.uint16)
+            array[..., 4] += np.uint16(100 * label)
+            np.save(tmp_path / "data" / name / f"{number}.npy", array)
+    recipe = Recipe.of({"data": {"name": str(tmp_path / "data"), "bits": 16, "flip": False, "pad": 0}}, [
+        "peers=[resnet8]", "mixer=none", "train.epochs=8", "train.batch_size=8", "train.accelerator=cpu",
+    ])  # fmt: skip
+    result = train(recipe, tmp_path / "run")
+    assert result.deployed.accuracy == 1.0
+    written = export(tmp_path / "run", to="onnx")
+    files = sorted((tmp_path / "data" / "high").iterdir())[:3]
+    shares = [predict(load(place).classifier, files) for place in (tmp_path / "run", written.path)]
+    assert (shares[0].argmax(1) == 0).all()  # "high" comes first
+    torch.testing.assert_close(*shares, rtol=1e-4, atol=1e-5)
+    arrays = load(tmp_path / "run").classifier.predict([np.load(file) for file in files])
+    assert torch.equal(arrays, shares[0])
+    said = json.loads(written.facts.read_text())["input"]
+    assert (said["dtype"], said["bits"], said["shape"]) == ("float32", 16, ["batch", 5, 8, 8])
+    with pytest.raises(DataError, match="the images have 5 channels; expected augment=light or none"):
+        train(Recipe.of(recipe.as_dict(), ["data.augment=trivial"]), tmp_path / "other")
 
 
 def test_augmentation_is_what_the_recipe_says():

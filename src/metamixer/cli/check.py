@@ -42,6 +42,8 @@ def check(
     _copies(found)
     for file in found.bad:
         say(f"{file.code}: {clean(file.path)}: {file.cause}", style="red")
+    for cause, count in Counter(file.cause for file in found.bad if "needs pip install" in file.cause).items():
+        say(f"{counted(count, 'file')}: {cause}", style="red")
     if found.bad:
         say(f"{len(found.bad)} of {len(found.files)} cannot be read; data.on_error=skip trains without them")
     return DATA if found.bad else 0

@@ -38,7 +38,7 @@ class DataSection(Section):
         seed: of that split, of the choice made by ``train_limit`` and of wrong labels.
         image_size: side in pixels that images are resized to, or HEIGHTxWIDTH such as 64x48; None: 224 for photographs,
             small images of one size keep theirs.
-        channels: 1 or 3; None: what the images have.
+        channels: 1 (grey), 3 (colour), or more, which TIFF and ``.npy`` files may have; None: what the images have.
         on_error: ``stop`` at an unreadable file, or ``skip`` and count.
         train_limit: training images per class, for studies with little data; None: all.
         label_noise: the share of training labels made wrong, for studies of noisy labels.
@@ -70,6 +70,7 @@ class DataSection(Section):
         fit: how an image comes to other proportions: ``crop`` keeps the largest centred part, ``letterbox`` all of it
             with grey bars beside, ``squash`` all of it with other proportions.
         white: the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
+        bits: 8, or 16 to keep what 16-bit files hold: images then take four times the memory.
     """
 
     name: str = "fashion-mini"
@@ -78,7 +79,7 @@ class DataSection(Section):
     val_share: float = Field(0.1, ge=0, lt=1)
     seed: int = 0
     image_size: Annotated[int, Field(ge=1)] | str | None = None
-    channels: Literal[1, 3] | None = None
+    channels: Annotated[int, Field(ge=1)] | None = None
     on_error: Literal["stop", "skip"] = "stop"
     train_limit: int | None = Field(None, ge=1)
     label_noise: float = Field(0.0, ge=0, le=1)
@@ -102,6 +103,7 @@ class DataSection(Section):
     erasing: float = later(0.0)
     fit: Literal["crop", "letterbox", "squash"] = later("crop")
     white: int = later(65535, ge=1, le=65535)
+    bits: Literal[8, 16] = later(8)
 
     @field_validator("image_size")
     @classmethod

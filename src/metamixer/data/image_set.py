@@ -34,16 +34,20 @@ class ImageSet(Protocol):
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (red, green, blue)."""
+        """1 (grey), 3 (red, green, blue) or more."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the pixels: uint8, or float32 from 0 to 255 where 16 bits are kept."""
+
     def __len__(self) -> int: ...
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """The images ``indices`` as they are evaluated: ``(B,)`` int64 on the CPU -> ``(B, C, H, W)`` uint8."""
+        """The images ``indices`` as they are evaluated: ``(B,)`` int64 on the CPU -> ``(B, C, H, W)``."""
 
     def subset(self, indices: Tensor) -> Self:
         """The set of the images ``indices``, in that order."""
@@ -57,7 +61,7 @@ class TensorImages:
     """Images held as one tensor, on the CPU or on an accelerator.
 
     Args:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, or float32 from 0 to 255.
         labels: ``(N,)`` int64 on the CPU.
         classes: the name of every class.
         files: the file that each image was read from; None if there is none.
@@ -76,8 +80,11 @@ class TensorImages:
     files: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise DataError(f"images are {self.images.dtype} {tuple(self.images.shape)}; expected (N, C, H, W) uint8")
+        if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
+            raise DataError(
+                f"images are {self.images.dtype} {tuple(self.images.shape)}; expected (N, C, H, W) uint8, or float32 "
+                "from 0 to 255"
+            )
         check_labels(self.labels, len(self.images), self.classes)
 
     def __len__(self) -> int:
@@ -85,8 +92,13 @@ class TensorImages:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (red, green, blue)."""
+        """1 (grey), 3 (red, green, blue) or more."""
         return self.images.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the pixels."""
+        return self.images.dtype
 
     @property
     def size(self) -> tuple[int, int]:
@@ -139,11 +151,11 @@ def evenly_spaced(count: int, most: int | None = None) -> Tensor:
 def statistics(images: Tensor | ImageSet, limit: int = 10_000) -> tuple[Numbers, Numbers]:
     """Mean and standard deviation of every channel, for normalisation. Call it with training images only.
 
-    Counted in a histogram of the 256 values, which is exact; a running sum in float32 is not from 16 million
-    pixels on.
+    Bytes are counted in a histogram of the 256 values, which is exact, other values are added up in float64; a running
+    sum in float32 is not exact from 16 million pixels on.
 
     Args:
-        images: ``(N, C, H, W)`` uint8, or a set of images.
+        images: ``(N, C, H, W)`` uint8 or float32, or a set of images.
         limit: of more images than this, as many are taken, evenly spaced.
 
     Returns:
@@ -154,6 +166,8 @@ def statistics(images: Tensor | ImageSet, limit: int = 10_000) -> tuple[Numbers,
     ((0.5,), (0.5,))
     """
     chosen = evenly_spaced(len(images), limit)
+    if images.dtype != torch.uint8:
+        return _deep_statistics(images, chosen)
     counts = torch.zeros(images.shape[1] if isinstance(images, Tensor) else images.channels, 256, dtype=torch.float64)
     for part in watched(torch.split(chosen, 64), "measuring mean and deviation"):
         pixels = images[part.to(images.device)] if isinstance(images, Tensor) else images.fetch(part)
@@ -163,6 +177,18 @@ def statistics(images: Tensor | ImageSet, limit: int = 10_000) -> tuple[Numbers,
     mean = (counts * values).sum(1) / counts.sum(1)
     variance = (counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
+
+
+def _deep_statistics(images: Tensor | ImageSet, chosen: Tensor) -> tuple[Numbers, Numbers]:
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for part in torch.split(chosen, 64):
+        pixels = images[part.to(images.device)] if isinstance(images, Tensor) else images.fetch(part)
+        values = pixels.double().cpu() / 255
+        count += values.numel() // values.shape[1]
+        total, squares = total + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 65535)
+    return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 def conform(images: Tensor, size: tuple[int, int] | None, channels: int | None, fit: str = "crop") -> Tensor:

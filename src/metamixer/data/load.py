@@ -34,6 +34,7 @@ class ReadingOptions(TypedDict, total=False):
     cache_limit_bytes: int
     fit: Fit
     white: int
+    bits: int
     splits: Collection[Split]
     scale: tuple[Numbers, Numbers] | None
     crops: bool
@@ -80,7 +81,7 @@ def load(
         labels_column: the column of ``labels`` with the classes.
         reading: ``image_size``, a side or (height, width): the largest centred part of these proportions is resized.
             None: as the images are if they have one size with sides up to 96 pixels, else 224 x 224.
-            ``channels``, 1 (grey) or 3 (colour). None: grey if all images are.
+            ``channels``, 1 (grey), 3 (colour) or more. None: those of the images.
             ``on_error``, ``"stop"`` at files that cannot be read, or ``"skip"`` them and list them in
             ``Data.skipped``.
             ``cache_limit_bytes`` (2 GiB): images that take more than this are decoded again in every epoch, and with
@@ -88,7 +89,8 @@ def load(
             finds it before.
             ``fit``, how an image comes to other proportions: ``"crop"`` keeps the largest centred part,
             ``"letterbox"`` all of it with grey bars beside, ``"squash"`` all of it with other proportions.
-            ``white`` (65535), the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
+            ``white`` (65535), the value of 16-bit files that is white, such as 4095 for 12-bit cameras. ``bits``, 8 or
+            16, which keeps what these files hold.
             ``splits``, those that are held in memory, all by default; images of the others are decoded when they are
             asked for. ``scale``, mean and standard deviation of the training images, if they are known: without it
             those are decoded to find them. ``crops``, to leave training images on disk, because random crops are to be
@@ -114,6 +116,10 @@ def load(
         if files and (name in STANDARD or name.startswith("hf:") or is_table_folder(folder)):
             raise DataError(f"data.labels with {name!r}; a folder of images is expected")
         if name in STANDARD:
+            if how.bits != 8 or how.channels not in (None, 1, 3):
+                raise DataError(
+                    f"{name} has images of 8 bits with 1 or 3 channels; bits and channels of files are others"
+                )
             return load_standard(name, Path(root).expanduser(), download, how, **hold)
         if name.startswith("hf:"):
             return load_hf(name.removeprefix("hf:"), download, how, Columns(image_column, label_column), **hold)
@@ -129,6 +135,8 @@ def load(
     inner = name.removeprefix(PREFIX)
     if not inner or inner.startswith(PREFIX):
         raise DataError(f"{name!r} names no data set; {PREFIX} before one, as 'scenes:fashion-mini', works")
+    if how.bits != 8 or how.channels not in (None, 1, 3):
+        raise DataError(f"{name!r}: scenes are of 8 bits with 1 or 3 channels")
     # Standard sets have a size of their own; other images are brought to half of the scene's.
     how = replace(how, splits=SPLITS, scale=None, crops=False)  # scenes are drawn from all images
     half = None if how.image_size is None or inner in STANDARD else pair([max(1, s // 2) for s in how.image_size])

@@ -60,7 +60,7 @@ class Data:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (red, green, blue)."""
+        """1 (grey), 3 (red, green, blue) or more."""
         return self.train.channels
 
     @property

@@ -33,7 +33,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
     Args:
         name: what :func:`metamixer.models.build` makes the network from.
         classes: the names, in the order of the logits.
-        channels, size: of the images: 1 or 3; height and width in pixels.
+        channels, size: of the images; height and width in pixels.
         mean, std: of each channel, 255 = 1.
         options: of the network.
         facts: where it comes from.
@@ -53,6 +53,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         network: nn.Module | None = None,
         fit: Fit = "crop",
         white: int = WHITE,
+        bits: int = 8,
     ) -> None:
         super().__init__()
         if network is None:
@@ -62,7 +63,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         self.name, self.options, self.facts = name, options or {}, facts or {}
         self.classes, self.channels, self.size = tuple(classes), channels, (size[0], size[1])
         self.mean, self.std = tuple(mean), tuple(std)
-        self.fit, self.white = fit, white
+        self.fit, self.white, self.bits = fit, white, bits
         self.card: str | None = None
 
     @classmethod
@@ -80,6 +81,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
             network=classifier.network,
             fit=classifier.fit,
             white=classifier.white,
+            bits=classifier.bits,
         )
         made.card = card
         return made.eval()
@@ -89,7 +91,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         """The same network with the methods that read image files."""
         return Classifier(
             self.network, self.name, self.options, self.classes, self.channels, self.size, self.mean, self.std,
-            self.facts, self.fit, self.white,
+            self.facts, self.fit, self.white, self.bits,
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:

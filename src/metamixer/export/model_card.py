@@ -58,7 +58,7 @@ def describe(chosen: Chosen, metrics: dict[str, Any], license: str | None) -> di
         },
         "classes": list(classifier.classes),
         "input": {
-            "dtype": "uint8",
+            "dtype": "uint8" if classifier.bits == 8 else "float32",
             "shape": ["batch", classifier.channels, *classifier.size],
             **_prepared(classifier),
             "mean": list(classifier.mean),
@@ -80,13 +80,16 @@ def describe(chosen: Chosen, metrics: dict[str, Any], license: str | None) -> di
 
 def _prepared(classifier: Classifier) -> dict[str, Any]:
     said: dict[str, Any] = {"prepare": _PREPARED.format(fit=_FIT[classifier.fit]), "fit": classifier.fit}
+    if classifier.bits != 8:
+        said |= {"bits": classifier.bits, "values": f"0 to 255: value * 255 / {classifier.white} of 16-bit files"}
     return said | ({"white": classifier.white} if classifier.white != WHITE else {})
 
 
 def _usage(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
     """Code that uses the ONNX file by onnxruntime, Pillow and numpy; empty without such a file."""
     name = next((name for name in files if name.endswith(".onnx")), None)
-    if name is None:
+    plain = described["input"]["shape"][1] in (1, 3) and described["input"].get("bits", 8) == 8
+    if name is None or not plain:  # Pillow reads no such images in a few lines
         return ""
     code = Path(__file__).with_name("usage.py.txt").read_text(encoding="utf-8")
     return code.replace('"model.onnx"', json.dumps(name)).replace("RESIZE", _RESIZE[described["input"]["fit"]])

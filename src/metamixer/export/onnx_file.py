@@ -109,7 +109,7 @@ class OnnxClassifier:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (colour)."""
+        """1 (grey), 3 (colour) or more."""
         return self.preparation.channels
 
     @property
@@ -135,7 +135,7 @@ class OnnxClassifier:
             raise ValueError(f"{path} is no export of metamixer: its metadata name no format {FORMAT!r}")
         said = Preprocessing.model_validate_json(metadata["preprocessing"])
         classes = tuple(json.loads(metadata["classes"]))
-        return cls(_function(opened), classes, Preparation(said.channels, said.size, said.fit, said.white))
+        return cls(_function(opened), classes, Preparation(said.channels, said.size, said.fit, said.white, said.bits))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` uint8 of this size -> ``(B, classes)`` float32, rows summing to 1."""

@@ -91,7 +91,8 @@ def _stand_in(recipe: Recipe, folder: Path) -> Data:
     if known is None:
         raise ExportError(f"{folder} has neither data.json nor model.safetensors: its data are needed; --data FOLDER")
     drawn = torch.randint(0, 256, (16, known.channels, *known.size), generator=generator(0, "export"))
-    images = TensorImages(drawn.to(torch.uint8), torch.zeros(len(drawn), dtype=torch.int64), known.classes)
+    kept = torch.float32 if recipe.data.bits == 16 else torch.uint8
+    images = TensorImages(drawn.to(kept), torch.zeros(len(drawn), dtype=torch.int64), known.classes)
     return Data(recipe.data.name, images, None, None, known.classes, known.mean, known.std)
 
 

@@ -53,8 +53,7 @@ def picture(image: Tensor, heat: Tensor | None) -> str:
     from PIL import Image
 
     pixels = image.detach().cpu().permute(1, 2, 0).numpy().astype(np.float64)
-    if pixels.shape[2] != 3:
-        pixels = np.repeat(pixels[..., :1], 3, axis=2)
+    pixels = pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
     if heat is not None:
         values = heat.detach().float().cpu().nan_to_num().clamp(0, 1).numpy()
         colours = matplotlib.colormaps["inferno"](values)[..., :3] * 255

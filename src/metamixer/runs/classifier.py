@@ -37,12 +37,13 @@ class _Architecture(BaseModel):
 class Preprocessing(BaseModel):
     """What a file says of its images."""
 
-    channels: Literal[1, 3]
+    channels: Annotated[int, Field(ge=1, le=1000)]
     size: tuple[_Count, _Count]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Fit = "crop"
     white: Annotated[int, Field(ge=1, le=WHITE)] = WHITE
+    bits: Literal[8, 16] = 8
 
     @model_validator(mode="after")
     def _of_each_channel(self) -> Preprocessing:
@@ -72,10 +73,10 @@ class Classifier:
         name, options: what :func:`metamixer.models.build` makes the network from; the name of several peers in one
             file is ``ensemble``.
         classes: the names, in the order of the logits.
-        channels, size: of the images: 1 or 3; height and width in pixels.
+        channels, size: of the images; height and width in pixels.
         mean, std: of each channel, 255 = 1.
         facts: where it comes from: data, method, validation accuracy.
-        fit, white: see :class:`~metamixer.data.files.preparation.Preparation`.
+        fit, white, bits: see :class:`~metamixer.data.files.preparation.Preparation`.
     """
 
     network: nn.Module
@@ -89,11 +90,12 @@ class Classifier:
     facts: dict[str, Any]
     fit: Fit = "crop"
     white: int = WHITE
+    bits: int = 8
 
     @property
     def preparation(self) -> Preparation:
         """What is done with an image before the network gets it."""
-        return Preparation(self.channels, self.size, self.fit, self.white)
+        return Preparation(self.channels, self.size, self.fit, self.white, self.bits)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -108,6 +110,7 @@ class Classifier:
                 "std": self.std,
                 **({"fit": self.fit} if self.fit != "crop" else {}),
                 **({"white": self.white} if self.white != WHITE else {}),
+                **({"bits": self.bits} if self.bits != 8 else {}),
             },
             "facts": self.facts,
         }
@@ -142,6 +145,7 @@ class Classifier:
             facts=facts,
             fit=section.fit,
             white=section.white,
+            bits=section.bits,
         )
 
     @classmethod
@@ -197,6 +201,7 @@ class Classifier:
             facts=said.facts,
             fit=preprocessing.fit,
             white=preprocessing.white,
+            bits=preprocessing.bits,
         )
 
     @torch.no_grad()

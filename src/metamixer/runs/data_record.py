@@ -140,6 +140,7 @@ def load_data(
         labels_column=data.labels_column,
         fit=data.fit,
         white=data.white,
+        bits=data.bits,
         splits=splits,
         scale=scale,
         crops=data.crop_scale is not None,

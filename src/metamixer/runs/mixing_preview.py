@@ -164,7 +164,7 @@ def _figure(rows: Sequence[Row], data: Data) -> Any:
             side = CELL[0] - 0.1
             axes = figure.add_axes((left / width, (top - side) / height, side / width, side / height))
             axes.set_axis_off()
-            shown = pixels[c][..., 0] if data.channels == 1 else pixels[c]
+            shown = pixels[c][..., :3] if data.channels > 2 else pixels[c][..., 0]
             smooth = "nearest" if min(shown.shape[:2]) < 64 else "antialiased"
             axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation=smooth)
             if row.paste is not None:

@@ -143,10 +143,10 @@ def test_what_is_left_out_is_told_by_suffix_and_place(class_folders, save):
     root = class_folders(part="val", first=40)
     for number in range(6):
         save(root / "test" / f"{number}.png", seed=number)
-        (root / "train" / "cat" / f"{number}.heif").write_bytes(b"x")
+        (root / "train" / "cat" / f"{number}.xcf").write_bytes(b"x")
     (note,) = [note for note in load(root).notes if note.startswith("ignored")]
     assert note == (
-        "ignored: 6 images outside of class folders (.png 6; in test 6), 6 not images (.heif 6; in train/cat 6)"
+        "ignored: 6 images outside of class folders (.png 6; in test 6), 6 not images (.xcf 6; in train/cat 6)"
     )
 
 

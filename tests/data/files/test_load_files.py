@@ -121,7 +121,7 @@ def test_a_split_of_which_nothing_can_be_read():
     assert len(found.get("train")) == 2
 
 
-@pytest.mark.parametrize(("setting", "value"), [("on_error", "ignore"), ("channels", 2), ("channels", 4)])
+@pytest.mark.parametrize(("setting", "value"), [("on_error", "ignore"), ("channels", 0), ("channels", -1)])
 def test_settings(setting, value):
     with pytest.raises(DataError, match=setting):
         Reading(**{setting: value})

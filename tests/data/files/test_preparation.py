@@ -49,7 +49,7 @@ def test_grey_arrays(shape):
     [
         (PIXELS.astype(np.float32), r"cat is an array of float32 \(9, 7, 3\); uint8"),
         (torch.zeros(3, 9, 7), r"cat is a tensor of float32 \(3, 9, 7\)"),
-        (np.zeros((9, 7, 2), np.uint8), "1, 3 or 4 channels"),
+        (np.zeros((9, 7, 2), np.uint8), "with 1, 3, 4 channels is accepted"),
         (np.zeros((0, 7, 3), np.uint8), "is accepted"),
         (None, "cat is of NoneType; a path, bytes"),
         (b"no image", "cat"),

@@ -25,13 +25,15 @@ class Fingerprint:
 
 
 def fingerprint(pixels: NDArray[np.uint8]) -> Fingerprint:
-    """``(C, H, W)`` uint8, decoded in full.
+    """``(C, H, W)`` uint8, decoded in full; of other than 3 channels the mean is looked at.
 
     The look is the difference hash of N. Krawetz ("Kind of Like That", 2013), along both axes: 128 bits that say where
     a shrunken grey copy grows brighter to the right and downwards.
     """
     digest = blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    colour = len(pixels) == 3
+    grey = pixels[0] if len(pixels) == 1 else pixels.mean(0).round().astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if colour else grey)
     if is_blank(pixels):
         return Fingerprint(digest, None)
     small = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BILINEAR), dtype=np.int16)

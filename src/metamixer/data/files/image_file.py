@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
+from metamixer.data.files import planes
 from metamixer.data.files.memory_budget import Room
+from metamixer.data.files.picture import MAX_BYTES, MAX_PIXELS, Source, cause, has_16_bits, open_picture
 from metamixer.data.image_set import BARS
 
-Source = Path | bytes | Image.Image
 Box = tuple[float, float, float, float]
 Crop = Callable[[int, int], Box]
 """(width, height) -> (left, top, right, bottom), the part to cut out."""
@@ -27,17 +26,11 @@ Fit = Literal["crop", "letterbox", "squash"]
 """How an image comes to the proportions of a size: ``crop`` keeps the largest centred part, ``letterbox`` all of it
 with grey bars beside, ``squash`` all of it with other proportions."""
 WHITE = 65535
-MAX_PIXELS = 64_000_000
-# A header may name a block of any length, and Pillow reads it whole before it says how large the image is: a file of
-# 2 GB, which need not take any room on a disk, took 6 GB of memory. So many bytes hold MAX_PIXELS uncompressed.
-MAX_BYTES = 4 * MAX_PIXELS
 # Uniform pixels shrink to a thousandth as a PNG: without a limit for all threads, files of 200 kB would fill a memory.
 _ROOM = Room(MAX_PIXELS)
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
-)
-# Named one by one, because Pillow goes by content and would start Ghostscript for PostScript called x.jpg.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+) | {".avif", ".heic", ".heif", ".npy"}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +45,7 @@ GREY_MODES = ("1", "L", "LA", "La")
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before it is decoded: height, width (upright) and 1 or 3 channels."""
+    """What a file says of itself before it is decoded: height, width (upright) and channels."""
 
     size: tuple[int, int]
     channels: int
@@ -66,13 +59,20 @@ def read_header(source: Source, name: str = "image") -> Header:
         ImageError: as :func:`read_image`, as far as the header shows it.
     """
     name = clean(source) if isinstance(source, Path) else name
-    with _open(source, name) as image:
+    if isinstance(source, np.ndarray):
+        found = planes.planes_of_array(source, name, MAX_BYTES)
+        return Header((found.shape[1], found.shape[2]), len(found), found.dtype == np.uint16)
+    if (kind := _kind(source, name)) != "picture":
+        look = planes.shape_of_array if kind == "array" else planes.shape_of_tiff
+        (channels, high, wide), sixteen = look(source, name, MAX_BYTES)  # type: ignore[arg-type]
+        return Header((high, wide), channels, sixteen)
+    with open_picture(source, name) as image:
         width, height = image.size
         upright = (width, height) if _orientation(image) >= 5 else (height, width)
         try:
-            return Header(upright, 1 if _grey(image) else 3, _sixteen(image))
+            return Header(upright, 1 if _grey(image) else 3, has_16_bits(image))
         except Exception as error:  # of the palette
-            raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+            raise ImageError(f"{name}: damaged: {cause(error)}") from error
 
 
 def read_image(
@@ -84,33 +84,39 @@ def read_image(
     *,
     fit: Fit = "crop",
     white: int = WHITE,
-) -> NDArray[np.uint8]:
+    bits: int = 8,
+) -> NDArray[Any]:
     """An image as pixels.
 
     Palette, CMYK, 1-bit and other modes become grey or RGB; transparency is laid on white; the EXIF
-    orientation is applied; of an animation the first frame is taken; 16-bit grey becomes 8-bit.
+    orientation is applied; of an animation the first frame is taken; 16-bit grey becomes 8-bit. With another number of
+    ``channels`` than 1 or 3 they are those of an array (``.npy``) or a TIFF, the pages of a TIFF, or RGBA or CMYK.
 
     All that Pillow, as anybody has it, does in two lines, so that a network gets the same pixels without this package:
     JPEGs are decoded in full, although a reduced scale would be faster for large ones.
 
     Args:
         source: the file, its content, or an image of Pillow.
-        channels: 1, 3, or None for what the image has.
+        channels: how many, or None for what the image has.
         size: height and width to resize to (bilinear, antialiased). None: as it is.
         name: what to call it in messages, if it is no file.
         crop: chooses the part that is resized; None: as ``fit`` says.
         fit: how the image comes to the proportions of ``size``.
         white: the 16-bit value that becomes 255; values above it become 255, too.
+        bits: 8, or 16 to keep what 16-bit files hold.
 
     Returns:
-        ``(C, H, W)`` uint8.
+        ``(C, H, W)`` uint8, with ``bits=16`` float32 from 0 to 255.
 
     Raises:
         ImageError: names the file and the cause: missing, no file, empty, not an image, more than 64 million
             pixels or 256 million bytes, 32-bit or float pixels (their range is unknown), or damaged.
     """
     name = clean(source) if isinstance(source, Path) else name
-    with _open(source, name) as image:
+    kind = _kind(source, name)
+    if kind != "picture" or bits == 16 or channels not in (None, 1, 3):
+        return _read_planes(source, kind, channels, size, crop, name, fit, white, bits)
+    with open_picture(source, name) as image:
         try:
             turn = _orientation(image)
             width, height = image.size[::-1] if turn >= 5 else image.size
@@ -126,68 +132,100 @@ def read_image(
         except MemoryError as error:
             raise ImageError(f"{name}: not enough memory to decode it", "too-large") from error
         except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
-            raise ImageError(f"{name}: damaged: {_cause(error)}") from error
+            raise ImageError(f"{name}: damaged: {cause(error)}") from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _read_planes(
+    source: Source,
+    kind: str,
+    channels: int | None,
+    size: tuple[int, int] | None,
+    crop: Crop | None,
+    name: str,
+    fit: Fit,
+    white: int,
+    bits: int,
+) -> NDArray[Any]:
+    """:func:`read_image` for what is no picture of 8 bits with 1 or 3 channels."""
+    header = read_header(source, name)
+    with _ROOM.taken(header.size[0] * header.size[1] * max(1, (channels or header.channels) // 3)):
+        try:
+            found = _planes(source, kind, channels, name, bits)
+            found = planes.valued(planes.in_channels(found, channels, name), white, bits)
+            if size is not None:
+                found = planes.resized(found, lambda plane: _resize(plane, size, crop, fit))
+        except ImageError:
+            raise
+        except MemoryError as error:
+            raise ImageError(f"{name}: not enough memory to decode it", "too-large") from error
+        except Exception as error:  # as of pictures
+            raise ImageError(f"{name}: damaged: {cause(error)}") from error
+    return np.ascontiguousarray(found)
+
+
+def _planes(source: Source, kind: str, channels: int | None, name: str, bits: int) -> NDArray[Any]:
+    """``(C, H, W)`` uint8 or uint16, upright."""
+    if isinstance(source, np.ndarray):
+        return planes.planes_of_array(source, name, MAX_BYTES)
+    if kind != "picture":
+        read = planes.read_array if kind == "array" else planes.read_tiff
+        return read(source, name, MAX_BYTES)  # type: ignore[arg-type]
+    with open_picture(source, name) as image:
+        if bits == 16 and _loses_bits(image):
+            if image.format == "TIFF" and isinstance(source, Path | bytes):
+                return planes.read_tiff(source, name, MAX_BYTES)
+            raise ImageError(
+                f"{name}: 16-bit colour in {image.format}, of which 8 bits can be read; TIFF and .npy files keep them, "
+                "data.bits=8 reads it",
+                "unsupported",
+            )
+        if planes.pages(image) > 1 and channels not in (None, 1, 3):
+            return planes.read_pages(image, name)
+        turn = _orientation(image)
+        image.load()
+        upright = image.transpose(TURNS[turn]) if turn in TURNS else image
+        if upright.mode.startswith("I"):
+            return np.asarray(upright).clip(0, WHITE).astype(np.uint16)[None]
+        if not (channels == 4 and upright.mode in ("RGBA", "CMYK")):
+            upright = _plain(upright, None, WHITE)
+        return planes.as_planes(np.array(upright, dtype=np.uint8))
+
+
+def _loses_bits(image: Image.Image) -> bool:
+    """Whether Pillow reads 8 of 16 bits, as of colour images: the raw mode in which it decodes them says so."""
+    return not image.mode.startswith("I") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _kind(source: Source, name: str) -> Literal["picture", "array", "tiff"]:
+    """How it is read: by Pillow, as an array, or as a TIFF that Pillow cannot read."""
+    if isinstance(source, np.ndarray):
+        return "array"
+    if isinstance(source, Image.Image):
+        return "picture"
+    if isinstance(source, Path) and source.suffix.lower() not in (".npy", ".tif", ".tiff"):
+        return "picture"
+    if planes.is_array(source):
+        return "array"
+    if planes.is_tiff(source):
+        try:
+            open_picture(source, name).close()
+        except ImageError as error:
+            if error.code == "not-an-image":
+                return "tiff"
+    return "picture"
 
 
 def largest_value(source: Source, name: str = "image") -> int:
     """The largest value in a 16-bit image. For the arguments see :func:`read_image`."""
     name = clean(source) if isinstance(source, Path) else name
-    with _open(source, name) as image, _ROOM.taken(image.width * image.height):
+    if (kind := _kind(source, name)) != "picture":
+        return int(_planes(source, kind, None, name, 16).max())
+    with open_picture(source, name) as image, _ROOM.taken(image.width * image.height):
         try:
             return int(np.asarray(image).max())
         except Exception as error:
-            raise ImageError(f"{name}: damaged: {_cause(error)}") from error
-
-
-def _open(source: Source, name: str) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return _checked(source.copy(), name)  # what is handed in is not closed here
-    try:
-        if isinstance(source, Path):
-            mode, length = source.stat().st_mode, source.stat().st_size
-            if not stat.S_ISREG(mode):
-                folder = stat.S_ISDIR(mode)
-                what = "a folder" if folder else "a device or pipe"
-                raise ImageError(f"{name}: {what}, not a file", "folder" if folder else "special")
-        else:
-            length = len(source)
-        if not length:
-            raise ImageError(f"{name}: empty, 0 bytes", "empty")
-        if length > MAX_BYTES:
-            raise ImageError(f"{name}: too large: {length:,} bytes; {MAX_BYTES:,} are the most", "too-large")
-        image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file, or a link to none", "missing") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image of a known format ({', '.join(FORMATS)})", "not-an-image") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: too large: {MAX_PIXELS:,} pixels are the most", "too-large") from error
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have no number
-            raise ImageError(f"{name}: cannot be read: {error.strerror}", "unreadable") from error
-        raise ImageError(f"{name}: damaged: {_cause(error)}") from error
-    return _checked(image, name)
-
-
-def _checked(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise ImageError(f"{name}: too large: {width} x {height}; {MAX_PIXELS:,} pixels are the most", "too-large")
-    if image.mode == "F" or (image.mode.startswith("I") and not _sixteen(image)):
-        image.close()
-        raise ImageError(
-            f"{name}: 32-bit or float pixels ({image.mode}), whose range is unknown; expected 8 or 16 bits",
-            "unsupported",
-        )
-    return image
-
-
-def _cause(error: Exception) -> str:
-    return str(error) or type(error).__name__
+            raise ImageError(f"{name}: damaged: {cause(error)}") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -199,10 +237,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # the pixels are whole where what is said about them is damaged
         return 1
     return turn if isinstance(turn, int) and turn in TURNS else 1
-
-
-def _sixteen(image: Image.Image) -> bool:
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _grey(image: Image.Image) -> bool:

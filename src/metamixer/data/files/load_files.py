@@ -16,7 +16,8 @@ from torch import Tensor
 from metamixer.core.progress import watched
 from metamixer.core.text import clean, counted
 from metamixer.data.errors import DataError, ImageError
-from metamixer.data.files.image_file import MAX_PIXELS, WHITE, Fit, Header, Source, largest_value, read_header
+from metamixer.data.files.image_file import WHITE, Fit, Header, largest_value, read_header
+from metamixer.data.files.picture import MAX_PIXELS, Source
 from metamixer.data.files.streaming import FolderImages
 from metamixer.data.image_set import ImageSet, Numbers, TensorImages, evenly_spaced
 from metamixer.data.splits import SPLITS, Split
@@ -36,10 +37,10 @@ class Reading:
     Args:
         image_size: height and width; None: the size of the files if all have one and no side is above 96
             pixels, else 224 x 224.
-        channels: 1 or 3; None: 1 if all files are grey, else 3.
+        channels: how many; None: as the file with the most, 1 if all are grey.
         on_error: ``stop`` at files that cannot be read, or ``skip`` and list them.
         cache_limit_bytes: up to here all pixels are held in memory.
-        fit, white: see :func:`~metamixer.data.read_image`.
+        fit, white, bits: see :func:`~metamixer.data.read_image`.
         splits: those whose pixels are wanted in memory; images of the others are decoded when they are asked for.
         scale: mean and standard deviation of the training images, if they are known: those are then not looked at.
         crops: training images stay on disk, to cut random crops out of all their pixels.
@@ -51,6 +52,7 @@ class Reading:
     cache_limit_bytes: int = 2 * 1024**3
     fit: Fit = "crop"
     white: int = WHITE
+    bits: int = 8
     splits: Collection[Split] = SPLITS
     scale: tuple[Numbers, Numbers] | None = None
     crops: bool = False
@@ -58,8 +60,10 @@ class Reading:
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
             raise DataError(f"on_error={self.on_error!r} is not known; expected 'stop' or 'skip'")
-        if self.channels not in (None, 1, 3):
-            raise DataError(f"channels={self.channels!r} does not work; 1 (grey), 3 (colour) or None would")
+        if self.channels is not None and self.channels < 1:
+            raise DataError(f"channels={self.channels!r}; expected 1 (grey), 3 (colour), more, or None")
+        if self.bits not in (8, 16):
+            raise DataError(f"bits={self.bits!r}; expected 8, or 16 to keep what 16-bit files hold")
         if self.fit not in ("crop", "letterbox", "squash"):
             raise DataError(f"fit={self.fit!r}; expected 'crop', 'letterbox' or 'squash'")
         if not 1 <= self.white <= WHITE:
@@ -171,12 +175,13 @@ def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[st
     }
     bad.stop(how)
     size, channels = _settle([header for found in headers.values() for header in found.values()], bad, how)
-    cached = sum(map(len, headers.values())) * channels * size[0] * size[1] <= how.cache_limit_bytes
+    needed = sum(map(len, headers.values())) * channels * size[0] * size[1] * (4 if how.bits == 16 else 1)
+    cached = needed <= how.cache_limit_bytes
     found: dict[str, TensorImages | FolderImages] = {}
     for part, (files, labels) in parts.items():
         rows = torch.tensor(list(headers[part]), dtype=torch.int64)
         images = FolderImages(
-            files, rows, labels[rows], classes, channels, size, fit=how.fit, white=how.white, part=part
+            files, rows, labels[rows], classes, channels, size, fit=how.fit, white=how.white, bits=how.bits, part=part
         )
         found[part] = images
         if how.on_error == "skip" and cached and not how.crops:
@@ -210,7 +215,7 @@ def decoded(images: ImageSet) -> TensorImages:
 def _decode(images: FolderImages, bad: _Bad) -> TensorImages:
     rows = images.rows.tolist()
     place = {row: index for index, row in enumerate(rows)}
-    pixels = torch.empty(len(rows), images.channels, *images.size, dtype=torch.uint8)
+    pixels = torch.empty(len(rows), images.channels, *images.size, dtype=images.dtype)
 
     def task(source: Source, name: str, row: int) -> None:
         pixels[place[row]] = images.image(row)

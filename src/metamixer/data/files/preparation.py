@@ -27,40 +27,44 @@ class Preparation:
     size: tuple[int, int]
     fit: Fit = "crop"
     white: int = WHITE
+    bits: int = 8
 
     def __call__(self, image: ImageInput, name: str = "image") -> Tensor:
-        """One image as ``(C, H, W)`` uint8.
+        """One image as ``(C, H, W)`` uint8, with 16 bits float32 from 0 to 255.
 
         Raises:
             ImageError: it cannot be read, or is no image.
         """
         source = Path(image) if isinstance(image, str) else image
         if isinstance(source, Tensor | np.ndarray):
-            source = _from_array(source, name)
-        if not isinstance(source, Path | bytes | Image.Image):
+            source = _from_array(source, self.channels, name)
+        if not isinstance(source, Path | bytes | Image.Image | np.ndarray):
             raise ImageError(
                 f"{name} is of {type(image).__name__}; a path, bytes, an image of Pillow, an array or a tensor is "
                 "accepted",
                 "unsupported",
             )
-        found = read_image(source, self.channels, self.size, name=name, fit=self.fit, white=self.white)
+        found = read_image(source, self.channels, self.size, name=name, fit=self.fit, white=self.white, bits=self.bits)
         return torch.from_numpy(found)
 
 
-def _from_array(given: NDArray[Any] | Tensor, name: str) -> Image.Image:
+def _from_array(given: NDArray[Any] | Tensor, channels: int, name: str) -> Image.Image | NDArray[Any]:
+    """An image of Pillow where it may be one, so that the same pixels come out; else an array of planes."""
     array = given.permute(1, 2, 0).cpu().numpy() if isinstance(given, Tensor) and given.ndim == 3 else np.asarray(given)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
-    if not array.size or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8)):
+    fits = array.size and array.dtype in (np.uint8, np.uint16) and array.ndim in (2, 3)
+    if not fits or (array.ndim == 3 and array.shape[2] not in (3, 4, channels)):
         kind = "tensor" if isinstance(given, Tensor) else "array"
         shape = "(C, H, W)" if kind == "tensor" else "(H, W) or (H, W, C)"
         raise ImageError(
-            f"{name} is {'a' if kind == 'tensor' else 'an'} {kind} of {array.dtype} {tuple(given.shape)}; uint8 "
-            f"{shape} with 1, 3 or 4 channels is accepted",
+            f"{name} is {'a' if kind == 'tensor' else 'an'} {kind} of {array.dtype} {tuple(given.shape)}; uint8 or "
+            f"uint16 {shape} with {', '.join(map(str, sorted({1, 3, 4, channels})))} channels is accepted",
             "unsupported",
         )
-    return Image.fromarray(np.ascontiguousarray(array))
+    if array.ndim == 2 or (array.shape[2] in (3, 4) and array.dtype == np.uint8):
+        return Image.fromarray(np.ascontiguousarray(array))
+    return array
 
 
 def each(images: Any) -> list[ImageInput]:

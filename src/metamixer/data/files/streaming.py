@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from metamixer.core.seeding import generator
 from metamixer.data.augment import Augment
 from metamixer.data.errors import ImageError, WorkerError
-from metamixer.data.files.image_file import WHITE, Crop, Fit, Source, read_image
+from metamixer.data.files.image_file import WHITE, Crop, Fit, read_image
+from metamixer.data.files.picture import Source
 from metamixer.data.image_set import Device, ImageSet, check_labels
 
 
@@ -29,9 +30,9 @@ class FolderImages:
         rows: ``(N,)`` int64, the position of each image of the set in ``files``.
         labels: ``(N,)`` int64.
         classes: the name of every class.
-        channels: 1 or 3.
+        channels: how many.
         size: height and width that every image is brought to.
-        fit, white: see :func:`metamixer.data.read_image`; random crops have no ``fit``.
+        fit, white, bits: see :func:`metamixer.data.read_image`; random crops have no ``fit``.
         part: what the files are called in messages, if they have no path.
 
     Raises:
@@ -46,6 +47,7 @@ class FolderImages:
     size: tuple[int, int]
     fit: Fit = "crop"
     white: int = WHITE
+    bits: int = 8
     part: str = "image"
 
     def __post_init__(self) -> None:
@@ -53,6 +55,11 @@ class FolderImages:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the pixels."""
+        return torch.float32 if self.bits == 16 else torch.uint8
 
     def fetch(self, indices: Tensor) -> Tensor:
         """The largest centred part of each image, resized: ``(B,)`` int64 -> ``(B, C, H, W)`` uint8.
@@ -78,8 +85,8 @@ class FolderImages:
     def image(self, row: int, crop: Crop | None = None) -> Tensor:
         """File ``row``, the whole or a part of it, as ``(C, H, W)`` uint8; ``ImageError`` if it cannot be read."""
         name = f"{self.part} image {row}"
-        found = read_image(self.files[row], self.channels, self.size, crop, name, fit=self.fit, white=self.white)
-        return torch.from_numpy(found)
+        how: dict[str, Any] = {"fit": self.fit, "white": self.white, "bits": self.bits}
+        return torch.from_numpy(read_image(self.files[row], self.channels, self.size, crop, name, **how))
 
 
 @dataclass(frozen=True, eq=False)
