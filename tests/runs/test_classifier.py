@@ -91,7 +91,7 @@ def test_files_that_are_no_classifier_are_refused(tmp_path):
         ("architecture", {"name": "wrn_16_1", "options": {}}, "'wrn_16_1' cannot be built with its weights"),
         ("architecture", {"name": "resnet8", "options": {"depth": 2, "x": 1}}, "'resnet8' cannot be built"),
         ("architecture", {"name": "nothing", "options": {}}, "'nothing' is not a network"),
-        ("preprocessing", {"channels": 2, "size": [8, 6], "mean": [0, 0], "std": [1, 1]}, "do not describe"),
+        ("preprocessing", {"channels": 0, "size": [8, 6], "mean": [], "std": []}, "do not describe"),
         ("preprocessing", {"channels": 3, "size": [8, 6], "mean": [0], "std": [1]}, "a number for each channel"),
         ("preprocessing", {"channels": 3, "size": [0, 6], "mean": [0] * 3, "std": [1] * 3}, "do not describe"),
     ],
