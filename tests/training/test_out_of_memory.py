@@ -1,10 +1,18 @@
+import copy
 import math
 
 import pytest
 import torch
+from torch import nn
 
+from metamixer.cohort.cohort import Cohort
 from metamixer.core.types import Batch
-from metamixer.training.out_of_memory import is_of_memory, what_fits
+from metamixer.losses.dml import DML
+from metamixer.mixers import NoMix
+from metamixer.training import trainer
+from metamixer.training.optimizer_step import DoesNotFit
+from metamixer.training.out_of_memory import is_of_memory, kept_bytes, too_large, what_fits
+from metamixer.training.trainer import Trainer
 
 BATCH = Batch(torch.zeros(24, 3, 8, 6), torch.zeros(24, dtype=torch.int64))
 
@@ -52,3 +60,31 @@ def test_parts_that_are_taken_already():
 
 def test_where_nothing_can_be_tried():
     assert "train.micro_batches=6 takes about half of it" in what_fits(BATCH, 3, None)
+
+
+def cohort(**options):
+    layers = (nn.Flatten(), nn.Linear(144, 50), nn.Tanh(), nn.Linear(50, 3))
+    return Cohort([nn.Sequential(*copy.deepcopy(layers)) for _ in range(2)], stages=["2"], **options)
+
+
+def test_what_is_kept_is_counted_once_for_each_storage():
+    counted = kept_bytes(cohort().eval(), torch.zeros(2, 3, 8, 6))
+    assert counted == 4 * (144 + 2 * 50)  # the images, which both peers see, and the outputs of each tanh
+    assert kept_bytes(cohort(frozen=[1]).eval(), torch.zeros(2, 3, 8, 6)) == 4 * (144 + 50)
+
+
+def test_a_step_that_will_not_fit_is_refused_before_it_is_taken(monkeypatch):
+    each = 4 * (144 + 2 * 50)
+    assert too_large(each, BATCH, 1, 24 * each) == ""
+    assert too_large(each, BATCH, 4, 6 * each) == ""
+    said = too_large(each, BATCH, 1, 24 * each - 1)
+    assert said.startswith("24 images of 3x8x6 at a time need at least 0.0 GiB, and 0.0 are free; ")
+    assert "train.micro_batches=3 or train.batch_size=8 fits" in said  # in half of what is free
+    assert "smaller images" in too_large(each, BATCH, 24, each - 1)
+    peers = cohort()
+    weights = copy.deepcopy(peers.state_dict())
+    monkeypatch.setattr(trainer, "available_memory", lambda: 24 * each - 1)
+    with pytest.raises(DoesNotFit, match=r"24 images of 3x8x6 .* train\.micro_batches=3"):
+        Trainer(peers, NoMix(), DML(), epochs=1, accelerator="cpu").fit([BATCH])
+    assert all(torch.equal(value, weights[name]) for name, value in peers.state_dict().items())
+    Trainer(peers, NoMix(), DML(), epochs=1, accelerator="cpu", micro_batches=3).fit([BATCH])

@@ -55,11 +55,12 @@ def _networks(recipe: Recipe) -> list[str]:
 
 
 def _memory(recipe: Recipe) -> list[str]:
-    """The images of one batch as float32, which is the least that a step needs."""
+    """The images of one batch and their companions as float32, which is the least that a step needs."""
     if recipe.data.size is None:
         return []
     height, width = recipe.data.size
-    needed = 4 * recipe.train.batch_size * (recipe.data.channels or 1) * height * width
+    images = recipe.train.batch_size * (2 if getattr(recipe.build_mixer(), "wants_companions", True) else 1)
+    needed = 4 * images * (recipe.data.channels or 3) * height * width
     if needed <= (free := available_memory()):
         return []
     return [

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+from metamixer.cohort.cohort import Cohort
 from metamixer.core.text import counted
 from metamixer.core.types import Batch
 
@@ -13,6 +15,56 @@ from metamixer.core.types import Batch
 def is_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had: torch has a class for it on accelerators only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@torch.enable_grad()
+def kept_bytes(cohort: Cohort, images: Tensor) -> float:
+    """What autograd keeps of one image for the backward pass of all peers, which are in evaluation mode.
+
+    Args:
+        cohort: the peers.
+        images: some, in memory of their own.
+    """
+    own = {weight.untyped_storage().data_ptr() for weight in (*cohort.parameters(), *cohort.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return saved.detach()  # alive, so that no other tensor gets its place
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        outputs = cohort(images)
+    del outputs
+    return sum(kept.values()) / len(images)
+
+
+def too_large(each: float, batch: Batch, micro_batches: int, free: float) -> str:
+    """What to do about a step that will not fit, in words; empty where it does.
+
+    A CPU does not say that memory is short: the system kills whoever takes it.
+
+    Args:
+        each: bytes of :func:`kept_bytes`.
+        batch: of this process.
+        micro_batches: how many parts it is taken in.
+        free: bytes.
+    """
+    count = len(batch)
+    at_a_time = -(-count // micro_batches)
+    if each * at_a_time <= free:
+        return ""
+    shape = "x".join(map(str, batch.images.shape[1:]))
+    begin = (
+        f"{counted(at_a_time, 'image')} of {shape} at a time need at least {each * at_a_time / 2**30:.1f} GiB, and "
+        f"{free / 2**30:.1f} are free"
+    )
+    others = "train.checkpointing=true, smaller images or networks, or fewer peers take less"
+    fitting = (parts for parts in range(micro_batches + 1, count + 1) if each * -(-count // parts) <= free / 2)
+    if (parts := next(fitting, None)) is None:
+        return f"{begin}; {others}"
+    return f"{begin}; train.micro_batches={parts} or train.batch_size={count // parts} fits; {others}"
 
 
 def what_fits(batch: Batch, micro_batches: int, fits: Callable[[int], bool] | None) -> str:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from metamixer.cohort.cohort import Cohort
+from metamixer.core.eval_mode import evaluating
+from metamixer.core.machine import available_memory
 from metamixer.core.plan import Mixer, MixPlan
 from metamixer.core.seeding import derive, generator
 from metamixer.core.types import Batch, Terms
@@ -28,7 +30,8 @@ from metamixer.training.half_precision import warn_if_slow
 from metamixer.training.interrupt import Interrupted, Watch
 from metamixer.training.nan_checks import not_finite
 from metamixer.training.optimizer import Optim
-from metamixer.training.optimizer_step import Line, NotFiniteError, TrainingError, Updates
+from metamixer.training.optimizer_step import DoesNotFit, Line, NotFiniteError, TrainingError, Updates
+from metamixer.training.out_of_memory import kept_bytes, too_large
 from metamixer.training.peer_settings import Freezing, PeerSettings
 from metamixer.training.resume import Best, Keeper, Run
 from metamixer.training.running_means import Sums
@@ -168,6 +171,7 @@ class Trainer:
         train = training_batches(given, self.grid, self.settings.seed)
         first = next(iter(train.epoch(0)))
         known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.classes)
+        self._check_memory(first)
         check_smallest(self.cohort, first, train.smallest(first), self.settings.micro_batches, self.names)
         try:
             self._freezing = Freezing(self.cohort, self.peers, first.images[:2].to(self.grid.device))
@@ -214,6 +218,14 @@ class Trainer:
             lacking = "validation data (val)" if val is None else "training images without augmentation (plain)"
             raise TrainingError(f"a mixer with strength='auto' needs {lacking}; accepted without is a number in [0, 1]")
         return AutoStrength(self.settings, held_out(plain, self.grid))
+
+    def _check_memory(self, first: Batch) -> None:
+        if self.device.type != "cpu" or self.settings.update != "joint" or self.cohort.compiled:
+            return
+        with evaluating(self.cohort), self.grid.autocast():
+            each = kept_bytes(self.cohort, first.images[:2].clone())
+        if short := too_large(each, first, self.settings.micro_batches, available_memory()):
+            raise DoesNotFit(short)
 
     def _epochs(self, train: Batches, val: HeldOut | None, looking: Sequence[Callback], reading: str) -> Report | None:
         run, per_epoch = self._run, len(train)
