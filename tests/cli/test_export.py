@@ -50,7 +50,7 @@ def test_int8_that_names_other_classes_is_warned_of(capsys):
 
 
 def test_faults_have_exit_codes(run, tmp_path):
-    assert "is no run" in metamixer("export", tmp_path, code=2).stderr
+    assert "is not a run" in metamixer("export", tmp_path, code=2).stderr
     assert "no such peer" in metamixer("export", run, "--peer", "7", "--to", "safetensors", code=2).stderr
     tight = metamixer(
         "export", run, "--peer", 0, "--to", "torch-export", "--tolerance", "1e-30", "--out", tmp_path / "x", code=65

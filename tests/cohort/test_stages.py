@@ -334,7 +334,7 @@ def test_networks_without_features(network):
         (["stage1", "stage4"], r"'stage4' is not a module of ResNet; .*stage3"),
         (["zzz"], r"'zzz' is not a module of ResNet; stem, stage1, stage2, stage3, classifier, "),
         ([""], r"'' is not a module"),
-        ([], r"stages=\[\] is no stage of ResNet"),
+        ([], r"stages=\[\] names no stage of ResNet"),
     ],
 )
 def test_check_stages(paths, message):

@@ -235,7 +235,7 @@ def test_what_is_no_image_is_one_line(run, image, words):
         metamixer.load(run).predict([image])
     with pytest.raises(DataError, match="no such file"):
         metamixer.load(run / "none")
-    with pytest.raises(DataError, match="it is no run"):
+    with pytest.raises(DataError, match="it is not a run"):
         metamixer.load(run / "checkpoints")
 
 

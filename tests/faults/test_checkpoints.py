@@ -151,11 +151,11 @@ def test_a_folder_and_a_pipe_in_a_files_place(copy):
     path = latest(copy)
     (path / "manifest.json").unlink()
     os.mkfifo(path / "manifest.json")  # whoever opens it waits
-    with pytest.raises(CheckpointError, match="is no file"):
+    with pytest.raises(CheckpointError, match="is not a file"):
         checkpoint.read(path)
     (path / "manifest.json").unlink()
     (path / "manifest.json").mkdir()
-    with pytest.raises(CheckpointError, match="is no file"):
+    with pytest.raises(CheckpointError, match="is not a file"):
         checkpoint.read(path)
     (copy / "checkpoints" / "LATEST").unlink()
     (copy / "checkpoints" / "LATEST").mkdir()
@@ -266,7 +266,7 @@ def test_a_state_with_a_forged_checksum_is_refused_or_is_a_state(run, forged, da
         try:
             assert isinstance(checkpoint.read(forged).state, dict)
         except CheckpointError as error:
-            assert "state.pt is no state of a training" in str(error)  # noqa: PT017  # either will do
+            assert "state.pt is not a training state" in str(error)  # noqa: PT017  # either will do
 
 
 def header(value):
@@ -309,7 +309,7 @@ def test_nothing_in_a_state_is_run(run, copy, tmp_path, monkeypatch):
     torch.save({"step": Evil()}, stream)
     (latest(copy) / "state.pt").write_bytes(stream.getvalue())
     seal(latest(copy))
-    with pytest.raises(CheckpointError, match="is no state of a training"):
+    with pytest.raises(CheckpointError, match="is not a training state"):
         checkpoint.read(latest(copy))
     assert not Path("touched by a checkpoint").exists()
 

@@ -294,7 +294,7 @@ def test_the_command_line_tells_it_in_lines_and_exits_with_2(tmp_path):
         ('data: {root: "a\\0b"}', "data.root: 'a\\x00b' is the name of no file"),
         ("peers: [{name: resnet8, shortcut: .nan}]", "shortcut=nan: accepted are finite numbers"),
         ("peers: [{name: resnet8, x: [1, {y: -.inf}]}]", "x.1.y=-inf: accepted are finite numbers"),
-        ('{"\\ud800": 1}', "is no text"),
+        ('{"\\ud800": 1}', "is not text"),
         ("<<: {data: {}}", "<<: no such option"),
         ("data: {seed: 2001-01-01}", "data.seed"),
     ],

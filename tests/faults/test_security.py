@@ -657,7 +657,7 @@ def test_damaged_files_of_weights(name, tmp_path):
         ({"architecture": json.dumps({"name": "resnet8", "options": {"num_classes": 1}})}, "cannot be built"),
         ({"architecture": json.dumps({"name": "ensemble", "options": {"members": [3]}})}, "cannot be built"),
         ({"architecture": json.dumps({"name": "ensemble", "options": {}})}, "cannot be built"),
-        ({"format": "other"}, "is no classifier of metamixer"),
+        ({"format": "other"}, "is not a classifier of metamixer"),
     ],
 )
 def test_metadata_that_do_not_fit(change, said, run, tmp_path):

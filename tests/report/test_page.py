@@ -402,7 +402,7 @@ def test_what_a_report_needs(tmp_path):
         return result.output
 
     assert "no such folder" in told(tmp_path / "none")
-    assert "is no run and no study" in told(tmp_path)
+    assert "is neither a run nor a study" in told(tmp_path)
     assert "expected a name that ends in .html" in told(folder, "--out", tmp_path / "a.pdf")
     (tmp_path / "b.html").mkdir()
     assert "is a folder" in told(folder, "--out", tmp_path / "b.html")

@@ -77,7 +77,7 @@ def test_files_that_are_no_classifier_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x\.safetensors cannot be read"):
         Classifier.load(tmp_path / "x.safetensors")
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "y.safetensors")
-    with pytest.raises(ValueError, match="is no classifier of metamixer"):
+    with pytest.raises(ValueError, match="is not a classifier of metamixer"):
         Classifier.load(tmp_path / "y.safetensors")
 
 

@@ -55,7 +55,7 @@ def test_a_run_on_scenes_is_measured(run):
 def test_what_cannot_be_measured_is_told(run, tmp_path):
     with pytest.raises(RecipeError, match="limit 1"):
         localize_run(run, limit=1)
-    with pytest.raises(RecipeError, match="is no run"):
+    with pytest.raises(RecipeError, match="is not a run"):
         localize_run(tmp_path)
 
 

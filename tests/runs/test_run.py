@@ -146,7 +146,7 @@ def test_a_run_whose_recipe_has_settings_that_were_removed(run, tmp_path):
 
 def test_a_checkpoint_that_is_gone_or_damaged_is_named(run, tmp_path):
     _, result = run
-    with pytest.raises(RecipeError, match="is no run"):
+    with pytest.raises(RecipeError, match="is not a run"):
         evaluate_run(tmp_path)
     shutil.copytree(result.folder, tmp_path / "copy")
     state = pointed(tmp_path / "copy" / "checkpoints", "LATEST") / "weights.safetensors"

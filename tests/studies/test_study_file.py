@@ -80,7 +80,7 @@ def test_the_baseline_keeps_the_other_axes():
         ({"method": ["dml"]}, "method: Extra inputs"),
         ({"methods": ["dmll"]}, "dmll: .*dml"),
         ({"methods": ["dml"], "baseline": {"methods": "kd"}}, "baseline: 'kd' is not one of methods; dml"),
-        ({"methods": ["dml"], "baseline": {"loss": "dml"}}, "'loss' is no axis; methods, mixers"),
+        ({"methods": ["dml"], "baseline": {"loss": "dml"}}, "'loss' is not an axis; expected methods, mixers"),
         ({"metrics": ["speed"]}, "metrics: 'speed'; expected accuracy"),
         ({"compare": ["nll"], "metrics": ["accuracy"]}, "compare: 'nll' is not in metrics"),
         ({"seeds": [1, 1]}, "has one twice"),

@@ -24,7 +24,7 @@ def list_names(
         return _settings(only)
     tables = _tables()
     if what is not None and what not in tables:
-        raise RecipeError(f"{what!r} is no list; accepted are {', '.join(tables)} and settings")
+        raise RecipeError(f"{what!r} is not a list; accepted are {', '.join(tables)} and settings")
     if only is not None:
         raise RecipeError(f"{only!r}: only `list settings` takes a second word")
     for name, entries in tables.items():

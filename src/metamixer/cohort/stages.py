@@ -80,7 +80,7 @@ def check_stages(network: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
             near = get_close_matches(path, known, n=5) or sorted(known, key=lambda each: each.count("."))[:8]
             raise StagesNotFound(f"{path!r} is not a module of {type(network).__name__}; {', '.join(near)}")
     if not paths:
-        raise StagesNotFound(f"stages=[] is no stage of {type(network).__name__}; leave stages out to find them")
+        raise StagesNotFound(f"stages=[] names no stage of {type(network).__name__}; leave stages out to find them")
     return paths
 
 

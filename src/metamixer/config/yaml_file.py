@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
             twice = sorted(str(key) for key, count in counts.items() if count > 1)
             raise RecipeError(f"line {node.start_mark.line + 1}: {', '.join(twice)} is set twice")
         if wrong := [key for key in mapping if isinstance(key, str) and _SURROGATE.search(key)]:
-            raise RecipeError(f"line {node.start_mark.line + 1}: {wrong[0]!r} is no text")
+            raise RecipeError(f"line {node.start_mark.line + 1}: {wrong[0]!r} is not text")
         return mapping
 
     _depth = 0

@@ -61,7 +61,7 @@ def load(name: str) -> Any:
     """
     check(name)
     if not _PATH.fullmatch(name):
-        raise ImportError(f"{name!r} is no import path")
+        raise ImportError(f"{name!r} is not an import path")
     # Not before: a folder of somebody else's must not fill in for packages that are not installed.
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)

@@ -132,7 +132,7 @@ class OnnxClassifier:
             raise ValueError(f"{path} cannot be read: {error}") from error
         metadata = opened.get_modelmeta().custom_metadata_map
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no export of metamixer: its metadata name no format {FORMAT!r}")
+            raise ValueError(f"{path} is not an export of metamixer: its metadata name no format {FORMAT!r}")
         said = Preprocessing.model_validate_json(metadata["preprocessing"])
         classes = tuple(json.loads(metadata["classes"]))
         return cls(_function(opened), classes, Preparation(said.channels, said.size, said.fit, said.white, said.bits))

@@ -101,7 +101,7 @@ def read_all(paths: Sequence[str | Path]) -> tuple[list[RunFiles], list[StudyFil
         elif not folder.exists():
             raise RecipeError(f"{folder}: no such folder; expected the folder of a run or of a study")
         else:
-            raise RecipeError(f"{folder} is no run and no study: it has neither recipe.yaml nor study.yaml")
+            raise RecipeError(f"{folder} is neither a run nor a study: it has neither recipe.yaml nor study.yaml")
     return runs, studies
 
 
@@ -172,7 +172,7 @@ def study_table(results: Any) -> Table | None:
         return None
     columns, rows = (found.get(key) if isinstance(found, dict) else None for key in ("columns", "rows"))
     if not isinstance(columns, list) or not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise ValueError("its table is no object with columns and rows")
+        raise ValueError("its table is not an object with columns and rows")
     if wrong := [len(row) for row in rows if len(row) != len(columns)]:
         raise ValueError(f"its table has {len(columns)} columns, and a row of {wrong[0]} cells")
     said = found.get("notes")

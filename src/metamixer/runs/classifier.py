@@ -169,7 +169,7 @@ class Classifier:
                 f"{path} cannot be read as a safetensors file ({error}); expected the model.safetensors of a run"
             ) from error
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no classifier of metamixer: its metadata name no format {FORMAT!r}")
+            raise ValueError(f"{path} is not a classifier of metamixer: its metadata name no format {FORMAT!r}")
         try:
             said = _Description.model_validate({key: json.loads(metadata[key]) for key in _Description.model_fields})
         except (KeyError, ValueError, RecursionError) as error:
@@ -255,7 +255,7 @@ def model_file(path: Path) -> Path:
     if path.is_dir():
         found = next((path / name for name in ("model.safetensors", "model.onnx") if (path / name).is_file()), None)
         if found is None:
-            why = "its training has not ended" if (path / "recipe.yaml").is_file() else "it is no run"
+            why = "its training has not ended" if (path / "recipe.yaml").is_file() else "it is not a run"
             raise DataError(f"{path} has no model.safetensors: {why}")
         return found
     if not path.exists():

@@ -364,7 +364,7 @@ def recipe_path(folder: Path) -> Path:
     """Where the recipe of a run is; ``RecipeError`` if the folder is no run."""
     path = folder / "recipe.yaml"
     if not path.is_file():
-        raise RecipeError(f"{folder} is no run: it has no recipe.yaml")
+        raise RecipeError(f"{folder} is not a run: it has no recipe.yaml")
     return path
 
 

@@ -292,7 +292,7 @@ def _check(file: StudyFile) -> None:
     for place, names in named:
         for axis, name in names.items():
             if axis not in AXES:
-                wrong.append(f"{place}: {axis!r} is no axis; {', '.join(AXES)} are")
+                wrong.append(f"{place}: {axis!r} is not an axis; expected {', '.join(AXES)}")
             elif name not in file.axis(axis):
                 wrong.append(f"{place}: {name!r} is not one of {axis}; {', '.join(file.axis(axis)) or 'none'}")
     if wrong:

@@ -206,7 +206,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     manifest: dict[str, Any] = found if isinstance(found, dict) else {}
     if (schema := manifest.get("schema")) is None:
-        raise CheckpointError(f"{file} cannot be read: it is no manifest of a checkpoint")
+        raise CheckpointError(f"{file} cannot be read: it is not the manifest of a checkpoint")
     if schema != SCHEMA:
         raise CheckpointError(f"{path} has format {schema!r:.60}, this version of metamixer reads format {SCHEMA}")
     files: Any = manifest.get("files")
@@ -225,11 +225,11 @@ def _read_state(file: Path) -> dict[str, Any]:
         # Forged, a header may ask for more memory than there is, or hold nothing that torch's reader expects.
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, pickle.UnpicklingError, RuntimeError, ValueError, LookupError) as error:
-        raise CheckpointError(f"{file} is no state of a training: {str(error).partition('. ')[0]}") from error
+        raise CheckpointError(f"{file} is not a training state: {str(error).partition('. ')[0]}") from error
     except (EOFError, TypeError, AttributeError, AssertionError, MemoryError) as error:
-        raise CheckpointError(f"{file} is no state of a training: {type(error).__name__}") from error
+        raise CheckpointError(f"{file} is not a training state: {type(error).__name__}") from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{file} is no state of a training: it holds a {type(state).__name__}")
+        raise CheckpointError(f"{file} is not a training state: it holds a {type(state).__name__}")
     return state
 
 
@@ -279,7 +279,7 @@ def _place(path: Path) -> tuple[int, str]:
 def _short(file: Path) -> bytes:
     """The content of a file that is never long."""
     if not file.is_file() and file.exists():
-        raise IsADirectoryError(f"{file} is no file")  # a pipe would be waited for
+        raise IsADirectoryError(f"{file} is not a file")  # a pipe would be waited for
     with file.open("rb") as opened:
         content = opened.read(_LONGEST + 1)
     if len(content) > _LONGEST:

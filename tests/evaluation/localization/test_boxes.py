@@ -81,8 +81,8 @@ def test_what_is_cut_off_is_left_out():
     [
         (["cat/deep/0.png,0,0,61,40"], r"line 2: the box 0,0,61,40 is outside of 'cat/deep/0.png', 60 x 40"),
         (["cat/deep/0.png,-1,0,61,40"], "line 2: the box -1,0"),
-        (["cat/deep/0.png,1,1,2,2", "cat/deep/0.png,5,0,5,4"], "line 3: 5,0,5,4 is no box; expected x0 < x1"),
-        (["cat/deep/0.png,0,0,nan,4"], "line 2: 0,0,nan,4 is no box"),
+        (["cat/deep/0.png,1,1,2,2", "cat/deep/0.png,5,0,5,4"], "line 3: 5,0,5,4 is not a box; expected x0 < x1"),
+        (["cat/deep/0.png,0,0,nan,4"], "line 2: 0,0,nan,4 is not a box"),
         (["cat/deep/0.png,0,0,a,4"], "line 2: '0,0,a,4' are not four numbers"),
         (["cat/deep/0.png,0,0,4"], "line 2: 4 cells; expected 5"),
         (["", "cat/deep/9.png,0,0,4,4"], r"line 3: 'cat/deep/9.png' is not in .*test"),

@@ -197,7 +197,7 @@ def test_large_images_get_larger_blurs():
             torch.zeros(1, 1, 32, 32, dtype=torch.uint8),
             "rain",
             1,
-            "'rain' is no corruption; expected one of gaussian_noise",
+            "'rain' is not a corruption; expected one of gaussian_noise",
         ),
         (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), "fog", 6, "1 to 5"),
     ],

@@ -138,7 +138,7 @@ def test_official_files_that_do_not_fit_are_refused(probe, official, tmp_path):
     with pytest.raises(DataError, match=r"fog\.npy holds uint8 \(3, 16, 16, 3\)"):
         CifarC.open(official, labels)
     (official / "fog.npy").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"fog\.npy is no array"):
+    with pytest.raises(DataError, match=r"fog\.npy is not a numpy array"):
         CifarC.open(official, labels)
     (official / "fog.npy").unlink()
     with pytest.raises(DataError, match=r"has no fog\.npy"):

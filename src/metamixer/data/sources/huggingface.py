@@ -126,8 +126,8 @@ def _open(name: str, download: bool) -> dict[str, Any]:
             found = datasets.load_dataset(name)
         else:
             raise DataError(
-                f"hf:{name} is no folder here; download=True takes it from the hub, or from the hub's cache if it is "
-                "there, and hf:FOLDER reads what save_to_disk wrote, or parquet and arrow files"
+                f"hf:{name} is not a folder here; download=True takes it from the hub, or from the hub's cache if it "
+                "is there, and hf:FOLDER reads what save_to_disk wrote, or parquet and arrow files"
             )
     except DataError:
         raise

@@ -134,7 +134,7 @@ def _lines(path: Path, wrong: list[str]) -> Mapping[str, list[_Row]]:
                     wrong.append(f"line {number}: {','.join(cells[1:])!r} are not four numbers")
                     continue
                 if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
-                    wrong.append(f"line {number}: {_plain((x0, y0, x1, y1))} is no box; expected x0 < x1 and y0 < y1")
+                    wrong.append(f"line {number}: {_plain((x0, y0, x1, y1))} is not a box; expected x0 < x1, y0 < y1")
                     continue
                 found.setdefault(cells[0].strip(), []).append((number, x0, y0, x1, y1))
     except OSError as error:

@@ -74,4 +74,4 @@ def _load(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is no array of numpy: {error}") from error
+        raise DataError(f"{path} is not a numpy array: {error}") from error

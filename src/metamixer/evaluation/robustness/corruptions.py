@@ -72,7 +72,7 @@ def corrupt(images: Tensor, kind: str, severity: int, *, seed: int = 0, first: i
     tensor([138], dtype=torch.uint8)
     """
     if kind not in CORRUPTIONS:
-        raise ValueError(f"{kind!r} is no corruption; expected one of {', '.join(CORRUPTIONS)}")
+        raise ValueError(f"{kind!r} is not a corruption; expected one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise ValueError(f"severity {severity!r}: expected 1 to 5")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
