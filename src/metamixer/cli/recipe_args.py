@@ -46,27 +46,31 @@ class Sugar:
         >>> Sugar(peers="resnet20,vgg8", epochs=3).changes()
         ['peers=["resnet20", "vgg8"]', 'train.epochs=3']
         """
-        peers = None
+        given = {place: getattr(self, option) for option, place in _PLACES.items()}
         if self.peers is not None:
-            peers = f"[{', '.join(_quoted(name.strip()) for name in self.peers.split(',') if name.strip())}]"
-        places = {
-            "data.name": None if self.data is None else _quoted(self.data),
-            "peers": peers,
-            "mixer": None if self.mixer is None else _quoted(self.mixer),
-            "loss": None if self.loss is None else _quoted(self.loss),
-            "train.epochs": self.epochs,
-            "train.batch_size": self.batch_size,
-            "train.seed": self.seed,
-            "train.precision": None if self.precision is None else _quoted(self.precision),
-            "train.accelerator": self.device,
-            "data.image_size": self.image_size,
-        }
-        return [f"{place}={value}" for place, value in places.items() if value is not None]
+            given["peers"] = [name.strip() for name in self.peers.split(",") if name.strip()]
+        return [f"{place}={_as_yaml(value)}" for place, value in given.items() if value is not None]
 
 
-def _quoted(text: str) -> str:
-    """As YAML that is read as this very text, be it ``no``, ``12`` or ``[x]: y``."""
-    return str(yaml.safe_dump(text, default_style='"', width=float("inf"))).strip()
+_PLACES = {
+    "data": "data.name",
+    "peers": "peers",
+    "mixer": "mixer",
+    "loss": "loss",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "seed": "train.seed",
+    "precision": "train.precision",
+    "device": "train.accelerator",
+    "image_size": "data.image_size",
+}
+
+
+def _as_yaml(value: str | int | list[str]) -> str:
+    """Texts as YAML that is read as these very texts, be they ``no``, ``12`` or ``[x]: y``."""
+    if isinstance(value, int):
+        return str(value)
+    return str(yaml.safe_dump(value, default_style='"', default_flow_style=True, width=float("inf"))).strip()
 
 
 def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -> Recipe:

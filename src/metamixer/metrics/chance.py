@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from metamixer.core.text import counted
 
+LEVEL = 0.05
+"""The largest p-value that counts as significant."""
 
-def chance_range(accuracy: float, images: int, *, up: bool = True, level: float = 0.05) -> float | None:
+
+def chance_range(accuracy: float, images: int, *, up: bool = True) -> float | None:
     """The smallest difference from ``accuracy`` that Fisher's exact test calls significant, as a share.
 
     Two networks are taken for independent, each with its number of right answers on as many images. The test holds for
@@ -15,7 +18,6 @@ def chance_range(accuracy: float, images: int, *, up: bool = True, level: float 
         accuracy: of the one network, as a share.
         images: that both were measured on.
         up: whether the other network is better, or worse.
-        level: the largest p-value that counts.
 
     Returns:
         None where no difference on so few images is large enough.
@@ -29,7 +31,7 @@ def chance_range(accuracy: float, images: int, *, up: bool = True, level: float 
 
     def significant(more: int) -> bool:
         other = right + more if up else right - more
-        return bool(fisher_exact([[right, images - right], [other, images - other]]).pvalue < level)
+        return bool(fisher_exact([[right, images - right], [other, images - other]]).pvalue < LEVEL)
 
     low, high = 0, images - right if up else right
     if not high or not significant(high):
@@ -40,7 +42,7 @@ def chance_range(accuracy: float, images: int, *, up: bool = True, level: float 
     return high / images
 
 
-def may_be_chance(first: float, second: float, images: int, level: float = 0.05) -> bool:
+def may_be_chance(first: float, second: float, images: int) -> bool:
     """Whether Fisher's exact test finds no difference between two accuracies on as many images.
 
     >>> may_be_chance(0.5, 0.52, 1000), may_be_chance(0.5, 0.6, 1000)
@@ -49,7 +51,7 @@ def may_be_chance(first: float, second: float, images: int, level: float = 0.05)
     from scipy.stats import fisher_exact
 
     rights = [round(share * images) for share in (first, second)]
-    return bool(fisher_exact([[right, images - right] for right in rights]).pvalue >= level)
+    return bool(fisher_exact([[right, images - right] for right in rights]).pvalue >= LEVEL)
 
 
 def chance_note(accuracy: float, baseline: float, images: int) -> str:

@@ -103,12 +103,12 @@ def _save(draw: Callable[[], Any], folder: Path, name: str) -> list[Path]:
     return written
 
 
-def _figure(panels: int, width: float = _WIDTH, height: float = _HEIGHT, columns: int = _COLUMNS) -> tuple[Any, Any]:
+def _figure(panels: int, width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Any, Any]:
     """A figure and its axes, one for each panel."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across = min(columns, panels)
+    across = min(_COLUMNS, panels)
     down = -(-panels // across)
     figure = Figure(figsize=(across * width, down * height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

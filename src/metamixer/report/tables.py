@@ -71,9 +71,9 @@ def share(value: float | None, images: int = 0, tone: str = "", bar: bool = Fals
     return Cell(percent(value, images), value, tone, min(1.0, max(0.0, value)) if bar else None)
 
 
-def number(value: float | None, digits: int = 3) -> Cell:
-    """A number with so many digits after the point."""
-    return Cell(f"{value:.{digits}f}", value) if known(value) else Cell(NOTHING)
+def number(value: float | None) -> Cell:
+    """A number with three digits after the point."""
+    return Cell(f"{value:.3f}", value) if known(value) else Cell(NOTHING)
 
 
 def gain(value: float | None, other: float | None, images: int = 0) -> Cell:

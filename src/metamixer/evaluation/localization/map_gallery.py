@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +65,8 @@ def gallery(
     boxes: Boxes | None = None,
     names: Sequence[str] | None = None,
     thresholds: float | Sequence[float] = 0.3,
-    explain: Literal["predicted", "label"] = "predicted",
 ) -> tuple[Shown, ...]:
-    """Look at a few images.
+    """Look at a few images: the maps are of the class that each network names.
 
     Args:
         cohort: the networks; they are left as they were.
@@ -81,7 +79,6 @@ def gallery(
         names: of the networks; None: their numbers.
         thresholds: of the maps, for the boxes; one, or one for each network, such as those that :func:`localize` chose
             for an overlap of one half.
-        explain: whether a map is of the class that the network names or of the image's label.
 
     Raises:
         NoMap: no network has a feature map.
@@ -92,7 +89,6 @@ def gallery(
     pixels = normalise(images.to(device), mean, std)
     levels = [thresholds] * len(networks) if isinstance(thresholds, float | int) else list(thresholds)
     titles = list(names or map(str, range(len(networks))))
-    chosen = labels.to(device) if explain == "label" else None
     seen: list[list[LookedAt]] = [[] for _ in images]
     stages = map_stages(cohort, pixels[:1])
     if all(isinstance(stage, NoMap) for stage in stages):
@@ -100,7 +96,7 @@ def gallery(
     for network, stage, name, level in zip(networks, stages, titles, levels, strict=True):
         maps: Sequence[Tensor | None] = [None] * len(images)
         if isinstance(stage, str):
-            found, logits = activation_maps(network, pixels, chosen, stage=stage)
+            found, logits = activation_maps(network, pixels, stage=stage)
             maps = list(found.float().cpu())
         else:
             with torch.no_grad(), evaluating(network):
