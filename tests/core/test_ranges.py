@@ -16,7 +16,7 @@ from torch import nn
 from metamixer.config.recipe import Recipe
 from metamixer.config.registry import LOSSES
 from metamixer.config.yaml_file import RecipeError
-from metamixer.core.ranges import Count, Positive, Share, Weight, check, check_fields
+from metamixer.core.ranges import Count, Positive, Share, Weight, check, check_fields, model_of
 from metamixer.losses.base import Loss
 from metamixer.mixers import CutMix, CutnMix, ManifoldMixup, MetaMixer, Mixup, SameClassCutMix
 
@@ -78,6 +78,28 @@ def test_what_fits_arrives_as_it_was_given(settings):
     given = [getattr(made, name) for name in inspect.signature(Settings).parameters]
     again = Settings(*given)
     assert [getattr(again, name) for name in inspect.signature(Settings).parameters] == given
+
+
+class Extended(Settings):
+    """A subclass with settings of its own, as users write them."""
+
+    def __init__(self, bias: Weight = 2.0):
+        super().__init__(share=0.25)
+        self.bias = bias
+
+
+class Renamed(Settings):
+    pass
+
+
+def test_subclasses_of_a_loss_with_settings():
+    assert (Extended(3.0).bias, Extended().share) == (3.0, 0.25)
+    assert list(model_of(Extended).model_fields) == ["bias"]
+    check(Extended, {"bias": 1})
+    with pytest.raises(ValueError, match=r"^bias=-1: input should be greater than or equal to 0$"):
+        check(Extended, {"bias": -1})
+    with pytest.raises(ValueError, match=r"^share=2: input should be less than or equal to 1$"):
+        Renamed(share=2)
 
 
 def test_wrong_names_are_pythons_own_error():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -19,8 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 @functools.cache
 def model_of(owner: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of the settings of a class or of an ``__init__``, read from its signature."""
-    own = owner.__init__ if isinstance(owner, type) and not is_dataclass(owner) else owner  # type: ignore[misc]
-    hints = get_type_hints(own, include_extras=True)
+    hints = get_type_hints(_annotated(owner), include_extras=True)
     found: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(owner).parameters.items()
@@ -28,6 +27,14 @@ def model_of(owner: Callable[..., Any]) -> type[BaseModel]:
     }
     config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=(), arbitrary_types_allowed=True)
     return create_model(getattr(owner, "__name__", "Settings"), __config__=config, **found)
+
+
+def _annotated(owner: Callable[..., Any]) -> Any:
+    """What holds the annotations of the settings: a dataclass itself, or the ``__init__`` of another class."""
+    if not isinstance(owner, type):
+        return owner
+    home = next(each for each in owner.__mro__ if "__init__" in vars(each))
+    return home if "__dataclass_fields__" in vars(home) else home.__init__  # type: ignore[misc]
 
 
 def check(owner: Callable[..., Any], settings: Mapping[str, Any]) -> None:
@@ -45,5 +52,6 @@ def check(owner: Callable[..., Any], settings: Mapping[str, Any]) -> None:
 
 
 def check_fields(settings: Any) -> None:
-    """:func:`check` for the fields of a dataclass, in its ``__post_init__``."""
-    check(type(settings), {each.name: getattr(settings, each.name) for each in fields(settings) if each.init})
+    """:func:`check` for the fields of a dataclass, in its ``__post_init__``; a subclass may have other settings."""
+    owner = next(each for each in type(settings).__mro__ if "__dataclass_fields__" in vars(each))
+    check(owner, {each.name: getattr(settings, each.name) for each in fields(owner) if each.init})
