@@ -289,6 +289,18 @@ def test_terms_are_one_finite_number_a_peer_with_gradients(name, peers):
     assert not outputs.logits.grad[list(outputs.frozen)].any()
 
 
+@every_loss
+def test_a_single_peer_is_refused_or_has_finite_terms(name):
+    outputs = outputs_of(LOSSES[name], 1)
+    try:
+        terms = run(build(name, outputs), outputs, targets_of())
+    except ValueError as error:
+        refused = str(error)
+    else:
+        refused = "" if all(term.isfinite().all() for term in terms.values()) else "a term is not finite"
+    assert not refused or "peer" in refused
+
+
 @every_loss_and_number
 def test_masked_classes_are_left_out(name, peers):
     """Logits of -inf, as some mask the classes of other tasks: no term is NaN, and it is as if the class were not."""

@@ -39,7 +39,7 @@ def test_the_average_is_that_of_a_slow_loop():
         for name, value in state.items():
             whole = not value.is_floating_point()
             average[name] = value.double() if whole else decay * average[name] + (1 - decay) * value.double()
-    found = made._run.line.average.module.state_dict()
+    found = made._run.learner.average.module.state_dict()
     for name, value in found.items():
         torch.testing.assert_close(value.double(), average[name], rtol=1e-5, atol=1e-6)
     learned = watch.copy()
@@ -60,9 +60,9 @@ def test_the_average_changes_nothing_that_learns_and_resumes_to_the_same_bits(tm
         broken.fit(toys.StopAt(toys.loader(), 8), toys.validation())
     rest.fit(toys.loader(), toys.validation(), resume=True)
     assert all(torch.equal(value, toys.weights(whole)[name]) for name, value in toys.weights(plain).items())
-    wanted = whole._run.line.state_dict()
+    wanted = whole._run.learner.state_dict()
     assert any(name.startswith("average.") for name in wanted)
-    assert all(torch.equal(value, wanted[name]) for name, value in rest._run.line.state_dict().items())
+    assert all(torch.equal(value, wanted[name]) for name, value in rest._run.learner.state_dict().items())
 
 
 @pytest.mark.timeout(240)

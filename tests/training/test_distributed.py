@@ -116,7 +116,7 @@ def train(
         fitted = trainer.fit(reading(data), val or validation()[:held], plain=plain, resume=resume)
     finally:
         torch.set_default_dtype(before)
-    weights = {name: value.clone() for name, value in trainer._run.line.state_dict().items()}
+    weights = {name: value.clone() for name, value in trainer._run.learner.state_dict().items()}
     exchange = cohort._exchange
     moments = [value for state in trainer._run.optimizer.state.values() for value in state.values()]
     return {

@@ -8,8 +8,8 @@ import torch
 from metamixer.losses import Independent
 from metamixer.training.checkpoint import CheckpointError, pointed
 from metamixer.training.distributed import ProcessGrid
-from metamixer.training.optimizer_step import Line, NotFiniteError, Updates
-from metamixer.training.resume import Best, Keeper, Run
+from metamixer.training.optimizer_step import CohortWithLoss, NotFiniteError, Updates
+from metamixer.training.resume import Best, Keeper, TrainingState
 from metamixer.training.running_means import Sums
 from metamixer.training.settings import TrainSettings
 from tests import toys
@@ -23,15 +23,15 @@ def grid():
 
 def run_of(seed):
     """Two peers with weights and an optimizer's state of their own."""
-    line = Line(toys.cohort(), Independent())
-    groups = [{"params": list(peer.parameters()), "owner": str(at)} for at, peer in enumerate(line.cohort.peers)]
+    learner = CohortWithLoss(toys.cohort(), Independent())
+    groups = [{"params": list(peer.parameters()), "owner": str(at)} for at, peer in enumerate(learner.cohort.peers)]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     torch.manual_seed(seed)
-    for parameter in line.parameters():
+    for parameter in learner.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    updates = Updates(grid(), line, line, optimizer, clip=None, names=("a", "b"), settings=TrainSettings())
-    return Run(line, optimizer, updates, Sums(), 3)
+    updates = Updates(grid(), learner, learner, optimizer, clip=None, names=("a", "b"), settings=TrainSettings())
+    return TrainingState(learner, optimizer, updates, Sums(), 3)
 
 
 def in_the_middle():
@@ -47,8 +47,8 @@ def keeper(folder, facts=FACTS):
 
 
 def assert_same(found, wanted):
-    torch.testing.assert_close(found.line.state_dict(), wanted.line.state_dict(), rtol=0, atol=0)
-    momenta = [[run.optimizer.state[p]["momentum_buffer"] for p in run.line.parameters()] for run in (found, wanted)]
+    torch.testing.assert_close(found.learner.state_dict(), wanted.learner.state_dict(), rtol=0, atol=0)
+    momenta = [[run.optimizer.state[p]["momentum_buffer"] for p in run.learner.parameters()] for run in (found, wanted)]
     torch.testing.assert_close(*momenta, rtol=0, atol=0)
     for name in ("step", "best", "best_step", "rate", "skipped"):
         assert getattr(found, name) == getattr(wanted, name)
@@ -92,7 +92,7 @@ def test_a_weight_that_is_not_finite_is_not_kept(tmp_path):
     run = in_the_middle()
     good = keeper(tmp_path).save(run, "LATEST", whole=True)
     with torch.no_grad():
-        run.line.cohort.peers[1][4].bias[0] = math.nan
+        run.learner.cohort.peers[1][4].bias[0] = math.nan
     run.step = 30
     with pytest.raises(NotFiniteError, match=r"peers\.1\.4\.bias is not finite after step 30"):
         keeper(tmp_path).save(run, "LATEST", whole=True)

@@ -113,7 +113,7 @@ def on_device_of(module: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
         yield batch if device is None else batch.to(device)
 
 
-class Run(Protocol):
+class RunPeer(Protocol):
     """A peer on other images ``(B, C, ...)`` by the same plan, without mixing at the input: logits ``(B, classes)``.
 
     With ``training=False`` as one looks at a peer from outside, to search for images: in evaluation mode, so that no
@@ -152,7 +152,7 @@ class Outputs:
     shadows: int = 0
     shared: int = 0
     images: tuple[Tensor, ...] = ()
-    run: Run | None = None
+    run: RunPeer | None = None
     layouts: Callable[[], Sequence[Sequence[Layout]]] | None = None
     without_graph: frozenset[str] = frozenset()
 

@@ -38,7 +38,7 @@ class DoesNotFit(TrainingError):
     """The memory is too small for the batch; the message says what fits."""
 
 
-class Line(nn.Module):
+class CohortWithLoss(nn.Module):
     """Cohort and loss as one module: what learns together, and what a checkpoint holds, with the averaged weights."""
 
     def __init__(
@@ -60,8 +60,8 @@ class Updates:
 
     Args:
         grid: device, precision, processes.
-        line: cohort and loss.
-        module: the line as the grid set it up.
+        learner: cohort and loss.
+        module: the learner as the grid set it up.
         optimizer: of its weights.
         clip: the largest gradient norm of a peer, or None.
         names: of the peers, for messages.
@@ -71,7 +71,7 @@ class Updates:
     def __init__(
         self,
         grid: ProcessGrid,
-        line: Line,
+        learner: CohortWithLoss,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
@@ -79,7 +79,7 @@ class Updates:
         names: Sequence[str],
         settings: TrainSettings,
     ) -> None:
-        self.grid, self.line, self.module, self.optimizer = grid, line, module, optimizer
+        self.grid, self.learner, self.module, self.optimizer = grid, learner, module, optimizer
         self.clip, self.names, self.settings = clip, names, settings
         self.factor = 1.0
         """Of the learning rate; ``backoff`` halves it."""
@@ -99,7 +99,7 @@ class Updates:
         Raises:
             TrainingError: the parts do not fit together, a loss is not finite, or the memory is too small.
         """
-        kept = None if self.settings.on_nonfinite == "stop" else [buffer.clone() for buffer in self.line.buffers()]
+        kept = None if self.settings.on_nonfinite == "stop" else [buffer.clone() for buffer in self.learner.buffers()]
         try:
             step = self._compute(given)
         except _NotFinite as found:
@@ -134,7 +134,7 @@ class Updates:
         if self.settings.update == "joint":
             return self._learn(given, None)
         terms: dict[str, Tensor] = {}
-        for peer in self.line.cohort.learners:
+        for peer in self.learner.cohort.learners:
             step = self._learn(given, peer)
             for name, value in {**step.terms, **step.watched}.items():  # each peer's own, from when it was its turn
                 own = torch.arange(len(value), device=value.device) == peer
@@ -182,7 +182,7 @@ class Updates:
 
     def _forward(self, given: StepInput, peer: int | None) -> Step:
         try:
-            with self.line.cohort.learning(peer), self.grid.autocast():
+            with self.learner.cohort.learning(peer), self.grid.autocast():
                 step = cast(Step, self.module(lambda: given))
         except ValueError as error:  # how parts say that they do not fit together
             raise TrainingError(str(error)) from error
@@ -199,7 +199,7 @@ class Updates:
         if kept is None:
             raise NotFiniteError(f"{found} in {when}: {_ADVICE}")
         self.optimizer.zero_grad(set_to_none=True)
-        for buffer, before in zip(self.line.buffers(), kept, strict=True):
+        for buffer, before in zip(self.learner.buffers(), kept, strict=True):
             buffer.copy_(before)
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row > MOST_SKIPPED:

@@ -18,7 +18,7 @@ from metamixer.training.auto_strength import AutoStrength
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.nan_checks import not_finite_weight
 from metamixer.training.optimizer import load_state, saved_state
-from metamixer.training.optimizer_step import Line, NotFiniteError, Updates
+from metamixer.training.optimizer_step import CohortWithLoss, NotFiniteError, Updates
 from metamixer.training.running_means import Sums
 
 
@@ -45,11 +45,11 @@ class Best:
 
 
 @dataclass
-class Run:
+class TrainingState:
     """What changes while a trainer runs, apart from the weights.
 
     Args:
-        line: cohort and loss.
+        learner: cohort and loss.
         optimizer: its state is saved.
         updates: its factor of the learning rate is saved.
         sums: of the epoch, this process's share.
@@ -63,7 +63,7 @@ class Run:
         strength: of mixing, where it follows the training.
     """
 
-    line: Line
+    learner: CohortWithLoss
     optimizer: Any
     updates: Updates
     sums: Sums
@@ -101,7 +101,7 @@ class Keeper:
             found = None
         return f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
 
-    def save(self, run: Run, *pointers: str, whole: bool) -> Path | None:
+    def save(self, run: TrainingState, *pointers: str, whole: bool) -> Path | None:
         """Write a checkpoint and let the pointers name it; every process has to come by.
 
         Raises:
@@ -111,12 +111,12 @@ class Keeper:
         if self.folder is None:
             return None
         run.updates.finish()
-        wrong = not_finite_weight(run.line)
+        wrong = not_finite_weight(run.learner)
         if self.grid.largest(float(bool(wrong)))[0]:
             names = ", ".join(name for name in self.grid.everyone(wrong) if name)
             raise NotFiniteError(f"{names} is not finite after step {run.step}: no checkpoint is written of it")
         sums = run.sums.summed(self.grid.summed)
-        weights, owners = checkpoint.weights_of(run.line), saved_state(run.optimizer)
+        weights, owners = checkpoint.weights_of(run.learner), saved_state(run.optimizer)
         if self.grid.groups > 1:
             weights = {name: value.cpu() for name, value in weights.items()}
         path = None
@@ -149,7 +149,7 @@ class Keeper:
             raise OSError(failed)
         return path
 
-    def resume(self, run: Run) -> None:
+    def resume(self, run: TrainingState) -> None:
         """Put the run where its latest checkpoint is; where there is none it stays at its beginning.
 
         Raises:
@@ -173,7 +173,7 @@ class Keeper:
                 stacklevel=2,
             )
         state = found.state
-        found.load_weights(run.line, partial=self.grid.groups > 1)
+        found.load_weights(run.learner, partial=self.grid.groups > 1)
         try:
             load_state(run.optimizer, state["optimizer"])
             if self.grid.share == 0:  # the sums are those of all shares
@@ -186,11 +186,11 @@ class Keeper:
             if run.strength:
                 run.strength.value = state["strength"]
             run.best = None if state["best"] is None else Best(**state["best"])
-            self._mend_best(found, run)
+            self._repair_best(found, run)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise checkpoint.CheckpointError(f"the state in {found.path} does not fit this run: {error}") from error
 
-    def _mend_best(self, found: checkpoint.Checkpoint, run: Run) -> None:
+    def _repair_best(self, found: checkpoint.Checkpoint, run: TrainingState) -> None:
         """``BEST`` as the checkpoint says it is, where it was lost or damaged and this is the one that it named."""
         assert self.folder is not None  # noqa: S101
         try:

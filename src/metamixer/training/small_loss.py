@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metamixer.core.ranges import Share, check_fields
-from metamixer.core.types import Outputs, Run
+from metamixer.core.types import Outputs, RunPeer
 from metamixer.losses.functional import finite, linear_ramp
 
 
@@ -69,7 +69,7 @@ def rows_of(outputs: Outputs, chosen: Tensor) -> Outputs:
     )
 
 
-def _run_of(outputs: Outputs, run: Run, chosen: Tensor) -> Run:
+def _run_of(outputs: Outputs, run: RunPeer, chosen: Tensor) -> RunPeer:
     """Runs a peer on other images in the places of those chosen: their partners inside of the network are the same."""
 
     def again(peer: int, images: Tensor, training: bool = True) -> Tensor:

@@ -30,10 +30,10 @@ from metamixer.training.half_precision import warn_if_slow
 from metamixer.training.interrupt import Interrupted, Watch
 from metamixer.training.nan_checks import not_finite
 from metamixer.training.optimizer import Optim
-from metamixer.training.optimizer_step import DoesNotFit, Line, NotFiniteError, TrainingError, Updates
+from metamixer.training.optimizer_step import CohortWithLoss, DoesNotFit, NotFiniteError, TrainingError, Updates
 from metamixer.training.out_of_memory import kept_bytes, too_large
 from metamixer.training.peer_settings import Freezing, PeerSettings
-from metamixer.training.resume import Best, Keeper, Run
+from metamixer.training.resume import Best, Keeper, TrainingState
 from metamixer.training.running_means import Sums
 from metamixer.training.sanity_check import check_parts, check_smallest, dry_run, wrong_label
 from metamixer.training.settings import Precision, TrainSettings, Update
@@ -177,12 +177,13 @@ class Trainer:
             self._freezing = Freezing(self.cohort, self.peers, first.images[:2].to(self.grid.device))
         except ValueError as error:
             raise TrainingError(f"freeze: {error}") from error
-        line = Line(self.cohort, self.loss, _compare(self.settings, counts, known, self.grid.device), self.settings.ema)
-        module, optimizer = self.grid.setup(line), self._optimizer(line)
+        compare = _compare(self.settings, counts, known, self.grid.device)
+        learner = CohortWithLoss(self.cohort, self.loss, compare, self.settings.ema)
+        module, optimizer = self.grid.setup(learner), self._optimizer(learner)
         updates = Updates(
-            self.grid, line, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
+            self.grid, learner, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
         )
-        self._run = Run(line, optimizer, updates, Sums(), known, strength=strength)
+        self._run = TrainingState(learner, optimizer, updates, Sums(), known, strength=strength)
         if resume:
             self._keeper.resume(self._run)
         start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading, self.notes)
@@ -201,9 +202,9 @@ class Trainer:
         assert self._run.best is not None  # noqa: S101
         return Fitted(self._run.step, val_report, self._run.best, self._run.step // len(train))
 
-    def _optimizer(self, line: Line) -> torch.optim.Optimizer:
+    def _optimizer(self, learner: CohortWithLoss) -> torch.optim.Optimizer:
         try:
-            return self.optim.build(line.cohort, line.loss, self.peers, self._freezing.weights)
+            return self.optim.build(learner.cohort, learner.loss, self.peers, self._freezing.weights)
         except ValueError as error:
             if self.grid.groups == 1:
                 raise
@@ -240,7 +241,7 @@ class Trainer:
                 break
             began = time.perf_counter()
             if self._freezing.follow(epoch):  # torch's wrapper averages the gradients that there were when it was made
-                run.updates.module = self.grid.setup(run.line)
+                run.updates.module = self.grid.setup(run.learner)
             self.cohort.train()
             self.grid.align(self.cohort)
             self.grid.align_copies(self.loss)
@@ -322,7 +323,7 @@ class Trainer:
             return {}
         terms = {**step.terms, **step.watched}
         Loss.of(self.loss).after_step(self.cohort)
-        if (average := run.line.average) is not None:
+        if (average := run.learner.average) is not None:
             average.update(self.cohort, run.step)
         run.sums.add(terms, step.outputs.logits, step.targets)
         return terms
@@ -357,7 +358,7 @@ class Trainer:
             batches: the same in every process.
             averaged: of the averaged peers, where they are averaged; False: of the cohort as it is.
         """
-        average = self._run.line.average if averaged and hasattr(self, "_run") else None
+        average = self._run.learner.average if averaged and hasattr(self, "_run") else None
         if average is not None:
             self.grid.align(average)
             with average.shown(self.cohort):
