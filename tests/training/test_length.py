@@ -8,7 +8,7 @@ import torch
 from metamixer import Optim
 from metamixer.config.recipe import Recipe
 from metamixer.runs.run import longer, read_recipe, train
-from metamixer.training.settings import TrainSettings
+from metamixer.training.settings import RunInfo, TrainSettings
 from metamixer.training.trainer import TrainingError
 from tests import toys
 
@@ -72,9 +72,9 @@ def test_a_schedule_starts_anew_where_a_run_was_continued():
 
 def test_an_ended_training_is_continued_with_a_new_schedule(tmp_path):
     first, second = Rates(), Rates()
-    toys.trainer(tmp_path, 2, callbacks=[first], facts={"recipe": "a"}).fit(toys.loader())
+    toys.trainer(tmp_path, 2, callbacks=[first], info=RunInfo({"recipe": "a"})).fit(toys.loader())
     facts = {"recipe": "b", "recipe_before": ["a"]}
-    more = toys.trainer(tmp_path, 4, callbacks=[second], facts=facts, continued=(2,))
+    more = toys.trainer(tmp_path, 4, callbacks=[second], info=RunInfo(facts), continued=(2,))
     more.fit(toys.loader(), resume=True)
     assert [epoch for epoch, _ in second.epochs] == [3, 4]
     assert second.rates == pytest.approx(first.rates), "as long as the first, so the same rates"

@@ -14,6 +14,7 @@ from metamixer.training.checkpoint import pointed, read
 from metamixer.training.distributed import ProcessLost
 from metamixer.training.optimizer import load_state, saved_state
 from metamixer.training.optimizer_step import MOST_SKIPPED, DoesNotFit, NotFiniteError
+from metamixer.training.settings import RunInfo
 from metamixer.training.train_step import train_step
 from metamixer.training.trainer import TrainingError
 from tests import toys
@@ -298,7 +299,7 @@ def test_images_and_labels_that_come_later_are_named_with_their_batch(change, sa
 
 def test_networks_with_other_outputs_than_classes():
     with pytest.raises(TrainingError, match=r"the peers \(0 small, 1 small\) put out 3 classes, the data have 10"):
-        trainer(DML(), classes=10).fit(toys.loader())
+        trainer(DML(), info=RunInfo(classes=10)).fit(toys.loader())
 
 
 def test_an_optimizer_s_state_is_found_by_owner():

@@ -22,6 +22,7 @@ from metamixer.training.callbacks import flat_row
 from metamixer.training.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.run_logger import Files
+from metamixer.training.settings import RunInfo
 from metamixer.training.train_step import train_step
 from metamixer.training.trainer import TrainingError
 from tests import toys
@@ -267,9 +268,9 @@ def test_a_label_out_of_range_is_said_before_the_first_step():
 
 
 def test_checkpoints_of_another_recipe_are_refused(tmp_path):
-    toys.trainer(tmp_path, 1, facts={"recipe": "abc"}).fit(toys.loader())
+    toys.trainer(tmp_path, 1, info=RunInfo({"recipe": "abc"})).fit(toys.loader())
     with pytest.raises(CheckpointError, match="recipe abc, this run has xyz"):
-        toys.trainer(tmp_path, 1, facts={"recipe": "xyz"}).fit(toys.loader(), resume=True)
+        toys.trainer(tmp_path, 1, info=RunInfo({"recipe": "xyz"})).fit(toys.loader(), resume=True)
 
 
 def test_best_and_latest_are_kept_and_others_pruned(tmp_path):

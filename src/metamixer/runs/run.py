@@ -43,7 +43,7 @@ from metamixer.training.callbacks import Callback
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.half_precision import warn_if_slow
 from metamixer.training.run_logger import Files
-from metamixer.training.settings import HALF
+from metamixer.training.settings import HALF, RunInfo
 from metamixer.training.started import is_first_process, layout
 from metamixer.training.trainer import Best, Fitted, Trainer
 
@@ -173,6 +173,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     _check_stages(mixer, cohort)
     loss = recipe.build_loss()
     Loss.of(loss).set_pixels(data.mean, data.std)
+    facts = {"recipe": recipe.digest} | ({"recipe_before": _before(recipe)} if resume else {})
     trainer = Trainer(
         cohort,
         mixer,
@@ -183,10 +184,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         grid=grid,
         folder=folder,
         names=recipe.names,
-        classes=len(data.classes),
         callbacks=(Files(folder), *callbacks),
-        facts={"recipe": recipe.digest} | ({"recipe_before": _before(recipe)} if resume else {}),
-        notes=notes,
+        info=RunInfo(facts, tuple(notes), len(data.classes)),
     )
     data = data.to(trainer.device)
     if grid.is_first:
@@ -254,7 +253,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             "learners": list(cohort.learners),
             "deployed": deployed.as_dict(),
             "best": facts,
-            "notes": [*trainer.notes, *data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
+            "notes": [*trainer.info.notes, *data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
         }
         # That the file is there says that the run has ended.
         write_whole(folder / "report.json", json.dumps(report, indent=1))

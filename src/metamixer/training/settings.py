@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +18,21 @@ HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 """What is computed in by autocast."""
 Update = Literal["joint", "alternating"]
 OnNonfinite = Literal["stop", "skip", "backoff"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a training loop does not compute with, and hands on.
+
+    Args:
+        facts: for the checkpoints' manifests, such as a hash of the recipe: a run is resumed with the same ones only.
+        notes: for callbacks, at the start.
+        classes: how many there are, so that networks with other outputs are refused; None: not known.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    classes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from metamixer.training.peer_settings import Freezing, PeerSettings
 from metamixer.training.resume import Best, Keeper, TrainingState
 from metamixer.training.running_means import Sums
 from metamixer.training.sanity_check import check_parts, check_smallest, dry_run, wrong_label
-from metamixer.training.settings import Precision, TrainSettings, Update
+from metamixer.training.settings import Precision, RunInfo, TrainSettings, Update
 from metamixer.training.small_loss import SmallLoss
 from metamixer.training.train_step import Compare, StepInput
 
@@ -74,10 +74,8 @@ class Trainer:
         grid: processes that were started already; None: as the settings say.
         folder: where checkpoints go (``checkpoints/``); None: none are written.
         names: of the peers, for messages.
-        classes: how many there are, so that networks with other outputs are refused; None: not known.
-        callbacks: they look.
-        facts: what the checkpoints' manifests say beside the step, such as a hash of the recipe.
-        notes: what callbacks are shown at the start.
+        callbacks: read-only, see :class:`Callback`.
+        info: what is known of the run.
         changes: settings by name, such as ``epochs=30``, instead of those in ``settings``.
 
     Raises:
@@ -97,10 +95,8 @@ class Trainer:
         grid: ProcessGrid | None = None,
         folder: Path | None = None,
         names: Sequence[str] | None = None,
-        classes: int | None = None,
         callbacks: Sequence[Callback] = (),
-        facts: Mapping[str, Any] | None = None,
-        notes: Sequence[str] = (),
+        info: RunInfo | None = None,
         **changes: Any,
     ) -> None:
         known = {each.name for each in fields(settings or TrainSettings)}
@@ -108,7 +104,7 @@ class Trainer:
             raise TypeError(f"Trainer has no setting {', '.join(unknown)}; accepted are {', '.join(sorted(known))}")
         self.settings = replace(settings or TrainSettings(), **changes)
         self.cohort, self.mixer, self.loss = cohort, mixer, loss
-        self.optim, self.peers, self.notes = optim or Optim(), tuple(peers), tuple(notes)
+        self.optim, self.peers, self.info = optim or Optim(), tuple(peers), info or RunInfo()
         try:
             if is_auto(mixer):
                 AutoStrength(self.settings)  # says now what does not fit
@@ -118,8 +114,8 @@ class Trainer:
         check_parts(cohort, loss, self.grid, self.settings)
         self.mixing_groups = self.settings.mixing_groups or self.grid.shares * self.settings.micro_batches
         self.names = tuple(names or (str(index) for index in range(len(cohort.peers))))
-        self.classes, self.callbacks = classes, tuple(callbacks)
-        self._keeper = Keeper(self.grid, folder, facts or {})
+        self.callbacks = tuple(callbacks)
+        self._keeper = Keeper(self.grid, folder, self.info.facts)
         self._watch = Watch()
 
     @property
@@ -170,7 +166,7 @@ class Trainer:
         counts, reading = getattr(given, "class_counts", None), getattr(given, "reading", "")
         train = training_batches(given, self.grid, self.settings.seed)
         first = next(iter(train.epoch(0)))
-        known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.classes)
+        known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.info.classes)
         self._check_memory(first)
         check_smallest(self.cohort, first, train.smallest(first), self.settings.micro_batches, self.names)
         try:
@@ -186,7 +182,7 @@ class Trainer:
         self._run = TrainingState(learner, optimizer, updates, Sums(), known, strength=strength)
         if resume:
             self._keeper.resume(self._run)
-        start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading, self.notes)
+        start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading, self.info.notes)
         looking = self.callbacks if self.grid.is_first else ()
         try:
             for callback in looking:
