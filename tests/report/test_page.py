@@ -343,7 +343,7 @@ def test_a_study(tmp_path):
     assert "3 seeds each" in page.text
     assert [[cell[0] for cell in row] for row in page.table("Pooled <b>").rows[1:]] == [["a <x>", "b"]]
     for content, told in (
-        ("{}", "has no table"), ("{", "cannot be read"), ('{"table": 3}', "no object with columns and rows"),
+        ("{}", "has no table"), ("{", "cannot be read"), ('{"table": 3}', "is not an object with columns and rows"),
         ('{"table": {"columns": ["a"], "rows": [[1, 2]]}}', "1 columns, and a row of 2 cells"),
     ):  # fmt: skip
         (folder / "results.json").write_text(content)
