@@ -59,6 +59,6 @@ def test_faults_have_exit_codes(run, tmp_path):
     assert not list((tmp_path / "x").iterdir())
     (tmp_path / "no.pt2").write_bytes(b"PK\x03\x04" + b"\xff" * 100)
     said = metamixer("predict", tmp_path / "no.pt2", tmp_path / "x.png", code=65).stderr
-    assert "expected the model.safetensors of a run" in said
+    assert "no.pt2: .pt2 files are not read here, torch.export.load is for them; a run's folder, " in said
     (tmp_path / "no.onnx").write_bytes(b"nothing")
     assert "cannot be read" in metamixer("predict", tmp_path / "no.onnx", tmp_path / "x.png", code=65).stderr

@@ -224,6 +224,7 @@ def test_one_image_or_several_of_any_kind(run, both, tmp_path):
 @pytest.mark.parametrize(
     ("image", "words"),
     [
+        (None, "of NoneType; a path, bytes"),
         ("gone.png", "no such file"),
         (np.zeros((4, 4, 3)), r"an array of float64 \(4, 4, 3\); uint8 or uint16 \(H, W\) or \(H, W, C\)"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), r"a tensor of uint8 \(8, 8, 3\); uint8 or uint16 \(C, H, W\)"),
@@ -231,8 +232,9 @@ def test_one_image_or_several_of_any_kind(run, both, tmp_path):
     ],
 )
 def test_what_is_no_image_is_one_line(run, image, words):
-    with pytest.raises(ImageError, match=words):
-        metamixer.load(run).predict([image])
+    for given in ([image], image):
+        with pytest.raises(ImageError, match=words):
+            metamixer.load(run).predict(given)
     with pytest.raises(DataError, match="no such file"):
         metamixer.load(run / "none")
     with pytest.raises(DataError, match="it is not a run"):

@@ -258,8 +258,12 @@ def model_file(path: Path) -> Path:
             why = "its training has not ended" if (path / "recipe.yaml").is_file() else "it is not a run"
             raise DataError(f"{path} has no model.safetensors: {why}")
         return found
+    accepted = "a run's folder, a .safetensors or an .onnx file is accepted"
     if not path.exists():
-        raise DataError(f"{path}: no such file; a run's folder, a .safetensors or an .onnx file is accepted")
+        raise DataError(f"{path}: no such file; {accepted}")
+    if path.suffix in (".pt2", ".pt", ".pth", ".ckpt", ".bin", ".pkl"):
+        how = ", torch.export.load is for them" if path.suffix == ".pt2" else ""
+        raise DataError(f"{path}: {path.suffix} files are not read here{how}; {accepted}")
     return path
 
 

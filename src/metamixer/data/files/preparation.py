@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def each(images: Any) -> list[ImageInput]:
     if isinstance(images, Tensor | np.ndarray):
         several = images.ndim == 4
         return list(images) if several else [images]
-    return list(images)
+    return list(images) if isinstance(images, Iterable) else [images]
 
 
 def is_one(images: Any) -> bool:
