@@ -24,7 +24,9 @@ def test_fetch_and_subset():
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), "float32"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1]), "float64"),
+        (torch.full((2, 1, 4, 4), -1.0), torch.tensor([0, 1]), "from -1 to -1; expected .*0 to 255"),
+        (torch.full((2, 1, 4, 4), float("nan")), torch.tensor([0, 1]), "from nan to nan"),
         (noise(2, 4, 4), torch.tensor([0, 1]), r"\(2, 4, 4\)"),
         (noise(2, 1, 4, 4), torch.tensor([0, 1, 1]), r"\(3,\).*\(2,\)"),
         (noise(2, 1, 4, 4), torch.tensor([0.0, 1.0]), "int64"),

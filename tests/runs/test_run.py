@@ -39,6 +39,7 @@ from metamixer.runs.run import (
     train,
     train_loader,
 )
+from metamixer.training.auto_strength import uncertainty
 from metamixer.training.checkpoint import CheckpointError, pointed
 from metamixer.training.trainer import TrainingError
 
@@ -397,7 +398,10 @@ def test_auto_strength_in_a_run(tmp_path):
     assert len(data.train) < 512, "all of them are among the fixed ones"
     assert lines[-1]["overfitting"] == pytest.approx((known - new) / (1 - new), abs=1e-12)
     assert lines[0]["strength"] == 0.0
-    assert lines[1]["strength"] == (1.0 if lines[0]["overfitting"] > 0 else 0.0)
+    new = sum(peer["accuracy"] for peer in lines[0]["val"]["peers"]) / 2
+    known = new + lines[0]["overfitting"] * (1 - new)
+    error = uncertainty(known, new, (len(data.train), len(data.val)))
+    assert lines[1]["strength"] == (1.0 if lines[0]["overfitting"] > error else 0.0)
     page = tmp_path / "page.html"
     report([tmp_path / "run"], page)
     assert "Strength of mixing, and the overfitting that it follows" in page.read_text()

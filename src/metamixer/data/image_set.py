@@ -85,6 +85,10 @@ class TensorImages:
                 f"images are {self.images.dtype} {tuple(self.images.shape)}; expected (N, C, H, W) uint8, or float32 "
                 "from 0 to 255"
             )
+        if self.images.dtype == torch.float32 and len(self.images):
+            low, high = (float(each) for each in self.images.aminmax())
+            if not 0 <= low <= high <= 255:
+                raise DataError(f"float32 images go from {low:g} to {high:g}; expected values from 0 to 255")
         check_labels(self.labels, len(self.images), self.classes)
 
     def __len__(self) -> int:
