@@ -73,6 +73,7 @@ def children(pid):
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_ends_as_if_nothing_had_happened(whole, file, tmp_path):
     """Once with its trial, and once while the trial lives on alone."""
     folder = tmp_path / "killed"
@@ -98,6 +99,7 @@ def test_a_search_that_was_killed_ends_as_if_nothing_had_happened(whole, file, t
     assert "of 3 trials ran to their end" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_search_that_has_ended_does_nothing_and_more_trials_continue_it(whole, file):
     folder, _ = whole
     before = content(folder)
