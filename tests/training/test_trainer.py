@@ -23,6 +23,7 @@ from metamixer.training.checkpoint import CheckpointError, pointed, read_latest
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.run_logger import Files
 from metamixer.training.settings import RunInfo
+from metamixer.training.trackers import trackers
 from metamixer.training.train_step import train_step
 from metamixer.training.trainer import TrainingError
 from tests import toys
@@ -400,9 +401,9 @@ def test_alternating_updates_are_for_networks_of_their_own():
 def test_training_goes_on_without_tensorboard(tmp_path, uninterrupted):
     """The event file is a view; what cannot be done without, metrics.jsonl, is there."""
     (tmp_path / "events").write_text("in the way")
-    made = toys.trainer(tmp_path, EPOCHS, callbacks=[Files(tmp_path)])
-    with pytest.warns(UserWarning, match="no more TensorBoard events .* training continues") as said:
+    made = toys.trainer(tmp_path, EPOCHS, callbacks=[Files(tmp_path), *trackers(["tensorboard"], tmp_path, {})])
+    with pytest.warns(UserWarning, match="no more metrics for tensorboard .* training continues") as said:
         made.fit(toys.loader(), toys.validation())
-    assert len([warning for warning in said if "TensorBoard" in str(warning.message)]) == 1
+    assert len([warning for warning in said if "tensorboard" in str(warning.message)]) == 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
     assert_same_bits(toys.weights(made), uninterrupted[0])

@@ -35,6 +35,7 @@ from metamixer.models.factory import check_name
 from metamixer.training.optimizer import Optim
 from metamixer.training.peer_settings import PeerSettings
 from metamixer.training.settings import TrainSettings
+from metamixer.training.trackers import Name as Tracker
 
 _INSTEAD = "compile=reduce-overhead lets torch record CUDA graphs"
 
@@ -51,6 +52,7 @@ class TrainSection(TrainSettings):
         checkpointing: compute blocks of the peers again in the backward pass: less memory, about a third more time.
         compile: mode of ``torch.compile`` for the peers: ``false``, ``default``, or ``reduce-overhead`` and
             ``max-autotune``, which record CUDA graphs on a GPU.
+        trackers: where the metrics go beside the run's files: ``tensorboard`` (``events/``), ``wandb``, ``mlflow``.
     """
 
     batch_size: Annotated[int, Field(ge=2)] = 64
@@ -59,6 +61,7 @@ class TrainSection(TrainSettings):
     parallel: Parallel = "none"
     compile: Compile = False
     checkpointing: Annotated[bool, Field(json_schema_extra={"neutral": False})] = False
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
 
     @model_validator(mode="before")
     @classmethod
@@ -111,8 +114,8 @@ _TRAIN = (
 )  # fmt: skip
 """The order of the first version's ``train`` section in files, and so in checksums; what was added comes after."""
 
-LAYOUT = ("devices", "num_nodes", "peer_groups", "timeout")
-"""Settings of ``train`` that say who computes, and not what."""
+LAYOUT = ("devices", "num_nodes", "peer_groups", "timeout", "trackers")
+"""Settings of ``train`` that say who computes and who looks on, and not what is computed."""
 
 CODE = ("peers", "mixer", "loss")
 """The sections that can name code by an import path."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from metamixer.models.factory import UnknownModel, check_exists
 from metamixer.training.auto_strength import AutoStrength
 from metamixer.training.distributed import device_of
 from metamixer.training.half_precision import warn_if_slow
+from metamixer.training.trackers import PACKAGES
 
 
 def check_before_data(recipe: Recipe) -> None:
@@ -27,7 +29,7 @@ def check_before_data(recipe: Recipe) -> None:
     Warns:
         UserWarning: the precision is slower than float32 here.
     """
-    wrong = [*_networks(recipe), *_memory(recipe), *_strength(recipe)]
+    wrong = [*_networks(recipe), *_memory(recipe), *_strength(recipe), *_trackers(recipe)]
     try:
         device = device_of(recipe.train.accelerator).type
     except ValueError as error:
@@ -52,6 +54,14 @@ def _networks(recipe: Recipe) -> list[str]:
         if peer.weights is not None and not Path(peer.weights).is_file():
             wrong.append(f"peers.{index}.weights: {peer.weights}: no such file")
     return wrong
+
+
+def _trackers(recipe: Recipe) -> list[str]:
+    return [
+        f"train.trackers: {name} is not installed: pip install 'metamixer[{name}]'"
+        for name in recipe.train.trackers
+        if any(find_spec(package) is None for package in PACKAGES[name])
+    ]
 
 
 def _memory(recipe: Recipe) -> list[str]:

@@ -22,7 +22,7 @@ from torch import nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.config.data_section import DataSection, is_place, placeless_name, without_kind
 from metamixer.config.recipe import Recipe
-from metamixer.config.yaml_file import RecipeError
+from metamixer.config.yaml_file import RecipeError, flat
 from metamixer.core.files import write_whole
 from metamixer.core.plan import Mixer
 from metamixer.core.text import clean
@@ -45,6 +45,7 @@ from metamixer.training.half_precision import warn_if_slow
 from metamixer.training.run_logger import Files
 from metamixer.training.settings import HALF, RunInfo
 from metamixer.training.started import is_first_process, layout
+from metamixer.training.trackers import trackers
 from metamixer.training.trainer import Best, Fitted, Trainer
 
 
@@ -184,7 +185,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         grid=grid,
         folder=folder,
         names=recipe.names,
-        callbacks=(Files(folder), *callbacks),
+        callbacks=(Files(folder), *trackers(recipe.train.trackers, folder, flat(recipe.as_dict())), *callbacks),
         info=RunInfo(facts, tuple(notes), len(data.classes)),
     )
     data = data.to(trainer.device)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from metamixer.core.files import write_whole
 from metamixer.training.callbacks import EpochRecord, Start, StepRecord, flat_row
 
 
 class Files:
-    """``metrics.jsonl``, ``metrics.csv`` and TensorBoard events in a run's folder, one row an epoch.
+    """``metrics.jsonl`` and ``metrics.csv`` in a run's folder, one row an epoch.
 
     A resumed run first drops the rows after the checkpoint, so that each epoch stands there once.
     """
@@ -24,12 +20,9 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows: list[dict[str, float]] = []
-        self._events: Any = None
 
     def on_start(self, start: Start) -> None:
-        """Keep the rows up to ``start.step`` and open the event file."""
-        from tensorboardX import SummaryWriter
-
+        """Keep the rows up to ``start.step``."""
         path = self._folder / "metrics.jsonl"
         kept: list[str] = []
         if path.exists():
@@ -43,8 +36,6 @@ class Files:
                     self._rows.append(flat_row(record))
         write_whole(path, "".join(line + "\n" for line in kept))
         self._write_csv()
-        with self._events_may_fail():
-            self._events = SummaryWriter(str(self._folder / "events"), purge_step=start.step + 1)
 
     def on_step(self, record: StepRecord) -> None:
         """Steps are not written: reading them would stall the device."""
@@ -56,30 +47,9 @@ class Files:
         with (self._folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record.as_dict()) + "\n")
         self._write_csv()
-        if self._events is not None:
-            with self._events_may_fail():
-                for name, value in row.items():
-                    if name not in ("epoch", "step"):
-                        self._events.add_scalar(name, value, record.step)
-                self._events.flush()
 
     def on_end(self) -> None:
-        """Close the event file."""
-        if self._events is not None:
-            with self._events_may_fail():
-                self._events.close()
-
-    @contextmanager
-    def _events_may_fail(self) -> Iterator[None]:
-        """The event file repeats what the other files hold: training continues without it."""
-        try:
-            yield
-        except Exception as error:
-            self._events = None
-            warnings.warn(
-                f"no more TensorBoard events ({error}); training continues, and metrics.jsonl has all metrics",
-                stacklevel=2,
-            )
+        """Each row is written."""
 
     def _write_csv(self) -> None:
         # An epoch without validation has fewer columns, so the names come from all rows.
