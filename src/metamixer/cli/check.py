@@ -21,11 +21,18 @@ def check(
         Literal["auto", "classes"],
         typer.Option("--layout", help="Find splits by their names (auto), or take each folder for a class (classes)."),
     ] = "auto",
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the pictures that need a look.")
+    ] = None,
 ) -> int:
     """Decode all images of a folder, and list the unreadable ones."""
     from metamixer.cli.exit_codes import DATA
     from metamixer.data import check as check_folder
 
+    if html is not None:
+        from metamixer.report.check_page import check_place, write_check
+
+        check_place(folder, html)
     found = check_folder(folder, layout)
     for note in found.notes:
         say(f"note: {note}", style="yellow")
@@ -46,6 +53,9 @@ def check(
         say(f"{counted(count, 'file')}: {cause}", style="red")
     if found.bad:
         say(f"{len(found.bad)} of {len(found.files)} cannot be read; data.on_error=skip trains without them")
+    if html is not None:
+        write_check(found, folder, html)
+        say(f"written: {html}")
     return DATA if found.bad else 0
 
 

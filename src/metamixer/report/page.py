@@ -73,8 +73,22 @@ def render(
     runs: Sequence[dict[str, Any]], several: dict[str, Any] | None, studies: Sequence[StudyFiles], title: str
 ) -> str:
     """The page as text. Every value passes through the template's escaping, and names through ``clean`` before."""
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    return rendered(
+        "page.html.j2",
+        title=title,
+        runs=runs,
+        several=several,
+        studies=[_of_study(study) for study in studies],
+        # A file of this package, and no value: it stands in the page as it is, and the policy allows it alone.
+        script=_as_it_is(script),
+        script_hash=_hash(script),
+    )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of this package with its style; values are escaped, and control characters in them shown."""
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE, encoding="utf-8"),
@@ -85,19 +99,16 @@ def render(
         # Control characters, and half pairs that no file can hold, become visible here and nowhere else.
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return environment.get_template("page.html.j2").render(
-        title=title,
-        runs=runs,
-        several=several,
-        studies=[_of_study(study) for study in studies],
-        version=_version(),
-        # Files of this package, and no values: they stand in the page as they are, and the policy allows them alone.
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        version=_version(), style=_as_it_is(style), style_hash=_hash(style), **values
     )
+
+
+def _as_it_is(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704
 
 
 def _of_study(study: StudyFiles) -> dict[str, Any]:
