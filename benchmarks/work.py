@@ -53,7 +53,7 @@ def plain_steps(
 def _sgd(weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         weights,
-        lr=OPTIM.lr,
+        lr=OPTIM.peak,
         momentum=OPTIM.momentum,
         nesterov=OPTIM.nesterov,
         weight_decay=OPTIM.weight_decay,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -45,7 +45,8 @@ class TrainSection(TrainSettings):
     """The loop: :class:`~metamixer.training.settings.TrainSettings`, and what builds its batches and peers.
 
     Args:
-        batch_size: images in a step, over all processes.
+        batch_size: images in a step, over all processes; ``auto``: the largest power of two whose step takes half of
+            the free memory, at most 256 and a twentieth of the training images.
         sync_batchnorm: batch norm over the images of all processes of a group; CUDA only.
         per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
         parallel: peers one after the other (``none``), or side by side on the cores of a CPU (``threads``).
@@ -55,7 +56,7 @@ class TrainSection(TrainSettings):
         trackers: where the metrics go beside the run's files: ``tensorboard`` (``events/``), ``wandb``, ``mlflow``.
     """
 
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 64
     sync_batchnorm: bool = False
     per_class: Annotated[int, Field(ge=2)] | None = None
     parallel: Parallel = "none"

@@ -66,7 +66,7 @@ def _trackers(recipe: Recipe) -> list[str]:
 
 def _memory(recipe: Recipe) -> list[str]:
     """The images of one batch and their companions as float32, which is the least that a step needs."""
-    if recipe.data.size is None:
+    if recipe.data.size is None or recipe.train.batch_size == "auto":
         return []
     height, width = recipe.data.size
     images = recipe.train.batch_size * (2 if getattr(recipe.build_mixer(), "wants_companions", True) else 1)

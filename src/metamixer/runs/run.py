@@ -32,6 +32,7 @@ from metamixer.data.random_crop import RandomCrop
 from metamixer.data.splits import Split
 from metamixer.evaluation.evaluate import Report, Score, evaluate
 from metamixer.losses.base import Loss
+from metamixer.runs.auto_settings import settled
 from metamixer.runs.before_data import check_before_data
 from metamixer.runs.claim import claimed
 from metamixer.runs.classifier import Classifier
@@ -86,7 +87,7 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
         augmentation(recipe, data),
         data.mean,
         data.std,
-        recipe.train.batch_size,
+        _number(recipe.train.batch_size),
         recipe.train.seed,
         companions=_wants_companions(recipe),
         device=device,
@@ -99,7 +100,15 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
 
 def eval_loader(recipe: Recipe, data: Data, images: ImageSet, device: torch.device) -> EvalLoader:
     """Plain batches of a split."""
-    return EvalLoader(images, data.mean, data.std, max(256, recipe.train.batch_size), device, recipe.data.workers)
+    size = recipe.train.batch_size
+    most = max(256, size) if isinstance(size, int) else 256
+    return EvalLoader(images, data.mean, data.std, most, device, recipe.data.workers)
+
+
+def _number(value: int | str) -> int:
+    if isinstance(value, str):
+        raise RecipeError(f"train.batch_size={value} is found when a run begins; accepted here is a number")
+    return value
 
 
 def plain_loader(recipe: Recipe, data: Data, device: torch.device) -> EvalLoader:
@@ -168,7 +177,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     if data.test is None and data.val is None:
         share = max(0.1, 2 * recipe.data.val_share)  # what is set already was too small to hold an image out
         raise RecipeError(f"data: neither a test nor a validation split; data.val_share={share:g} holds one out")
-    notes: list[str] = []
+    data = data.to(grid.device)
+    numbers, notes = settled(recipe, folder, data, grid, lambda now, of: train_loader(now, of, grid.device))
     cohort = recipe.cohort_for(data, notes=notes)
     mixer = recipe.build_mixer()
     _check_stages(mixer, cohort)
@@ -179,8 +189,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         cohort,
         mixer,
         loss,
-        recipe.train,
-        optim=recipe.optim,
+        numbers.train,
+        optim=numbers.optim,
         peers=recipe.peer_settings,
         grid=grid,
         folder=folder,
@@ -188,7 +198,6 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         callbacks=(Files(folder), *trackers(recipe.train.trackers, folder, flat(recipe.as_dict())), *callbacks),
         info=RunInfo(facts, tuple(notes), len(data.classes)),
     )
-    data = data.to(trainer.device)
     if grid.is_first:
         if recipe.before and (folder / "recipe.yaml").is_file() and recipe.differences(read_recipe(folder)):
             (folder / "report.json").unlink(missing_ok=True)  # it says that a run has ended
@@ -197,7 +206,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     val = None if data.val is None else eval_loader(recipe, data, data.val, trainer.device)
     plain = plain_loader(recipe, data, trainer.device) if is_auto(mixer) else None
-    loader = train_loader(recipe, data, trainer.device)
+    loader = train_loader(numbers, data, trainer.device)
     if disk_crops and isinstance(data.train, FolderImages) and recipe.data.crop_scale is None:
         loader = replace(loader, augment=replace(loader.augment, pad=0, crop=RandomCrop()))
     fitted = trainer.fit(loader, val, plain=plain, resume=resume)

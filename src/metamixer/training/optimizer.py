@@ -23,6 +23,7 @@ class Optim:
     Args:
         name: ``sgd`` or ``adamw``.
         lr: peak learning rate. 0.05 and a short warm-up train every network that we tried; CIFAR recipes have 0.1.
+            ``auto``: found by a range test before the run.
         momentum, nesterov: of SGD.
         weight_decay: L2 for SGD, decoupled for AdamW.
         schedule: ``cosine`` to 0, ``step`` (times ``gamma`` at each of ``milestones``) or ``constant``.
@@ -36,7 +37,7 @@ class Optim:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.05
+    lr: Positive | Literal["auto"] = 0.05
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: Weight = 5e-4
@@ -68,13 +69,14 @@ class Optim:
             later: weights that learn from some epoch on: in groups of their own, because torch's fused kernels take
                 no weights with and without momentum together.
         """
+        peak = self.peak
         modules = {**{f"peer {index}": peer for index, peer in enumerate(cohort.peers)}, "the loss": loss}
         groups: list[dict[str, Any]] = []
         waiting = {id(weight) for weight in later}
         taken: set[nn.Parameter] = set()  # a trunk that peers share is in the first one's group
         for index, (owner, module) in enumerate(modules.items()):
             own = peers[index] if index < min(len(peers), len(cohort.peers)) else PeerSettings()
-            rate = 1.0 if own.lr is None else own.lr / self.lr
+            rate = 1.0 if own.lr is None else own.lr / peak
             scales: dict[nn.Parameter, float] = {}
             if self.layer_decay != 1 and index < len(cohort.peers) and index in cohort.learners:
                 scales = layer_scales(module, cohort.stage_paths[index], self.layer_decay)
@@ -89,10 +91,10 @@ class Optim:
             raise ValueError("no peer learns here: all of them are frozen")
         # One fused kernel for all weights; where it does not exist torch says so itself.
         if self.name == "adamw":
-            return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            return torch.optim.AdamW(groups, lr=peak, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(
             groups,
-            lr=self.lr,
+            lr=peak,
             momentum=self.momentum,
             nesterov=self.nesterov and self.momentum > 0,
             weight_decay=self.weight_decay,
@@ -107,12 +109,20 @@ class Optim:
         >>> [round(Optim(lr=1.0, warmup=0.1).rate(at), 3) for at in (0.0, 0.05, 0.1, 0.55, 1.0)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
         """
+        peak = self.peak
         if progress < self.warmup:
-            return self.lr * progress / self.warmup
+            return peak * progress / self.warmup
         if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+            return peak * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
         if self.schedule == "step":
-            return self.lr * self.gamma ** sum(progress >= milestone for milestone in self.milestones)
+            return peak * self.gamma ** sum(progress >= milestone for milestone in self.milestones)
+        return peak
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate; ``ValueError`` where it is still to be found."""
+        if self.lr == "auto":
+            raise ValueError("lr='auto' is found by a run of a recipe; accepted here is a number")
         return self.lr
 
 
