@@ -30,6 +30,12 @@ SETTINGS = {"optim.lr": 0.1, "peers.0.name": "resnet8"}
 WARNED = "no more metrics for {}.*training continues, and metrics.jsonl has all metrics"
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """MLflow's new database takes longer than the 30 seconds on a machine that is busy."""
+    monkeypatch.setattr("metamixer.training.trackers._PATIENCE", 600.0)
+
+
 class Noted:
     """A logger that notes what comes, and fails or sleeps where it is asked to."""
 

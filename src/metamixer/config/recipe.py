@@ -116,7 +116,7 @@ _TRAIN = (
 """The order of the first version's ``train`` section in files, and so in checksums; what was added comes after."""
 
 LAYOUT = ("devices", "num_nodes", "peer_groups", "timeout", "trackers")
-"""Settings of ``train`` that say who computes and who looks on, and not what is computed."""
+"""Settings of ``train`` that do not change what is computed: processes and trackers."""
 
 CODE = ("peers", "mixer", "loss")
 """The sections that can name code by an import path."""

@@ -50,7 +50,7 @@ class Tracker:
         logger: with the interface of Fabric's loggers; or what makes one of the step that training starts at.
         settings: of the run, by their places: ``{"optim.lr": 0.1}``.
         name: for messages; None: the logger's class.
-        patience: seconds that the end of training waits for the last metrics.
+        patience: seconds that the end of training waits for the last metrics; None: 30.
     """
 
     def __init__(
@@ -58,9 +58,13 @@ class Tracker:
         logger: Logger | Callable[[int], Logger],
         settings: Mapping[str, Any] | None = None,
         name: str | None = None,
-        patience: float = _PATIENCE,
+        patience: float | None = None,
     ) -> None:
-        self._given, self._settings, self._patience = logger, dict(settings or {}), patience
+        self._given, self._settings, self._patience = (
+            logger,
+            dict(settings or {}),
+            _PATIENCE if patience is None else patience,
+        )
         self._name = name or type(logger).__name__
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._ended = threading.Event()
