@@ -6,8 +6,8 @@ ARCHIVES holds `cifar10-jpeg.tar.gz` (CIFAR-10 as JPEG files), `cifar100-200.tar
 of CIFAR-100), `tiny-imagenet-20.tar.xz` (20 classes with boxes), `cifar10n-labels.csv.gz` (labels by people) and
 `fashion-mnist/` (the four idx files). What is not there is left out.
 
-`cifar10-explore` and `fashion-explore` have no image of the test sets: their `test/` are other training images, so that
-what is chosen there is chosen without test images. The other sets have the official test images.
+`cifar10-explore`, `fashion-explore` and `photographs` have no image of the test sets: their `test/` are other training images,
+so that what is chosen there is chosen without test images. The other sets have the official test images.
 """
 
 import argparse
@@ -21,19 +21,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# split and number of a file of an archive -> the splits of a set that it goes to
-Choice = Callable[[str, int], str | None]
+# split, class and number of a file of an archive -> the split of a set that it goes to
+Choice = Callable[[str, str, int], str | None]
 
 
 def between(**ranges: tuple[int, int]) -> Choice:
     """Training files by number; `test=(0, 0)` takes the archive's own test split."""
 
-    def choose(split: str, number: int) -> str | None:
+    def choose(split: str, name: str, number: int) -> str | None:
         if split == "test":
             return "test" if ranges.get("test") == (0, 0) else None
-        return next((name for name, (low, high) in ranges.items() if low <= number < high), None)
+        return next((part for part, (low, high) in ranges.items() if low <= number < high), None)
 
     return choose
+
+
+def unequal(**sizes: int) -> Choice:
+    """The first training images of some classes, as many as `sizes` says; 20 others to validate, 200 others as `test`."""
+    choices = {name: between(train=(0, size), test=(200, 400), val=(400, 420)) for name, size in sizes.items()}
+    return lambda split, name, number: choices[name](split, name, number) if name in choices else None
 
 
 OFFICIAL = (0, 0)
@@ -47,6 +53,10 @@ SETS: dict[str, dict[str, Choice]] = {
     "tiny-imagenet-20.tar.xz": {
         "tiny-50": between(train=(0, 50), val=(400, 450), test=OFFICIAL),
         "tiny-100": between(train=(0, 100), val=(400, 450), test=OFFICIAL),
+        "photographs": unequal(
+            acorn=30, bee=45, dragonfly=60, hourglass=80, king_penguin=100, monarch=120, orange=140, snail=160,
+            sports_car=180, tractor=200,
+        ),  # fmt: skip
     },
 }
 
@@ -67,7 +77,7 @@ def unpack(archive: Path, out: Path) -> None:
         for made, choose in SETS[archive.name].items():
             # Tiny ImageNet's and CIFAR's files are numbered inside of their class.
             digits = "".join(filter(str.isdigit, Path(file).stem))
-            if (to := choose(split, int(digits or 0))) is not None:
+            if (to := choose(split, name, int(digits or 0))) is not None:
                 folder = out / made / to / name
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_bytes(content)
@@ -84,7 +94,8 @@ def boxes(archive: Path, out: Path) -> None:
                 rows = list(csv.DictReader(io.TextIOWrapper(content, "utf-8")))
                 for made in SETS[archive.name]:
                     for split in ("train", "val") if origin == "train" else ("test",):
-                        kept = [row for row in rows if (out / made / split / row["file"]).is_file()]
+                        if not (kept := [row for row in rows if (out / made / split / row["file"]).is_file()]):
+                            continue  # its test images come from the training images
                         with (out / made / f"{split}_boxes.csv").open("w", newline="") as file:
                             writer = csv.DictWriter(file, rows[0])
                             writer.writeheader()
