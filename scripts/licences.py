@@ -18,7 +18,12 @@ _DENIED = re.compile(
     r"(?<!Lesser )General Public License|Commons Clause)",
     re.IGNORECASE,
 )
-_EXTRAS = ("hf", "export", "hub", "ray")
+_DEVELOPERS = {"bench", "dev", "docs"}
+"""Extras that no user installs; all others are judged."""
+
+
+_OF_WHEELS = {"pillow-heif": "GPL-2.0-only (x265 in its wheels; pi-heif reads the same files)"}
+"""Licences of wheels with more in them than their metadata say."""
 
 
 def denied(licence: str) -> bool:
@@ -28,8 +33,8 @@ def denied(licence: str) -> bool:
 
 
 def licence_of(found: Distribution) -> str:
-    """The licence expression, else the classifiers, else the first line of the licence field."""
-    said = found.metadata.get("License-Expression")
+    """That of the wheel where it differs, the licence expression, the classifiers, or the licence field."""
+    said = _OF_WHEELS.get(canonicalize_name(found.metadata["Name"])) or found.metadata.get("License-Expression")
     if said:
         return str(said)
     named = [each.rpartition(" :: ")[2] for each in found.metadata.get_all("Classifier") or [] if "License ::" in each]
@@ -38,10 +43,14 @@ def licence_of(found: Distribution) -> str:
     return "; ".join(named) or first[:80] or "not stated"
 
 
+def _extras(root: str) -> set[str]:
+    return set(distribution(root).metadata.get_all("Provides-Extra") or ()) - _DEVELOPERS
+
+
 def needed(root: str = "metamixer") -> set[str]:
     """The distributions that come with a package and its extras for users, as far as they are installed."""
     found: set[str] = set()
-    left = [(root, frozenset(_EXTRAS))]
+    left = [(root, frozenset(_extras(root)))]
     while left:
         name, extras = left.pop()
         name = canonicalize_name(name)
@@ -61,6 +70,18 @@ def needed(root: str = "metamixer") -> set[str]:
     return found
 
 
+def absent(root: str = "metamixer") -> set[str]:
+    """What extras for users name and is not installed."""
+    asked = [Requirement(line) for line in distribution(root).requires or []]
+    extras = _extras(root)
+    wanted = {
+        canonicalize_name(each.name)
+        for each in asked
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras)
+    }
+    return wanted - {canonicalize_name(found.metadata["Name"]) for found in distributions()} - {root}
+
+
 def main() -> int:
     everything = "--all" in sys.argv[1:]
     own = needed()
@@ -72,6 +93,8 @@ def main() -> int:
         wrong = name in own and denied(licence)
         bad += wrong
         print(f"{name} {found.version}  {licence}{'  <- not allowed' if wrong else ''}")
+    if missing := sorted(absent()):
+        print(f"not installed here, and not judged: {', '.join(missing)}")
     print(f"{len(own)} distributions are needed, {bad} of them with a licence that is not allowed")
     return 1 if bad else 0
 

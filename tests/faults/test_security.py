@@ -8,6 +8,7 @@ import copy
 import csv
 import hashlib
 import http.server
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -800,8 +801,15 @@ def test_licences_of_what_is_needed():
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)  # as `make audit` calls it
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split("  ")[0].split() for line in done.stdout.splitlines()]
-    assert {"torch", "numpy", "pillow"} <= {row[0].lower() for row in rows if row}
+    listed = {row[0].lower() for row in rows if row}
+    brought = {"onnxruntime", "datasets", "starlette", "optuna", "sqlalchemy", "tifffile"}  # by extras, or by theirs
+    assert {"torch", "numpy", "pillow"} | brought <= listed
+    assert not {"pytest", "sphinx"} & listed
     licences = script_of("licences")
+    assert licences.absent() <= {"ray"}  # too large for every test environment
+    assert licences.denied(licences.licence_of(importlib.metadata.distribution("pillow-heif")))
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert declared.keys() > licences._DEVELOPERS
     for text in ("AGPL-3.0-only", "GNU General Public License v3 (GPLv3)", "GPL-2.0-or-later", "SSPL-1.0",
                  "GNU Affero General Public License v3"):  # fmt: skip
         assert licences.denied(text), text

@@ -1,6 +1,7 @@
 """What is opened and what is refused before anything is decoded."""
 
 import struct
+import sys
 import tracemalloc
 import zlib
 from io import BytesIO
@@ -55,6 +56,9 @@ def test_heic_and_avif(tmp_path, monkeypatch):
     ramp = np.linspace(0, 255, 64)[None, :, None] * np.linspace(0.2, 1, 48)[:, None, None]
     smooth = np.repeat(ramp.round().astype(np.uint8), 3, axis=2)
     pillow_heif.register_heif_opener()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # read by pi_heif, which cannot write
+    picture.formats.cache_clear()
+    assert "HEIF" in picture.formats()
     for name in ("x.heic", "x.avif"):
         Image.fromarray(smooth).save(tmp_path / name, quality=95)
         found = read_image(tmp_path / name, 3)

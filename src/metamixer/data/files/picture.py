@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ _BOXES = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"
 def formats() -> tuple[str, ...]:
     """What Pillow may open here: AVIF is a part of it, HEIC that of a plug-in."""
     found = [*FORMATS, *(["AVIF"] if features.check("avif") else [])]
-    with suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-        found.append("HEIF")
+    for plugin in ("pi_heif", "pillow_heif"):  # the same reader; the second also writes, and its wheels are GPL
+        with suppress(ImportError):
+            import_module(plugin).register_heif_opener()
+            found.append("HEIF")
+            break
     return tuple(found)
 
 
