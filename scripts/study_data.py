@@ -6,8 +6,8 @@ ARCHIVES holds `cifar10-jpeg.tar.gz` (CIFAR-10 as JPEG files), `cifar100-200.tar
 of CIFAR-100), `tiny-imagenet-20.tar.xz` (20 classes with boxes), `cifar10n-labels.csv.gz` (labels by people) and
 `fashion-mnist/` (the four idx files). What is not there is left out.
 
-`cifar10-explore`, `fashion-explore` and `photographs` have no image of the test sets: their `test/` are other training images,
-so that what is chosen there is chosen without test images. The other sets have the official test images.
+`cifar10-explore`, `fashion-explore` and `photographs` have no image of the test sets: their `test/` are other training
+images, so that what is chosen there is chosen without test images. The other sets have the official test images.
 """
 
 import argparse
@@ -37,12 +37,14 @@ def between(**ranges: tuple[int, int]) -> Choice:
 
 
 def unequal(**sizes: int) -> Choice:
-    """The first training images of some classes, as many as `sizes` says; 20 others to validate, 200 others as `test`."""
+    """The first images of some classes, as many as `sizes` says; 20 others of each validate, 200 others as `test`."""
     choices = {name: between(train=(0, size), test=(200, 400), val=(400, 420)) for name, size in sizes.items()}
     return lambda split, name, number: choices[name](split, name, number) if name in choices else None
 
 
 OFFICIAL = (0, 0)
+PHOTOGRAPHS = {"acorn": 30, "bee": 45, "dragonfly": 60, "hourglass": 80, "king_penguin": 100}
+PHOTOGRAPHS |= {"monarch": 120, "orange": 140, "snail": 160, "sports_car": 180, "tractor": 200}
 SETS: dict[str, dict[str, Choice]] = {
     "cifar10-jpeg.tar.gz": {
         "cifar10-explore": between(train=(0, 50), val=(50, 100), test=(100, 600)),
@@ -53,10 +55,7 @@ SETS: dict[str, dict[str, Choice]] = {
     "tiny-imagenet-20.tar.xz": {
         "tiny-50": between(train=(0, 50), val=(400, 450), test=OFFICIAL),
         "tiny-100": between(train=(0, 100), val=(400, 450), test=OFFICIAL),
-        "photographs": unequal(
-            acorn=30, bee=45, dragonfly=60, hourglass=80, king_penguin=100, monarch=120, orange=140, snail=160,
-            sports_car=180, tractor=200,
-        ),  # fmt: skip
+        "photographs": unequal(**PHOTOGRAPHS),
     },
 }
 

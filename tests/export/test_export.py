@@ -1,6 +1,7 @@
 """Every kind of file, compared with networks that are put together here from the checkpoint's own file."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ PLACES = re.compile(rb"(?:/home|/root|/tmp|/var|/usr|/Users|/work|site-packages)
 """Places of a machine in an exported file."""
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def from_checkpoint(folder, index, name, images):
@@ -165,39 +167,133 @@ def photographs(folder):
 
 ALONE = """
 import sys
+{compatible}
+sys.modules["metamixer"] = None  # importing it fails
 {code}
-assert not {{"torch", "metamixer"}} & set(sys.modules)
+assert not {{{absent}}} & set(sys.modules)
 for path in {paths}:
-    logits = session.run(["logits"], {{"images": prepare(path)[None]}})[0]
-    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    {each}
     print(json.dumps(shares[0].tolist()))
 """
+EACH = {
+    "onnxruntime": """logits = session.run(["logits"], {"images": prepare(path)[None]})[0]
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()""",
+    "timm": """with torch.inference_mode():
+        shares = model((torch.from_numpy(prepare(path))[None] / 255 - mean) / std).softmax(1)""",
+}
+
+
+def python_blocks(page, package):
+    """The code of a page that prepares images for a package by itself."""
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return [block for block in blocks if "def prepare" in block and f"import {package}\n" in block]
+
+
+def same_without_this_package(card, package, folder, paths, python=sys.executable):
+    """The lines of a card give the probabilities of `predict`, image by image, in a process without metamixer."""
+    (code,) = python_blocks(card, package)
+    shutil.copy(paths[0], folder / "cat.jpg")
+    absent = '"torch"' if package == "onnxruntime" else '"onnxruntime"'
+    compatible = ""
+    if package == "timm":  # torchvision, which timm imports, may be built for another torch than there is
+        source = (ROOT / "src/metamixer/core/torchvision_compat.py").read_text()
+        compatible = f"names = {{'__name__': 'compatible'}}; exec({source!r}, names); names['make_importable']()"
+    script = ALONE.format(
+        compatible=compatible, code=code, absent=absent, paths=[str(path) for path in paths], each=EACH[package]
+    )
+    done = subprocess.run([python, "-c", script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model = metamixer.load(next(path for path in folder.iterdir() if path.suffix in (".onnx", ".safetensors")))
+    expected = [[found.probabilities[name] for name in model.classes] for found in model.predict(paths)]
+    first, *lines = done.stdout.splitlines()
+    alone = np.array([json.loads(line) for line in lines])
+    np.testing.assert_allclose(alone, expected, atol=2e-6)
+    assert np.ptp(alone, axis=0).max() > 0.01
+    label, probability = first.rsplit(maxsplit=1)
+    assert (label, float(probability)) == (model.classes[alone[0].argmax()], pytest.approx(alone[0].max(), abs=2e-6))
+
+
+WRITTEN = {"bytes": 1, "difference": 0, "checked_images": 0, "limit": 0}
+EXPORT_PAGE = (ROOT / "docs" / "export.md").read_text()
 
 
 @pytest.mark.parametrize("fit", ["docs", "crop", "letterbox", "squash"])
-def test_without_this_package_the_file_gives_the_same_numbers(run, both, tmp_path, fit):
-    paths = [str(path) for path in photographs(tmp_path)]
-    shutil.copy(paths[0], tmp_path / "cat.jpg")
+def test_an_onnx_file_without_this_package_gives_the_same_numbers(run, both, tmp_path, fit):
+    paths = photographs(tmp_path)
     if fit in ("docs", "crop"):
-        file = both.path
-        card = (Path(__file__).parents[2] / "docs" / "export.md" if fit == "docs" else both.card).read_text()
-        shutil.copy(file, tmp_path / "model.onnx")
+        card = EXPORT_PAGE if fit == "docs" else both.card.read_text()
+        shutil.copy(both.path, tmp_path / "model.onnx")
     else:
         chosen = choose(run)
         chosen = replace(chosen, classifier=replace(chosen.classifier, fit=fit))
         write_onnx(chosen.classifier, tmp_path / "model.onnx", CPU)
-        card = text(
-            describe(chosen, {}, None), {"model.onnx": {"bytes": 1, "difference": 0, "checked_images": 0, "limit": 0}}
-        )
-    code = next(block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "def prepare" in block)
-    script = ALONE.format(code=code, paths=paths)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    model = metamixer.load(tmp_path / "model.onnx")
-    expected = [[found.probabilities[name] for name in model.classes] for found in model.predict(paths)]
-    alone = np.array([json.loads(line) for line in done.stdout.splitlines()[1:]])
-    np.testing.assert_allclose(alone, expected, atol=2e-6)
-    assert np.ptp(alone, axis=0).max() > 0.01
+        card = text(describe(chosen, {}, None), {"model.onnx": WRITTEN})
+    same_without_this_package(card, "onnxruntime", tmp_path, paths)
+
+
+def timm_card(run, folder, name, channels=3, size=(32, 48), fit="crop", **options):
+    """The card of a network of timm with weights that were drawn, and its file."""
+    torch.manual_seed(0)
+    drawn = {key: value for key, value in options.items() if key != "pretrained"}
+    network = build(name, num_classes=10, in_channels=channels, image_size=size, **drawn)
+    for value in network.parameters():
+        value.data += 0.05 * torch.randn_like(value)  # a head of zeros tells no images apart
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels]
+    chosen = choose(run)
+    classifier = replace(
+        chosen.classifier, network=network.eval(), name=name, options=options, channels=channels, size=size, fit=fit,
+        mean=mean, std=std,
+    )  # fmt: skip
+    classifier.save(folder / "model.safetensors")
+    return text(describe(replace(chosen, classifier=classifier), {}, None), {"model.safetensors": WRITTEN})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("docs", {}),
+        ("timm:test_resnet", {"pretrained": True, "drop_rate": 0.1, "fit": "letterbox"}),
+        ("timm:test_resnet", {"channels": 1, "fit": "squash"}),
+        ("timm:test_vit", {}),
+        ("timm:test_vit", {"size": (160, 160)}),
+    ],
+)
+def test_weights_of_timm_without_this_package_give_the_same_numbers(run, tmp_path, name, settings):
+    paths = photographs(tmp_path)
+    card = timm_card(run, tmp_path, "timm:test_resnet" if name == "docs" else name, **settings)
+    same_without_this_package(EXPORT_PAGE if name == "docs" else card, "timm", tmp_path, paths)
+
+
+def test_cards_of_other_networks_have_no_lines_of_timm(run):
+    assert not python_blocks(text(describe(choose(run), {}, None), {"model.safetensors": WRITTEN}), "timm")
+
+
+ALONE_WITH = {"onnxruntime": ("onnxruntime", "pillow", "numpy"), "timm": ("timm", "safetensors", "pillow", "numpy")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("package", ALONE_WITH)
+def test_in_an_environment_of_these_packages_alone(run, both, tmp_path, package):
+    paths = photographs(tmp_path)
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if uv is None:
+        pytest.skip("needs uv")
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, tmp_path / "env"], check=True)
+    install = [uv, "pip", "install", "-q", "--python", python, "-c", ROOT / "constraints.txt", *ALONE_WITH[package]]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"the packages cannot be installed here: {done.stderr[-300:]}")
+    listed = subprocess.run([uv, "pip", "list", "--python", python], capture_output=True, text=True, check=True).stdout
+    assert "metamixer" not in listed
+    if package == "onnxruntime":
+        assert "torch" not in listed
+        shutil.copy(both.path, tmp_path / "model.onnx")
+        card = both.card.read_text()
+    else:
+        card = timm_card(run, tmp_path, "timm:test_resnet")
+    same_without_this_package(card, package, tmp_path, paths, python)
 
 
 def test_one_image_or_several_of_any_kind(run, both, tmp_path):

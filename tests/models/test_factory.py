@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from metamixer.models import MODELS, UnknownModel, build, names, offline
+from metamixer.models.factory import takes_image_size
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -52,6 +53,14 @@ def test_timm_vit_is_built_for_the_size(size):
     assert tuple(network.patch_embed.img_size) == size
     assert network(torch.zeros(2, 2, *size)).shape == (2, 4)
     assert network.head_drop.p == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "takes"),
+    [("test_vit", (32, 64), True), ("test_vit", (160, 160), False), ("test_resnet", (32, 64), False)],
+)
+def test_which_networks_of_timm_are_built_for_a_size(name, size, takes):
+    assert takes_image_size(f"timm:{name}", size, {"drop_rate": 0.1, "pretrained": True}) is takes
 
 
 def test_timm_vit_keeps_its_usual_size():

@@ -14,6 +14,7 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.core.text import counted
 from metamixer.data.files.image_file import WHITE
 from metamixer.export.select_network import Chosen
+from metamixer.models.factory import takes_image_size
 from metamixer.runs.classifier import Classifier
 
 FORMAT = "metamixer-export-1"
@@ -33,6 +34,10 @@ _RESIZE = {
     "letterbox": f"ImageOps.pad(image, {_BILINEAR}, color=128 if image.mode == 'L' else (128,) * 3)",
     "squash": f"image.resize({_BILINEAR})",
 }
+_CODE = (
+    ("onnxruntime, Pillow and numpy", ".onnx", "usage_onnx"),
+    ("timm, safetensors, Pillow and numpy", ".safetensors", "usage_timm"),
+)
 
 _ROWS = (
     ("accuracy", "accuracy", "{:.2%}"),
@@ -85,14 +90,26 @@ def _prepared(classifier: Classifier) -> dict[str, Any]:
     return said | ({"white": classifier.white} if classifier.white != WHITE else {})
 
 
-def _usage(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
-    """Code that uses the ONNX file by onnxruntime, Pillow and numpy; empty without such a file."""
-    name = next((name for name in files if name.endswith(".onnx")), None)
-    plain = described["input"]["shape"][1] in (1, 3) and described["input"].get("bits", 8) == 8
-    if name is None or not plain:  # Pillow reads no such images in a few lines
-        return ""
-    code = Path(__file__).with_name("usage.py.txt").read_text(encoding="utf-8")
-    return code.replace('"model.onnx"', json.dumps(name)).replace("RESIZE", _RESIZE[described["input"]["fit"]])
+def _usage(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Packages, and the code that uses a file with them alone: ONNX files, and weights of timm's networks."""
+    shape, network = described["input"]["shape"], described["network"]["architecture"]
+    if shape[1] not in (1, 3) or described["input"].get("bits", 8) != 8:  # Pillow reads no such images in a few lines
+        return []
+    found = []
+    for packages, ending, code in _CODE:
+        name = next((name for name in files if name.endswith(ending)), None)
+        if name is None or (ending == ".safetensors" and not network["name"].startswith("timm:")):
+            continue
+        text = _part(code).replace("PREPARE\n", _part("prepare")).replace('"FILE"', json.dumps(name))
+        text = text.replace("RESIZE", _RESIZE[described["input"]["fit"]])
+        if ending == ".safetensors" and takes_image_size(network["name"], shape[2:], network["options"]):
+            text = text.replace('"pretrained": False', '"pretrained": False, "img_size": how["size"]')
+        found.append((packages, text))
+    return found
+
+
+def _part(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.py.txt").read_text(encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:
@@ -170,7 +187,7 @@ def text(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
     )
     environment.filters |= {"plain": _plain, "numbers": _numbers, "json": json.dumps, "counted": counted}
     return environment.get_template("card.md.j2").render(
-        described, files=files, mark=_MARK, rows=_ROWS, code=_usage(described, files)
+        described, files=files, mark=_MARK, rows=_ROWS, usage=_usage(described, files)
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
@@ -141,6 +141,20 @@ def _check_timm(name: str) -> None:
 
     if ":" not in name and not timm.is_model(name):
         raise UnknownModel(f"{name!r} is not in timm; {_near(name, timm.list_models())}")
+
+
+def takes_image_size(name: str, image_size: Sequence[int], options: Mapping[str, Any]) -> bool:
+    """Whether :func:`build` makes this network of timm for a size of images by an argument, ``img_size``."""
+    import timm
+
+    name = name.removeprefix("timm:")
+    if ":" in name or tuple(timm.get_pretrained_cfg(name).input_size[1:]) == tuple(image_size):
+        return False
+    try:
+        timm.create_model(name, **{**options, "pretrained": False, "img_size": tuple(image_size)})
+    except TypeError:
+        return False
+    return True
 
 
 def _sized(timm: Any, name: str, image_size: tuple[int, int] | None, options: dict[str, Any]) -> Any:
