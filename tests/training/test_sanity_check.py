@@ -13,7 +13,7 @@ from metamixer.losses import DML, OKDDip
 from metamixer.losses.base import Loss
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.optimizer_step import TrainingError
-from metamixer.training.sanity_check import check_parts, dry_run, wrong_label
+from metamixer.training.sanity_check import check_learning, check_parts, dry_run, wrong_label
 from metamixer.training.settings import TrainSettings
 from tests import toys
 
@@ -134,3 +134,47 @@ def test_labels_out_of_range(labels, whole, wrong):
     batch = Batch(torch.zeros(2, 1), torch.tensor(labels), whole=None if whole is None else torch.tensor(whole))
     said = wrong_label(batch, 3)
     assert said == ("" if wrong is None else f"there is a label {wrong}; accepted: 0 to 2, for 3 classes")
+
+
+class Auxiliary(nn.Module):
+    """More in training than in evaluation, as torchvision's Inception."""
+
+    def __init__(self, more, error=None):
+        super().__init__()
+        self.network, self.more, self.error, self.largest = toys.network(0), more, error, 0
+
+    def forward(self, x):
+        if self.training:
+            self.more(x)
+            self.largest = max(self.largest, len(x))
+            if self.error:
+                raise self.error
+        return self.network(x)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        (nn.AvgPool2d(9), None, "peer 0 toy cannot learn from images of 1×8×8: .*Output size is too small"),
+        (nn.Identity(), ValueError("only squares"), "peer 0 toy cannot learn from images of 1×8×8: only squares"),
+        (nn.Identity(), AssertionError("only squares"), "peer 0 toy cannot learn from images of 1×8×8: only squares"),
+    ],
+)
+@pytest.mark.parametrize("smallest", [1, 2, 4])
+def test_what_only_training_computes_is_tried(more, error, message, smallest, here):
+    cohort = Cohort([Auxiliary(more, error), Auxiliary(nn.Identity())], stages=["network.0"])
+    dry_run(cohort, DML(), a_batch(), here, NAMES, 0, 3)
+    with pytest.raises(TrainingError, match=message):
+        check_learning(cohort, a_batch(), smallest, here, 1, NAMES)
+    assert cohort.training
+
+
+def test_trying_changes_nothing_and_leaves_out_who_does_not_learn(here):
+    frozen = Auxiliary(nn.Identity(), ValueError("not in training"))
+    cohort = Cohort([Auxiliary(nn.Dropout()), frozen], stages=["network.0"], frozen=[1])
+    before = {name: value.clone() for name, value in cohort.state_dict().items()}
+    generator = torch.random.get_rng_state()
+    check_learning(cohort, a_batch(), 4, here, 1, NAMES)
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert all(torch.equal(value, before[name]) for name, value in cohort.state_dict().items())
+    assert cohort.peers[0].largest == 2

@@ -18,6 +18,8 @@ from metamixer.training.distributed import ProcessGrid
 from metamixer.training.optimizer_step import TrainingError
 from metamixer.training.settings import TrainSettings
 
+_LARGER = "accepted: larger batches, fewer micro_batches, or a loader with drop_last=True"
+
 
 def check_parts(cohort: Cohort, loss: nn.Module, grid: ProcessGrid, settings: TrainSettings) -> None:
     """What the chosen device and processes cannot do, said before anything is loaded.
@@ -129,30 +131,32 @@ def dry_run(
     return known
 
 
-def check_smallest(cohort: Cohort, first: Batch, smallest: int, micro_batches: int, names: Sequence[str]) -> None:
-    """Whether the peers can learn from the smallest part of a batch that will come: batch norm needs two values.
+def check_learning(
+    cohort: Cohort, first: Batch, smallest: int, grid: ProcessGrid, micro_batches: int, names: Sequence[str]
+) -> None:
+    """Run every peer that learns in training mode, where some compute more, on as few images as it will ever get.
 
     Args:
         cohort: the peers of this process; modes, statistics and random numbers stay as they are.
         first: a batch.
         smallest: images of the smallest batch.
+        grid: device and precision.
         micro_batches: parts of each.
         names: of the peers.
 
     Raises:
-        TrainingError: parts without images, or of a single one with which a peer cannot learn.
+        TrainingError: parts without images, or a peer cannot learn from such images, or from a single one.
     """
-    accepted = "accepted: drop_last=True, another batch size, or fewer micro_batches"
     if smallest < micro_batches:
-        raise TrainingError(f"the smallest batch has {smallest} images for {micro_batches} micro-batches; {accepted}")
-    if smallest // micro_batches > 1:
-        return
+        raise TrainingError(f"the smallest batch has {smallest} images for {micro_batches} micro-batches; {_LARGER}")
+    images = first.images[: min(2, smallest // micro_batches)]
     kept = [buffer.clone() for buffer in cohort.buffers()]
     training = cohort.training
     cohort.train()
     try:
         for index in sorted(set(cohort.here) & set(cohort.learners)):
-            _learn_from_one(cohort.peers[index], first.images[:1], names[index], accepted)
+            with torch.random.fork_rng(devices=[grid.device] if grid.device.type == "cuda" else []), grid.autocast():
+                _learn(cohort.peers[index], images, names[index])
     finally:
         cohort.train(training)
         for buffer, before in zip(cohort.buffers(), kept, strict=True):
@@ -160,18 +164,20 @@ def check_smallest(cohort: Cohort, first: Batch, smallest: int, micro_batches: i
 
 
 @torch.no_grad()
-def _learn_from_one(peer: nn.Module, image: Tensor, name: str, accepted: str) -> None:
+def _learn(peer: nn.Module, images: Tensor, name: str) -> None:
     try:
-        with torch.random.fork_rng(devices=[]):
-            peer(image)
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):
+        peer(images)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if "more than 1 value per channel" in str(error) and len(images) == 1:
             raise TrainingError(
                 f"peer {name} cannot learn from one image: batch norm has one value for a channel, and the smallest "
-                f"batch or micro-batch has one image; {accepted}"
+                f"batch or micro-batch has one image; {_LARGER}"
             ) from error
-    except RuntimeError:  # whatever else is wrong is said in the first step
-        pass
+        raise TrainingError(f"peer {name} cannot learn from images of {_shape(images)}: {error}") from error
+
+
+def _shape(images: Tensor) -> str:
+    return "×".join(str(size) for size in images.shape[1:])
 
 
 def wrong_label(batch: Batch, classes: int) -> str:
@@ -188,8 +194,7 @@ def _run(cohort: Cohort, batch: Batch, grid: ProcessGrid, names: Sequence[str]) 
             try:
                 cohort.peers[index](images)
             except (RuntimeError, ValueError, AssertionError) as error:
-                shape = "×".join(str(size) for size in images.shape[1:])
                 why = type_conflict(cohort.peers[index], images) or error
-                raise TrainingError(f"peer {names[index]} cannot take images of {shape}: {why}") from error
+                raise TrainingError(f"peer {names[index]} cannot take images of {_shape(images)}: {why}") from error
         outputs: Outputs = cohort(images)
     return outputs

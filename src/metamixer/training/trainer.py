@@ -35,7 +35,7 @@ from metamixer.training.out_of_memory import kept_bytes, too_large
 from metamixer.training.peer_settings import Freezing, PeerSettings
 from metamixer.training.resume import Best, Keeper, TrainingState
 from metamixer.training.running_means import Sums
-from metamixer.training.sanity_check import check_parts, check_smallest, dry_run, wrong_label
+from metamixer.training.sanity_check import check_learning, check_parts, dry_run, wrong_label
 from metamixer.training.settings import Precision, RunInfo, TrainSettings, Update
 from metamixer.training.small_loss import SmallLoss
 from metamixer.training.train_step import Compare, StepInput
@@ -168,7 +168,7 @@ class Trainer:
         first = next(iter(train.epoch(0)))
         known = dry_run(self.cohort, self.loss, first, self.grid, self.names, self.settings.seed, self.info.classes)
         self._check_memory(first)
-        check_smallest(self.cohort, first, train.smallest(first), self.settings.micro_batches, self.names)
+        check_learning(self.cohort, first, train.smallest(first), self.grid, self.settings.micro_batches, self.names)
         try:
             self._freezing = Freezing(self.cohort, self.peers, first.images[:2].to(self.grid.device))
         except ValueError as error:
