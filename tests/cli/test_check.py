@@ -1,5 +1,6 @@
 """``metamixer check`` as it is shown."""
 
+import numpy as np
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -49,3 +50,14 @@ def test_check_tells_of_unequal_classes(tmp_path):
     assert (
         "classes differ by more than 5 times: 11 of cat, 2 of dog; train.class_weights=balanced or data.sampler" in said
     )
+
+
+def test_check_tells_of_16_bit_files_that_hold_12_bits(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 4096, (20, 20), dtype=np.uint16)
+            Image.fromarray(pixels | 2048).save(tmp_path / name / f"{number}.png")
+    said = " ".join(CliRunner().invoke(app, ["check", str(tmp_path)]).output.split())
+    assert "16-bit images: the largest value in 6 of 6 files is 4,09" in said
+    assert "so that they are dark; data.white=4095 makes 4,095 white" in said

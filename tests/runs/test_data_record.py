@@ -214,3 +214,36 @@ def test_a_run_that_began_with_crops_of_files_keeps_them(tmp_path, monkeypatch):
     train(recipe, tmp_path / "old", resume=True)
     assert seen
     assert json.loads((tmp_path / "old/data.json").read_text())["disk_crops"] is True
+
+
+def damage(file):
+    """Pixels that cannot be decoded behind a good header; the file's size stays as it is."""
+    content = bytearray(file.read_bytes())
+    content[60:-20] = bytes(len(content) - 80)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("",)], ids=["splits", "no splits"])
+def test_files_that_were_skipped_are_skipped_again_without_decoding_the_others(tmp_path, splits):
+    for part in splits:
+        photos(tmp_path / "data" / part, count=20)
+    first = tmp_path / "data" / splits[0]
+    damage(first / "cat" / "0.png")
+    recipe = recipe_for(tmp_path / "data")
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_error": "skip"})})
+    trained = train(recipe, tmp_path / "run")
+    before = evaluate_run(tmp_path / "run")
+    known = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert known["skipped"] == [str(first / "cat" / "0.png").removeprefix(f"{tmp_path / 'data'}/")]
+    assert trained
+
+    opened = open_run(tmp_path / "run", splits=("test",))
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = open_run(tmp_path / "run", splits=("test",), data=str(tmp_path / "moved"))
+    for run in (opened, moved):
+        assert isinstance(run.data.train, FolderImages)
+        assert isinstance(run.data.val, FolderImages)
+        assert not isinstance(run.data.test, FolderImages)
+        assert len(run.data.train) == known["splits"]["train"]["images"]
+    damage(moved.data.train.files[moved.data.train.rows[-1]])  # is not looked at
+    assert evaluate_run(tmp_path / "run", data=str(tmp_path / "moved")) == before

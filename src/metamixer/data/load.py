@@ -38,6 +38,7 @@ class ReadingOptions(TypedDict, total=False):
     splits: Collection[Split]
     scale: tuple[Numbers, Numbers] | None
     crops: bool
+    skipped: Collection[str]
 
 
 def load(
@@ -94,7 +95,7 @@ def load(
             ``splits``, those that are held in memory, all by default; images of the others are decoded when they are
             asked for. ``scale``, mean and standard deviation of the training images, if they are known: without it
             those are decoded to find them. ``crops``, to leave training images on disk, because random crops are to be
-            cut out of all their pixels.
+            cut out of all their pixels. ``skipped``, names in ``Data.skipped``, to leave these files out unread.
 
     Raises:
         DataError: says what came and what is accepted.

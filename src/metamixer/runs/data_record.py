@@ -42,6 +42,7 @@ class DataRecord(BaseModel):
         splits: those that there are, by name.
         disk_crops: whether training images on disk are cropped at random without ``data.crop_scale``, as in runs that
             began before there was this setting.
+        skipped: files that ``data.on_error=skip`` left out, in ``name``; None: not known.
     """
 
     name: str
@@ -53,6 +54,7 @@ class DataRecord(BaseModel):
     std: tuple[float, ...]
     splits: dict[str, Split]
     disk_crops: bool = True
+    skipped: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, data: Data, section: DataSection, *, disk_crops: bool = False) -> DataRecord:
@@ -70,6 +72,7 @@ class DataRecord(BaseModel):
             std=tuple(data.std),
             splits={part: _split(images, Path(path)) for part, images in splits.items() if images is not None},
             disk_crops=disk_crops,
+            skipped=tuple(file.removeprefix(_inside(section)) for file, _ in data.skipped),
         )
 
     @classmethod
@@ -113,6 +116,7 @@ def load_data(
     scale: Scale | None = None,
     *,
     section: DataSection | None = None,
+    skipped: Collection[str] | None = None,
 ) -> Data:
     """The recipe's data; ``DataError`` says what is wrong with them.
 
@@ -121,6 +125,7 @@ def load_data(
         splits: those that are decoded at once.
         scale: mean and standard deviation of the training images, if they are known.
         section: instead of the recipe's, with the place where its data are now.
+        skipped: the files that cannot be read, if they are known: no others are decoded to find them.
     """
     data = section or recipe.data
     loaded = load(
@@ -131,7 +136,7 @@ def load_data(
         seed=data.seed,
         image_size=data.size,
         channels=data.channels,
-        on_error=data.on_error,
+        on_error=data.on_error if skipped is None else "stop",
         train_limit=data.train_limit,
         layout=data.layout,
         image_column=data.image_column,
@@ -144,6 +149,7 @@ def load_data(
         splits=splits,
         scale=scale,
         crops=data.crop_scale is not None,
+        skipped=skipped or (),
     )
     return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 
@@ -198,7 +204,11 @@ def data_of(
     """
     section = there(section_of(recipe, folder, at), folder)
     record = DataRecord.read(folder)
-    data = load_data(recipe, splits, None if record is None else (record.mean, record.std), section=section)
+    scale = None if record is None else (record.mean, record.std)
+    skipped = None
+    if record is not None and record.skipped is not None:
+        skipped = {name for file in record.skipped for name in (file, _inside(section) + file)}
+    data = load_data(recipe, splits, scale, section=section, skipped=skipped)
     if check:
         check_data(data, section, folder, ("val", "test"))
     return data
@@ -229,6 +239,11 @@ def absolute(section: DataSection) -> DataSection:
     place = os.path.abspath(os.path.expanduser(name)) if is_place(section.name) else name
     root = os.path.abspath(os.path.expanduser(section.root)) if name in DATASETS else section.root
     return section.model_copy(update={"name": kind + place, "root": root})
+
+
+def _inside(section: DataSection) -> str:
+    """What the names of the files of a folder begin with."""
+    return clean(Path(without_kind(section.name)[1]).expanduser()) + os.sep
 
 
 def _split(images: ImageSet, place: Path) -> Split:

@@ -14,7 +14,8 @@ from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
 from metamixer.data.files.duplicates import Copy, Fingerprint, copies, fingerprint
 from metamixer.data.files.folder_scan import FolderLayout, scan
-from metamixer.data.files.image_file import read_image
+from metamixer.data.files.image_file import read_header, read_image
+from metamixer.data.files.load_files import sixteen_bits
 
 TINY = 16
 
@@ -24,7 +25,8 @@ class FileCheck:
     """One file: its split (``all`` in a folder without splits), its class, and how it reads.
 
     ``code`` is ``ok`` or that of :class:`~metamixer.data.ImageError`, ``cause`` says it in words, and ``shape`` is
-    ``(C, H, W)``, or None if it cannot be read. ``blank`` images have nearly one colour. ``fingerprint`` finds copies.
+    ``(C, H, W)``, or None if it cannot be read. ``blank`` images have nearly one colour, ``sixteen`` are those of 16
+    bits. ``fingerprint`` finds copies.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class FileCheck:
     cause: str
     shape: tuple[int, ...] | None
     blank: bool = False
+    sixteen: bool = False
     fingerprint: Fingerprint | None = None
 
     @property
@@ -101,11 +104,13 @@ def check(folder: str | Path, layout: FolderLayout = "auto") -> FolderCheck:
         try:
             pixels = read_image(path)
             mark = fingerprint(pixels)
-            return FileCheck(path, part, name, "ok", "", pixels.shape, mark.look is None, mark)
+            deep = read_header(path).sixteen
+            return FileCheck(path, part, name, "ok", "", pixels.shape, mark.look is None, deep, mark)
         except ImageError as error:
             return FileCheck(path, part, name, error.code, str(error).removeprefix(f"{clean(path)}: "), None)
 
     items = [(part, path, label) for part, pair in found.parts.items() for path, label in zip(*pair, strict=True)]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         files = tuple(watched(pool.map(look, items), "decoding images", len(items)))
-    return FolderCheck(found.classes, files, found.ignored, found.notes)
+    notes = sixteen_bits([(clean(file.path), file.path) for file in files if file.sixteen])
+    return FolderCheck(found.classes, files, found.ignored, (*found.notes, *notes))

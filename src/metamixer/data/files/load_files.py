@@ -44,6 +44,7 @@ class Reading:
         splits: those whose pixels are wanted in memory; images of the others are decoded when they are asked for.
         scale: mean and standard deviation of the training images, if they are known: those are then not looked at.
         crops: training images stay on disk, to cut random crops out of all their pixels.
+        skipped: names, as in :attr:`Found.skipped`, of files that are known to be damaged, and are left out unread.
     """
 
     image_size: tuple[int, int] | None = None
@@ -56,6 +57,7 @@ class Reading:
     splits: Collection[Split] = SPLITS
     scale: tuple[Numbers, Numbers] | None = None
     crops: bool = False
+    skipped: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
@@ -169,7 +171,7 @@ def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[st
     bad = _Bad()
     headers = {
         part: bad.attempt(
-            lambda source, name, _: read_header(source, name), part, files, range(len(files)), "reading headers"
+            lambda source, name, _: read_header(source, name), part, files, _rows(part, files, how), "reading headers"
         )
         for part, (files, _) in parts.items()
     }
@@ -194,7 +196,16 @@ def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[st
             good = bad.attempt(look, part, files, rows.tolist())
             kept = torch.tensor([row in good for row in rows.tolist()])
             found[part] = images.subset(kept.nonzero().flatten())
-    return Found(found, cached, tuple(bad), _sixteen_bits(parts, headers, how))
+    sixteen = [
+        (part, row, parts[part][0][row]) for part in headers for row, one in headers[part].items() if one.sixteen
+    ]
+    deep = [(_name(*one), one[2]) for one in sixteen]
+    return Found(found, cached, tuple(bad), sixteen_bits(deep, how.white))
+
+
+def _rows(part: str, files: Sequence[Source], how: Reading) -> Sequence[int]:
+    rows = range(len(files))
+    return [row for row in rows if _name(part, row, files[row]) not in how.skipped] if how.skipped else rows
 
 
 def decoded(images: ImageSet) -> TensorImages:
@@ -227,27 +238,28 @@ def _decode(images: FolderImages, bad: _Bad) -> TensorImages:
     return TensorImages(pixels, images.labels, images.classes, paths if len(paths) == len(images) else None)
 
 
-def _sixteen_bits(
-    parts: Mapping[str, tuple[Sequence[Source], Tensor]], headers: Mapping[str, Mapping[int, Header]], how: Reading
-) -> tuple[str, ...]:
-    """A note if 16-bit files hold less, as those of 12-bit cameras do: 4,096 of 65,536 values are nearly black."""
-    deep = [(part, row) for part, found in headers.items() for row, header in found.items() if header.sixteen]
+def sixteen_bits(deep: Sequence[tuple[str, Source]], white: int = WHITE) -> tuple[str, ...]:
+    """A note if 16-bit files hold less, as those of 12-bit cameras do: 4,096 of 65,536 values are nearly black.
+
+    Args:
+        deep: name and source of every 16-bit file.
+        white: the value that is white.
+    """
     if not deep:
         return ()
     largest = 0
     chosen = [deep[index] for index in evenly_spaced(len(deep), 64).tolist()]
-    for part, row in watched(chosen, "largest values of 16-bit images"):
+    for name, source in watched(chosen, "largest values of 16-bit images"):
         try:
-            source = parts[part][0][row]
-            largest = max(largest, largest_value(source, _name(part, row, source)))
+            largest = max(largest, largest_value(source, name))
         except ImageError:  # decoding reports it
             continue
     bits = max(8, largest.bit_length())
     full = 2**bits - 1
     note = f"16-bit images: the largest value in {len(chosen)} of {len(deep)} files is {largest:,}"
-    if largest > how.white:
-        return (f"{note}, values above data.white={how.white} are white",)
-    return (f"{note}, so that they are dark; data.white={full} makes {full:,} white",) if 4 * full <= how.white else ()
+    if largest > white:
+        return (f"{note}, values above data.white={white} are white",)
+    return (f"{note}, so that they are dark; data.white={full} makes {full:,} white",) if 4 * full <= white else ()
 
 
 def _settle(headers: list[Header], bad: _Bad, how: Reading) -> tuple[tuple[int, int], int]:
