@@ -55,6 +55,7 @@ BARS = (
     Bar("memory", "peak memory: 2 peers / 1 plain", 2.1, 2.0),
     Bar("help", "metamixer --help", 0.5, unit="s"),
     Bar("list", "metamixer list", 1.0, unit="s"),
+    Bar("short-run", "short run of a study: forked / a process each", 0.4, 0.25),
     Bar("import", "import adds to torch", 0.3, unit="s"),
 )
 

@@ -20,6 +20,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "scaling": ("scaling",),
     "startup": ("startup",),
     "floor": ("floor",),
+    "studies": ("short_runs",),
 }
 """The modules of each suite; every one has ``measure(settings) -> list[Section]``."""
 

@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import competitors, data, floor, memory, memory_child, overhead, peers, scaling, startup, step
+from benchmarks import (
+    competitors,
+    data,
+    floor,
+    memory,
+    memory_child,
+    overhead,
+    peers,
+    scaling,
+    short_runs,
+    startup,
+    step,
+)
 from benchmarks.bars import BARS
 from benchmarks.competitors import Competitor, by_hand, mutual
 from benchmarks.settings import Settings
@@ -148,6 +160,13 @@ def test_startup(monkeypatch):
     monkeypatch.setattr(startup, "_process", lambda command: lambda: None)
     (section,) = startup.measure(ONE)
     assert whole(section)[1] == {"help", "list", "import"}
+
+
+@pytest.mark.slow
+def test_short_runs():
+    (section,) = short_runs.measure(ONE)
+    assert whole(section)[1] == {"short-run"}
+    assert all(each.median > 1 for each in section.measured)  # each has imported torch
 
 
 def test_floor_counts_a_convolution_as_one_does_by_hand():

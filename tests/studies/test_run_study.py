@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -176,6 +177,10 @@ def test_a_study_that_is_killed_often_ends_with_the_same_table(whole, tmp_path, 
     kill_and_go_on(whole, tmp_path, [draw.uniform(1, 20) for _ in range(3)])
 
 
+def children(pid):
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.timeout(400)
 def test_a_signal_stops_the_runs_too_and_the_same_command_goes_on(whole, tmp_path):
     file = write(tmp_path / "study.json", {**CONTENT, "recipe": {**TINY, "train": {**TINY["train"], "epochs": 400}}})
@@ -185,17 +190,17 @@ def test_a_signal_stops_the_runs_too_and_the_same_command_goes_on(whole, tmp_pat
         while len(list((tmp_path / "study").glob("runs/*/metrics.jsonl"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+        (server,) = children(process.pid)
+        runs = children(server)
         own = os.getpriority(os.PRIO_PROCESS, process.pid)
-        assert [os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in children.split()] == [min(19, own + 3)] * 2
+        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in runs] == [min(19, own + 3)] * 2
     finally:
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command resumes it" in printed
     assert len(list((tmp_path / "study").glob("runs/*/checkpoints/LATEST"))) == 2
-    alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout.split()
-    assert not [pid for pid in alive if int(pid) != os.getpid()]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in (server, *runs))
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path):
@@ -253,7 +258,7 @@ def sleepers(monkeypatch, tmp_path):
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
         return Child(process, tmp_path / "log", time.perf_counter())
 
-    monkeypatch.setattr(local_runner, "_start", start)
+    monkeypatch.setattr(local_runner, "begin", start)
     return begun, done, most
 
 

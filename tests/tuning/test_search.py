@@ -86,7 +86,8 @@ def test_a_search_that_was_killed_ends_as_if_nothing_had_happened(whole, file, t
             while not (wanted.is_file() and wanted.read_text()) and time.monotonic() < until:
                 assert process.poll() is None
                 time.sleep(0.02)
-            started = children(process.pid)
+            (server,) = children(process.pid)
+            started = children(server)
             assert len(started) == 1
         finally:
             process.kill()
@@ -114,7 +115,7 @@ def test_a_search_that_has_ended_does_nothing_and_more_trials_continue_it(whole,
 
 
 def test_a_fault_of_every_trial_ends_the_search(tmp_path, monkeypatch):
-    def start(module, job, log, threads):
+    def start(forks, job, log):
         log.parent.mkdir(exist_ok=True)
         with log.open("w") as out:
             process = subprocess.Popen([sys.executable, "-c", "exit('error: no GPU')"], stderr=out)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metamixer.core import machine
+from metamixer.studies.forks import Forked, Forks
 
 _FIRST_GUESS = 2 * 1024**3  # bytes of memory that a process is taken to need before one has ended
 _MARGIN = 1.3
@@ -47,47 +48,60 @@ class Exit:
 class Child:
     """A process that was started."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     log: Path
     began: float
     signalled: bool = False
 
     @classmethod
-    def start(cls, module: str, job: Mapping[str, Any], log: Path, threads: int) -> Child:
-        """Run ``python -m MODULE JOB.json``; what it prints is added to ``log``."""
+    def start(cls, forks: Forks, job: Mapping[str, Any], log: Path) -> Child:
+        """Do a job as ``python -m PACKAGE JOB.json`` does; what it prints is added to ``log``."""
         log.parent.mkdir(parents=True, exist_ok=True)
         path = log.with_suffix(".json")
         path.write_text(json.dumps(job), encoding="utf-8")
-        with log.open("ab") as out:
-            process = subprocess.Popen(  # noqa: S603  (our own module)
-                # Without -P the folder that one is in would come before the standard library.
-                [sys.executable, "-P", "-m", module, str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
-            )
+        process: subprocess.Popen[bytes] | Forked | None = forks.start(path, log)
+        if process is None:
+            with log.open("ab") as out:
+                process = subprocess.Popen(  # noqa: S603  (our own module)
+                    # Without -P the folder that one is in would come before the standard library.
+                    [sys.executable, "-P", "-m", forks.package, str(path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "OMP_NUM_THREADS": str(forks.threads)},
+                    start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+                )
         return cls(process, log, time.perf_counter())
 
     def look(self) -> Exit | None:
         """How it ended, if it has."""
-        largest: int | None = None
-        if hasattr(os, "wait4"):
-            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
-            if not pid:
-                return None
-            code = self.process.returncode = os.waitstatus_to_exitcode(status)
-            largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        elif (code := self.process.poll()) is None:  # type: ignore[assignment]
+        try:
+            code, largest = _ended(self.process)
+        except ProcessLookupError as error:
+            return self._failed(str(error), None)
+        if code is None:
             return None
-        seconds = time.perf_counter() - self.began
         if code == 0:
-            return Exit(seconds, None, largest)
+            return Exit(time.perf_counter() - self.began, None, largest)
+        return self._failed(f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}", largest)
+
+    def _failed(self, how: str, largest: int | None) -> Exit:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         why = "\n".join(lines[-3:]) or "it printed nothing"
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return Exit(seconds, f"{how}: {why} (all of it in {self.log})", largest)
+        return Exit(time.perf_counter() - self.began, f"{how}: {why} (all of it in {self.log})", largest)
+
+
+def _ended(process: subprocess.Popen[bytes] | Forked) -> tuple[int | None, int | None]:
+    """The exit code of a process, if it has ended, and its largest memory in bytes, where that is known."""
+    if isinstance(process, Forked):
+        return process.poll(), process.largest
+    if not hasattr(os, "wait4"):
+        return process.poll(), None
+    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if not pid:
+        return None, None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def fits(running: Sequence[Child], memory: int | None) -> bool:

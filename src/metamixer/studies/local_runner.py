@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from metamixer.studies.child_process import Child, Halted, fits, hand_on, signals, stop
+from metamixer.studies.forks import Forks
 from metamixer.studies.study_file import Cell, Measure
 
 
@@ -64,7 +65,7 @@ def run_all(
     """
     waiting = list(cells)
     running: dict[Cell, Child] = {}
-    with signals() as received:
+    with signals() as received, Forks("metamixer.studies", threads) as forks:
         try:
             while (waiting and not received) or running:
                 children = list(running.values())
@@ -72,7 +73,7 @@ def run_all(
                     hand_on(children, received[0])
                 elif len(running) < jobs and (cell := _next(waiting, folder)) is not None and fits(children, memory):
                     waiting.remove(cell)
-                    running[cell] = _start(cell, folder, measure, threads, nice)
+                    running[cell] = begin(cell, folder, measure, forks, nice)
                     begun(cell)
                     continue
                 for cell, child in list(running.items()):
@@ -102,12 +103,13 @@ def _next(waiting: Sequence[Cell], folder: Path) -> Cell | None:
     return None
 
 
-def _start(cell: Cell, folder: Path, measure: Measure, threads: int, nice: int) -> Child:
+def begin(cell: Cell, folder: Path, measure: Measure, forks: Forks, nice: int = 0) -> Child:
+    """Start the process of a run; the arguments are those of :func:`run_all`."""
     job = {
         "recipe": cell.recipe.as_dict(),
         "folder": str(folder / "runs" / cell.name),
         "measure": measure.model_dump(mode="json"),
-        "threads": threads,
+        "threads": forks.threads,
         "nice": nice,
     }
-    return Child.start("metamixer.studies", job, folder / "logs" / f"{cell.name}.txt", threads)
+    return Child.start(forks, job, folder / "logs" / f"{cell.name}.txt")

@@ -15,6 +15,7 @@ from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
 from metamixer.runs.before_data import check_before_data
 from metamixer.studies.child_process import Child, Halted, fits, hand_on, signals, stop
+from metamixer.studies.forks import Forks
 from metamixer.tuning.outcome import write_outcome
 from metamixer.tuning.storage import opened, sampler
 from metamixer.tuning.tune_file import Search
@@ -86,7 +87,7 @@ def _run(
     waiting = _begun(search, study)
     running: dict[int, Child] = {}
     memory: int | None = None
-    with signals() as received:
+    with signals() as received, Forks("metamixer.tuning", threads) as forks:
         try:
             while running or ((waiting or _room(search, study) < trials) and not received):
                 children = list(running.values())
@@ -95,7 +96,7 @@ def _run(
                     hand_on(children, received[0])
                 elif more and len(running) < jobs and fits(children, memory):
                     number = waiting.pop(0) if waiting else _asked(search, study)
-                    running[number] = _start(search, folder, number, threads, nice)
+                    running[number] = _start(search, folder, number, forks, nice)
                     continue
                 for number, child in list(running.items()):
                     if (found := child.look()) is None:
@@ -140,10 +141,10 @@ def _asked(search: Search, study: optuna.Study) -> int:
     return study.ask(search.space).number
 
 
-def _start(search: Search, folder: Path, number: int, threads: int, nice: int) -> Child:
+def _start(search: Search, folder: Path, number: int, forks: Forks, nice: int) -> Child:
     content = search.content.model_dump(mode="json") | {"recipe": search.base, "changes": []}
-    job = {"search": content, "folder": str(folder), "number": number, "threads": threads, "nice": nice}
-    return Child.start("metamixer.tuning", job, folder / "logs" / f"{number:04}.txt", threads)
+    job = {"search": content, "folder": str(folder), "number": number, "threads": forks.threads, "nice": nice}
+    return Child.start(forks, job, folder / "logs" / f"{number:04}.txt")
 
 
 def _failed(study: optuna.Study, number: int, fault: str) -> None:
