@@ -19,6 +19,7 @@ from torch import Tensor
 
 from metamixer.cli.console import console, say, table
 from metamixer.core.files import write_whole
+from metamixer.core.machine import cores
 from metamixer.core.text import clean, counted, spreadsheet_cell
 from metamixer.data import DataError, ImageError
 from metamixer.data.files.image_file import SUFFIXES
@@ -85,7 +86,7 @@ def predictions(
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, cores())) as pool:
         for start in range(0, len(files), _BATCH):
             some = files[start : start + _BATCH]
             images, predictions = [], {}

@@ -27,6 +27,10 @@ def train(
     ] = None,
     device: Annotated[DeviceName | None, typer.Option("--device", help="Device to compute on.")] = None,
     image_size: ImageSize = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="Threads on the CPU. [default: one for each processor; of a run, its own]"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Output folder of the run. [default: a new one in runs/]"),
@@ -38,6 +42,9 @@ def train(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also train the same peers without distillation and mixing, to compare.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train a few steps, print what an epoch costs, and keep nothing.")
+    ] = False,
     allow_imports: AllowImports = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and the result only.")] = False,
 ) -> int:
@@ -46,7 +53,11 @@ def train(
     Without a recipe: metamixer train --data photos/ --peers timm:resnet18,timm:mobilenetv3_small_100
     """
     from metamixer.cli.recipe_args import Sugar
-    from metamixer.cli.train_recipe import train_recipe
+    from metamixer.cli.train_recipe import dry_train, train_recipe
 
     sugar = Sugar(data, peers, mixer, loss, epochs, batch_size, seed, precision, device, image_size)
-    return train_recipe(words or [], sugar, out, resume, baseline, quiet)
+    if dry_run:
+        if resume or baseline:
+            raise typer.BadParameter("accepted without --resume and --baseline", param_hint="--dry-run")
+        return dry_train(words or [], sugar, threads)
+    return train_recipe(words or [], sugar, out, resume, baseline, quiet, threads)

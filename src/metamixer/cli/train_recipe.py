@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from metamixer.cli.console import console, say
 from metamixer.cli.exit_codes import Stopped, allowed_again, resume_command
 from metamixer.cli.recipe_args import Sugar, folder_name, recipe_of
 from metamixer.cli.result_tables import result_table, result_text
+from metamixer.cli.training_cost import Measured, TrainingCost
 from metamixer.cli.training_progress import Progress
 from metamixer.cli.waiting import Waiting
+from metamixer.config.data_section import DataSection
 from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
@@ -25,7 +29,8 @@ from metamixer.runs.claim import claimed, new_folder
 from metamixer.runs.data_record import load_data
 from metamixer.runs.run import Result, check_outside_of_data, check_same, check_start, longer, read_recipe, resumed
 from metamixer.runs.run import train as follow
-from metamixer.training.distributed import ProcessLost
+from metamixer.runs.threads import set_threads
+from metamixer.training.distributed import ProcessLost, device_of
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.started import is_first_process, started_from_outside
 
@@ -33,37 +38,64 @@ _USUAL = ("held out for", "training images kept")  # notes that everyone expects
 
 
 def train_recipe(
-    words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None, baseline: bool, quiet: bool
+    words: Sequence[str],
+    sugar: Sugar,
+    out: Path | None,
+    resume: str | None,
+    baseline: bool,
+    quiet: bool,
+    threads: int | None = None,
 ) -> int:
     """Train, and return the exit code."""
     if not is_first_process():
         return _work_along(words, sugar, out, resume)
     recipe, folder, going_on = _begin(words, sugar, out, resume)
-    with claimed(folder, resume=going_on):
-        return _train(recipe, folder, going_on, baseline, quiet)
-
-
-def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: bool) -> int:
     check_start(recipe)
+    said = _threads(recipe, threads, folder if going_on else None)
+    with claimed(folder, resume=going_on):
+        return _train(recipe, folder, going_on, baseline, quiet, said)
+
+
+def dry_train(words: Sequence[str], sugar: Sugar, threads: int | None) -> int:
+    """Say what the training costs, by its first steps in a folder that is taken away."""
+    recipe = recipe_of(words, sugar)
+    if not _alone(recipe):
+        raise RecipeError("--dry-run: measured in one process only; accepted are train.devices=1 and train.num_nodes=1")
+    check_start(recipe)
+    said = _threads(recipe, threads)
+    check_before_data(recipe)
+    data = _data(recipe, recipe.data, [*said, *advice(recipe)], quiet=False)
+    recipe = recipe.model_copy(update={"train": replace(recipe.train, trackers=())})
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Measured):
+        cost = TrainingCost(recipe, data, say, device_of(recipe.train.accelerator).type, only=True)
+        follow(recipe, Path(folder, "run"), callbacks=[cost], data=data)
+    return 0
+
+
+def _threads(recipe: Recipe, asked: int | None, run: Path | None = None) -> list[str]:
+    if _alone(recipe):
+        return set_threads(asked, run)
+    if asked is not None:
+        raise RecipeError(f"--threads {asked}: for one process only; OMP_NUM_THREADS sets those of each of several")
+    return []
+
+
+def _alone(recipe: Recipe) -> bool:
+    return recipe.train.devices * recipe.train.num_nodes == 1 and not started_from_outside()
+
+
+def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: bool, warnings: list[str]) -> int:
     plain = None
     if baseline or (going_on and (folder / "baseline" / "recipe.yaml").is_file()):
         plain = Recipe.of(recipe.as_dict(), ["loss=independent", "mixer=none"])
         if plain.digest == recipe.digest:
             raise RecipeError("--baseline: the recipe itself is the baseline, cross-entropy alone and no mixing")
-        if recipe.train.devices * recipe.train.num_nodes > 1 or started_from_outside():
+        if not _alone(recipe):
             raise RecipeError(
                 "--baseline: trained by one process only; loss=independent mixer=none is a run of its own"
             )
     check_before_data(recipe)
-    warnings = advice(recipe)
-    data = load_data(recipe, section=resumed(recipe, folder)[1])
-    _tell_about(data, quiet)
-    if not going_on and (budget := short_budget(recipe, len(data.train))):
-        warnings.append(budget)
-    if not going_on and (unequal := unequal_classes(recipe, data)):
-        warnings.append(unequal)
-    for warning in warnings:
-        say(f"warning: {warning}", style="yellow", stderr=True)
+    data = _data(recipe, resumed(recipe, folder)[1], [*warnings, *advice(recipe)], quiet, new=not going_on)
     if not quiet:
         say(_headline(recipe, data, folder))
     try:
@@ -86,6 +118,16 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
         raise
     _show(result, result.epochs, before)
     return 0
+
+
+def _data(recipe: Recipe, section: DataSection, warnings: list[str], quiet: bool, new: bool = True) -> Data:
+    """Load them, and show what is odd about them and the recipe."""
+    data = load_data(recipe, section=section)
+    _tell_about(data, quiet)
+    hints = [short_budget(recipe, len(data.train)), unequal_classes(recipe, data)] if new else []
+    for warning in (*warnings, *filter(None, hints)):
+        say(f"warning: {warning}", style="yellow", stderr=True)
+    return data
 
 
 def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> int:
@@ -138,8 +180,12 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
 def _follow(recipe: Recipe, folder: Path, data: Data, resume: bool, quiet: bool, title: str) -> Result:
     with contextlib.closing(Waiting()) as waiting:
         progress = Progress(console(), title, otherwise=waiting)
+        device = device_of(recipe.train.accelerator).type
+        cost = TrainingCost(
+            recipe, data, lambda text: say(f"{title} {text}".strip(), console_=progress.console), device
+        )
         with watched_by(_unseen if quiet else progress.watch):
-            return follow(recipe, folder, resume=resume, callbacks=() if quiet else (progress,), data=data)
+            return follow(recipe, folder, resume=resume, callbacks=() if quiet else (progress, cost), data=data)
 
 
 def _unseen(what: str, done: int, total: int) -> None:

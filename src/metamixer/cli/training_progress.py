@@ -56,7 +56,7 @@ class Progress:
         clock: Callable[[], float] = time.perf_counter,
         otherwise: Watcher = lambda *_: None,
     ) -> None:
-        self._console, self._title, self._every, self._clock = console, title, every, clock
+        self.console, self._title, self._every, self._clock = console, title, every, clock
         self._live: Live | None = None
         self._terms: dict[str, list[float]] = {}
         self._train: list[float] = []
@@ -78,8 +78,8 @@ class Progress:
         self._began = self._looked = self._at = self._said = self._clock()
         for note in () if start.step else start.notes:
             self._say(note)
-        if self._console.is_terminal:
-            self._live = Live(get_renderable=self.view, console=self._console, refresh_per_second=4)
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self.view, console=self.console, refresh_per_second=4)
             self._live.start()
         elif start.step:
             self._say(f"resuming from step {start.step}/{self._total}")
@@ -158,12 +158,12 @@ class Progress:
         peers = Table.grid(padding=(0, 2))
         rows = [self._row(index) for index in range(len(self._names))]
         taken = sum(max(cell_len(row[place].plain) for row in rows) + 2 for place in range(len(rows[0])))
-        if self._console.width - taken < _SHORTEST:  # numbers that wrap are worse than terms that are left out
+        if self.console.width - taken < _SHORTEST:  # numbers that wrap are worse than terms that are left out
             rows = [row[len(self._terms) :] for row in rows]
             taken = sum(max(cell_len(row[place].plain) for row in rows) + 2 for place in range(len(rows[0])))
         for name, row in zip(self._names, rows, strict=True):
             title = Text(f"  {name}")
-            title.truncate(max(_SHORTEST, min(40, self._console.width - taken)), overflow="ellipsis")
+            title.truncate(max(_SHORTEST, min(40, self.console.width - taken)), overflow="ellipsis")
             peers.add_row(title, *row)
         if self._val and len(self._names) > 1:
             blank = [Text("")] * (len(rows[0]) - 1)
@@ -184,7 +184,7 @@ class Progress:
 
         Computation may reach less: an accelerator may be computing while this process waits.
         """
-        full, empty = "▰▱" if self._console.encoding.startswith("utf") else "#-"
+        full, empty = "▰▱" if self.console.encoding.startswith("utf") else "#-"
         data = round(10 * self._waiting)
         alone = ""
         if self._start.reading in ("memory", "disk") and self._waiting > 0.001:
@@ -216,5 +216,5 @@ class Progress:
         return f"{hours}:{minutes:02d}:{seconds % 60:02d} left"
 
     def _say(self, text: str) -> None:
-        say(f"{self._title} {text}".strip(), console_=self._console)
+        say(f"{self._title} {text}".strip(), console_=self.console)
         self._said = self._clock()

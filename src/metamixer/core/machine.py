@@ -18,6 +18,11 @@ def cores() -> int:
     return max(1, count)
 
 
+def load() -> float:
+    """Processors that were busy in the last minute, on average; those of the machine, in a container too."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def available_memory() -> float:
     """Bytes that can still be taken; infinite where the system does not say."""
     found = float(_named(_SYSTEM / "meminfo", "MemAvailable:", default="inf")) * 1024

@@ -27,6 +27,18 @@ def spreadsheet_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
+def duration(seconds: float) -> str:
+    """As in ``3 h 20 min``.
+
+    >>> duration(42), duration(200), duration(12_000)
+    ('42 s', '3 min', '3 h 20 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def counted(count: int, thing: str) -> str:
     """A number with its thing, in the plural where it is not one.
 

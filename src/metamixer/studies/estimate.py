@@ -8,7 +8,7 @@ from hashlib import sha256
 from statistics import median
 
 from metamixer.config.recipe import Part, Recipe
-from metamixer.core.text import counted
+from metamixer.core.text import counted, duration
 from metamixer.studies.results import Line
 from metamixer.studies.study_file import Cell, Measure
 from metamixer.training.optimizer import Optim
@@ -32,7 +32,7 @@ class Left:
         if self.seconds is None:
             return "unknown until the first run has ended" if self.runs else "nothing"
         more = f" and {counted(self.unknown, 'run')} of unknown length" if self.unknown else ""
-        return f"about {_duration(self.seconds)}{more}"
+        return f"about {duration(self.seconds)}{more}"
 
 
 def cost_of(recipe: Recipe, measure: Measure) -> str:
@@ -95,15 +95,3 @@ def _seconds(cell: Cell, cost: str, lines: Collection[Line]) -> float | None:
     if not epochs:
         return None
     return cell.recipe.train.epochs * median(epochs) + (median(beside) if beside else 0.0)
-
-
-def _duration(seconds: float) -> str:
-    """As in ``3 h 20 min``.
-
-    >>> _duration(42), _duration(200), _duration(12_000)
-    ('42 s', '3 min', '3 h 20 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,4 +161,4 @@ def _threads(folder: Path, lines: Collection[Line], jobs: Jobs, asked: int | Non
         return asked
     if usual := Counter(line.threads for line in lines if line.threads).most_common(1):
         return int(usual[0][0] or 1)
-    return 1 if jobs == "auto" else max(1, (os.cpu_count() or 1) // jobs)
+    return 1 if jobs == "auto" else max(1, cores() // jobs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from metamixer.config.yaml_file import RecipeError
 from metamixer.core.files import write_whole
+from metamixer.core.machine import cores
 from metamixer.runs.before_data import check_before_data
 from metamixer.studies.child_process import Child, Halted, fits, hand_on, signals, stop
 from metamixer.studies.forks import Forks
@@ -117,7 +117,7 @@ def _run(
 
 
 def _share(jobs: int) -> int:
-    return max(1, (os.cpu_count() or 1) // jobs)
+    return max(1, cores() // jobs)
 
 
 def _room(search: Search, study: optuna.Study) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from metamixer.core.machine import cores
 from metamixer.core.progress import watched
 from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
@@ -110,7 +110,7 @@ def check(folder: str | Path, layout: FolderLayout = "auto") -> FolderCheck:
             return FileCheck(path, part, name, error.code, str(error).removeprefix(f"{clean(path)}: "), None)
 
     items = [(part, path, label) for part, pair in found.parts.items() for path, label in zip(*pair, strict=True)]
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, cores())) as pool:
         files = tuple(watched(pool.map(look, items), "decoding images", len(items)))
     notes = sixteen_bits([(clean(file.path), file.path) for file in files if file.sixteen])
     return FolderCheck(found.classes, files, found.ignored, (*found.notes, *notes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from metamixer.core.machine import cores
 from metamixer.core.progress import watched
 from metamixer.core.text import clean, counted
 from metamixer.data.errors import DataError, ImageError
@@ -111,7 +111,7 @@ class _Bad(list[tuple[str, str]]):
 
         done: dict[int, T] = {}
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(16, cores())) as pool:
             for row, result in watched(chain.from_iterable(pool.map(some, chunks)), what, len(rows)):
                 if isinstance(result, ImageError):
                     name = _name(part, row, files[row])

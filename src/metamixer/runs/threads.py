@@ -1,0 +1,54 @@
+"""How many threads a training takes on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from metamixer.config.yaml_file import RecipeError
+from metamixer.core.machine import cores, load
+from metamixer.core.text import counted
+
+
+def set_threads(asked: int | None, run: Path | None = None) -> list[str]:
+    """Choose torch's threads: those asked for, those that a run began with, or the processors of this process.
+
+    torch counts the processors of the machine; a container or ``taskset`` may leave fewer. ``OMP_NUM_THREADS`` is kept.
+
+    Args:
+        asked: their number, or None.
+        run: the folder of a run that is resumed: with another number of threads its last bits differ.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        RecipeError: fewer than one thread was asked for.
+    """
+    if asked is not None and asked < 1:
+        raise RecipeError(f"--threads {asked}: accepted are numbers from 1")
+    usual, before = torch.get_num_threads(), _before(run)
+    chosen = asked or before or (usual if "OMP_NUM_THREADS" in os.environ else min(usual, cores()))
+    if chosen != usual:
+        torch.set_num_threads(chosen)
+    if before and chosen != before:
+        return [f"this run began with {counted(before, 'thread')}; with {chosen} its last bits differ"]
+    free = (os.cpu_count() or 1) - load()
+    if asked is None and chosen > 1 and free < chosen - 0.5:
+        return [
+            f"{counted(chosen, 'thread')} to train with, while other programs kept {load():.1f} of {os.cpu_count()} "
+            f"processors busy in the last minute; --threads {max(1, round(free))} may be faster"
+        ]
+    return []
+
+
+def _before(run: Path | None) -> int | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if run is not None:
+            known = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+            return max(1, int(known["threads"]))
+    return None
