@@ -174,7 +174,7 @@ def test_predictions_as_json_and_on_stdout(nasty, tmp_path, monkeypatch):
         (["train", "--epoch", "1"], 2, "--epochs"),
         (["train", "optim.lr"], 2, "error: optim.lr: no such recipe"),
         (["train", "optim.lr=1", "x"], 2, "error: 'x' is not an override; expected key=value, such as optim.lr=0.05"),
-        (["train", "optim.lr=-1"], 2, "error: optim.lr: input should be greater than 0, not -1"),
+        (["train", "optim.lr=-1"], 2, "error: optim.lr: input should be greater than 0, or 'auto', not -1"),
         (["train", "--precision", "8"], 2, "error: train.precision: input should be '32', 'bf16' or '16'"),
         (["train", "--loss", "dmll"], 2, "error: loss: 'dmll' is not a loss; dml"),
         (["train", "--mixer", "cutmixx"], 2, "error: mixer: 'cutmixx' is not a mixer; cutmix"),

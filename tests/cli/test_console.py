@@ -109,6 +109,12 @@ def test_old_validations_are_named_by_their_epoch():
     [
         ("disk", 0.02, "640 images/s  data 1,600/s ▰▰▰▰▱▱▱▱▱▱ compute up to 1,067/s  waits 40 %", "data.workers=2"),
         ("workers", 0.02, "640 images/s  data ▰▰▰▰▱▱▱▱▱▱ compute up to 1,067/s  waits 40 %", "more data.workers"),
+        (
+            "augment",
+            0.01,
+            "640 images/s  data 3,200/s ▰▰▱▱▱▱▱▱▱▱ compute up to 800/s  waits 20 %",
+            "data.augment=light",
+        ),
         ("memory", 0.01, "640 images/s  data 3,200/s ▰▰▱▱▱▱▱▱▱▱ compute up to 800/s  waits 20 %", "cropping"),
         ("disk", 0.005, "640 images/s  data 6,400/s ▰▱▱▱▱▱▱▱▱▱ compute up to 711/s  waits 10 %", ""),
         ("", 0.02, "640 images/s  data ▰▰▰▰▱▱▱▱▱▱ compute up to 1,067/s  waits 40 %", ""),

@@ -39,10 +39,10 @@ def check(
     splits = list(dict.fromkeys(file.split for file in found.files))
     made = table(["class", *splits])
     for label in found.classes:
-        made.add_row(clean(label), *(str(found.counts.get((split, label), 0)) for split in splits))
+        made.add_row(clean(label), *(f"{found.counts.get((split, label), 0):,}" for split in splits))
     totals = Counter({split: sum(n for (s, _), n in found.counts.items() if s == split) for split in splits})
     made.add_section()
-    made.add_row("all", *(str(totals[split]) for split in splits))
+    made.add_row("all", *(f"{totals[split]:,}" for split in splits))
     console().print(titled(f"images of {folder} that can be read", made))
     _sizes(found)
     _odd(found)
@@ -63,7 +63,7 @@ def _sizes(found: FolderCheck) -> None:
     from metamixer.data.class_sampling import REMEDY, imbalance
 
     shapes = Counter(file.shape for file in found.files if file.shape is not None)
-    common = ", ".join(f"{n} of {'x'.join(map(str, shape))}" for shape, n in shapes.most_common(3))
+    common = ", ".join(f"{n:,} of {'x'.join(map(str, shape))}" for shape, n in shapes.most_common(3))
     say(f"shapes, as channels x height x width: {common}{', ...' if len(shapes) > 3 else ''}")
     if len(shapes) > 1:
         every = [shape for shape in shapes.elements() if shape]

@@ -207,8 +207,13 @@ def _tell_about(data: Data, quiet: bool) -> None:
         usual = any(words in note for words in _USUAL)
         if not usual:
             say(f"warning: {note}", style="yellow", stderr=True)
+            if "skipped" in note:
+                _list_skipped(data)
         elif not quiet:
             say(f"data: {note}", style="dim")
+
+
+def _list_skipped(data: Data) -> None:
     for name, cause in data.skipped[:5]:
         say(f"  {name}: {cause}", style="yellow", stderr=True)
     if len(data.skipped) > 5:

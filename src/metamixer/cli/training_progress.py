@@ -28,6 +28,8 @@ _SHORTEST = 12  # characters of a peer's name under the bar
 _MUCH = 0.1  # of the time spent waiting for data, and something should be done about it
 _HELP = {  # by TrainLoader.reading
     "memory": "cropping and flipping images in memory takes it: a smaller data.image_size takes less",
+    "augment": "data.workers=2, or more up to the number of cores, augments images beside them; data.augment=light, or "
+    "a smaller data.image_size, takes less",
     "disk": "data.workers=2, or more up to the number of cores, decodes images beside them; a smaller data.image_size, "
     "or images stored at about that size, take less",
     "workers": "more data.workers, up to the number of cores, a smaller data.image_size, or images stored at about "
@@ -187,7 +189,7 @@ class Progress:
         full, empty = "▰▱" if self.console.encoding.startswith("utf") else "#-"
         data = round(10 * self._waiting)
         alone = ""
-        if self._start.reading in ("memory", "disk") and self._waiting > 0.001:
+        if self._start.reading in ("memory", "augment", "disk") and self._waiting > 0.001:
             alone = f" {self._rate / self._waiting:,.0f}/s"
         line = Text(f"  {self._rate:,.0f} images/s  ", style="cyan", no_wrap=True, overflow="ellipsis")
         line.append(f"data{alone} ").append(full * data, style="yellow").append(empty * (10 - data))

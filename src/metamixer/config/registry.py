@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
@@ -76,11 +77,15 @@ def find(name: str, table: Mapping[str, type], key: str) -> type:
     return found  # type: ignore[no-any-return]
 
 
+_MEMBER = re.compile(r"constrained-\w+|(literal|list|tuple|dict)\[.*]|str|int|float|bool")
+
+
 def faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
     """One line for each fault: its place, what is wrong and what is accepted."""
-    lines = []
+    lines, before = [], ""
     for fault in error.errors():
-        where = [str(step) for step in fault["loc"]]
+        # A union's members stand in the place, as in optim.lr.constrained-float and optim.lr.literal['auto'].
+        where = [str(step) for step in fault["loc"] if not _MEMBER.fullmatch(str(step))]
         place = ".".join([prefix, *where] if prefix else where)
         if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             known = _options(model, fault["loc"])
@@ -89,8 +94,12 @@ def faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> 
             lines.append(f"{place}: no such option; {hint}")
         elif fault["type"] in ("value_error", "assertion_error"):
             lines.append(f"{place}: {fault['msg'].removeprefix('Value error, ')}")
+        elif place == before and len(where) < len(fault["loc"]):  # one more that it may be
+            also, given = fault["msg"].removeprefix("Input should be "), f", not {fault['input']!r:.80}"
+            lines[-1] = f"{lines[-1].removesuffix(given)}, or {also}{given}"
         else:
             lines.append(f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r:.80}")
+        before = place
     return lines
 
 

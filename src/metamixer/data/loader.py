@@ -97,14 +97,16 @@ class TrainLoader:
         return torch.bincount(self.images.labels.cpu(), minlength=len(self.images.classes)).tolist()
 
     @property
-    def reading(self) -> Literal["memory", "device", "disk", "workers"]:
-        """Where batches are made: by this process from ``memory`` or from ``disk``, so that a step waits for all of
-        it; or beside the step, on the ``device`` or by ``workers``.
+    def reading(self) -> Literal["memory", "augment", "device", "disk", "workers"]:
+        """Where batches are made: by this process from ``memory``, with more to ``augment`` than crops and flips, or
+        from ``disk``, so that a step waits for all of it; or beside the step, on the ``device`` or by ``workers``.
         """
         if self.workers and (isinstance(self.images, FolderImages) or self.augment.changes):
             return "workers"
         if isinstance(self.images, FolderImages):
             return "disk"
+        if self.augment.changes:
+            return "augment"
         return "memory" if torch.device(self.device).type == "cpu" else "device"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -83,7 +83,7 @@ class EpochRecord:
     @property
     def data_images_per_second(self) -> float | None:
         """What the data would reach without computation; None where it is not known, as they are made in parallel."""
-        if self.reading not in ("memory", "disk") or not self.waiting:
+        if self.reading not in ("memory", "augment", "disk") or not self.waiting:
             return None
         return self.images_per_second / self.waiting
 

@@ -67,7 +67,7 @@ def test_workers_change_images_in_memory_one_by_one(data, tmp_path):
     held = load(tmp_path / "data", image_size=16)
     augment = Augment(0, crop=RandomCrop(), changes=Changes("rand"))
     here, there = (loader(held, workers, augment=augment, views=2) for workers in (0, 2))
-    assert (here.reading, there.reading, loader(held, 2, augment=Augment()).reading) == ("memory", "workers", "memory")
+    assert (here.reading, there.reading, loader(held, 2, augment=Augment()).reading) == ("augment", "workers", "memory")
     wanted = list(here.epoch(1))
     assert equal(wanted, list(there.epoch(1)))
     assert equal(wanted[2:], list(there.epoch(1, start=2)))
