@@ -91,6 +91,12 @@ def test_everything_odd_is_on_the_page_with_its_pictures(folder, tmp_path):
         assert image.size == (112, 112)
 
 
+def test_shapes_stand_below_the_sizes(folder, tmp_path):
+    write_check(check(folder), folder, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    assert re.search(r"Most frequent, as channels x height x width: \d+ of 3x", page.text[titled(page)["Classes"]])
+
+
 def test_the_page_needs_nothing_else_and_runs_nothing(folder, tmp_path):
     out = tmp_path / "page.html"
     write_check(check(folder), folder, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def _view(found: FolderCheck, folder: Path) -> dict[str, Any]:
     splits = [split for split in ("train", "val", "test", "all") if split in there]
     train = [found.counts.get(("train", name), 0) + found.counts.get(("all", name), 0) for name in found.classes]
     kinds = _kinds(found)
+    shapes = [file.shape for file in found.files if file.shape is not None]
     return {
         "title": f"Images of {folder.resolve().name}",
         "tiles": [
@@ -59,13 +60,14 @@ def _view(found: FolderCheck, folder: Path) -> dict[str, Any]:
         "splits": splits,
         "classes": [(name, [found.counts.get((split, name), 0) for split in splits]) for name in found.classes],
         "most": max((count for count in found.counts.values()), default=1),
-        "sizes": _sizes(found),
+        "sizes": _sizes(shapes),
+        "shapes": ", ".join(f"{count:,} of {_size(shape)}" for shape, count in Counter(shapes).most_common(3)),
         "groups": [
             {"title": title, "why": why, "rows": [_shown(files, folder) for files in pairs[:MOST]],
              "more": max(0, len(pairs) - MOST)}
             for title, why, pairs in kinds if pairs
         ],
-        "bad": [(file.code, _place(file, folder), file.cause) for file in found.bad],
+        "bad": [(_place(file, folder), file.cause) for file in found.bad],
     }  # fmt: skip
 
 
@@ -93,22 +95,24 @@ def _kinds(found: FolderCheck) -> list[tuple[str, str, list[tuple[FileCheck, ...
     ]  # fmt: skip
 
 
-def _sizes(found: FolderCheck) -> list[tuple[str, str, str, str]]:
-    shapes = [file.shape for file in found.files if file.shape is not None]
+def _sizes(shapes: Sequence[tuple[int, ...]]) -> list[tuple[str, str, str, str]]:
     rows: list[tuple[str, str, str, str]] = []
     for axis, name in enumerate(("channels", "height", "width")):
         values = sorted(shape[axis] for shape in shapes)
         if values:
             low, middle, high = (f"{values[at]:,}" for at in (0, len(values) // 2, -1))
             rows.append((name, low, middle, high))
-    common = ", ".join(f"{'x'.join(map(str, shape))} ({count:,})" for shape, count in Counter(shapes).most_common(3))
-    return [*rows, ("most frequent shapes", common, "", "")] if rows else []
+    return rows
+
+
+def _size(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _shown(files: Iterable[FileCheck], folder: Path) -> list[dict[str, Any]]:
     return [
         {"place": _place(file, folder), "split": file.split, "label": file.label, "picture": picture(file.path),
-         "size": "x".join(map(str, file.shape[1:])) if file.shape else ""}
+         "size": _size(file.shape[1:]) if file.shape else ""}
         for file in files
     ]  # fmt: skip
 
