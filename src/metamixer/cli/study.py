@@ -34,10 +34,17 @@ def study(
         typer.Option("--threads", min=1, help="Threads per run. [default: the cores, divided among the runs]"),
     ] = None,
     engine: Annotated[
-        Literal["processes", "ray"], typer.Option("--engine", help="Run on this machine, or on a Ray cluster.")
-    ] = "processes",
+        Literal["local", "ray", "slurm", "processes"],
+        typer.Option("--engine", metavar="local|ray|slurm", help="Run on this machine, or on a cluster."),
+    ] = "local",
     address: Annotated[
         str | None, typer.Option("--address", help="Address of the Ray cluster. [default: this machine]")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm", metavar="KEY=VALUE", help="Option of the SLURM jobs, such as partition=gpu or time=120."
+        ),
     ] = None,
     nice: Annotated[
         int, typer.Option("--nice", metavar="N", min=0, max=19, help="Lower the priority of the runs by N.")
@@ -89,6 +96,7 @@ def study(
             threads=threads,
             engine=engine,
             address=address,
+            slurm=_slurm(slurm or []),
             nice=nice,
             results=others,
             table_only=table_only,
@@ -120,6 +128,22 @@ def _jobs(text: str) -> Jobs:
     from metamixer.config.yaml_file import RecipeError
 
     raise RecipeError(f"--jobs {text}: accepted are numbers from 1, and auto")
+
+
+def _slurm(words: list[str]) -> dict[str, str | int | bool]:
+    """
+    >>> _slurm(["partition=gpu", "time=120", "exclusive=true"])
+    {'partition': 'gpu', 'time': 120, 'exclusive': True}
+    """
+    found: dict[str, str | int | bool] = {}
+    for word in words:
+        key, equal, value = word.partition("=")
+        if not (key and equal and value):
+            from metamixer.config.yaml_file import RecipeError
+
+            raise RecipeError(f"--slurm {word}: accepted is KEY=VALUE, such as partition=gpu")
+        found[key] = int(value) if value.isdecimal() else {"true": True, "false": False}.get(value, value)
+    return found
 
 
 def show(made: Table) -> None:

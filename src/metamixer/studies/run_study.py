@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -22,11 +22,13 @@ from metamixer.studies.local_runner import Ended, run_all
 from metamixer.studies.plan import Jobs, Plan
 from metamixer.studies.ray_runner import run_on_ray
 from metamixer.studies.run_folder import finished
+from metamixer.studies.slurm_runner import run_on_slurm
 from metamixer.studies.study_file import Cell, Study
 from metamixer.studies.table import Table
 from metamixer.studies.table_notes import machines, missing, unequal
 
-Engine = Literal["processes", "ray"]
+Engine = Literal["local", "ray", "slurm", "processes"]
+"""Where runs take place; ``processes`` is what ``local`` was called before."""
 
 
 def conduct(
@@ -35,8 +37,9 @@ def conduct(
     *,
     jobs: Jobs = 1,
     threads: int | None = None,
-    engine: Engine = "processes",
+    engine: Engine = "local",
     address: str | None = None,
+    slurm: Mapping[str, Any] | None = None,
     nice: int = 0,
     results: Sequence[Path] = (),
     table_only: bool = False,
@@ -56,8 +59,10 @@ def conduct(
         jobs: runs side by side; fewer while memory is short. ``auto``: as many as there are processors for.
         threads: of each run. None: what the study's runs had, else the processors divided by ``jobs``, 1 for ``auto``.
             The same number gives the same bits.
-        engine: ``processes`` on this machine, or ``ray``: a cluster that has this folder under the same path.
+        engine: ``local``: processes on this machine. ``ray``, ``slurm``: a cluster that has this folder and the data
+            under the same paths; it decides how many runs there are at once.
         address: of a Ray cluster; None: one on this machine.
+        slurm: options of the jobs, see :func:`metamixer.studies.slurm_runner.run_on_slurm`.
         nice: is added to the niceness of the runs, so that other work comes first.
         results: more files of lines, from other machines say; what they have of this study is taken over.
         table_only: run nothing.
@@ -70,7 +75,9 @@ def conduct(
         Halted: a signal came.
     """
     if nice and (engine == "ray" or not hasattr(os, "nice")):
-        raise RecipeError(f"nice={nice}: accepted for processes on this machine, and on systems that have niceness")
+        raise RecipeError(f"nice={nice}: accepted for engine=local and slurm, and on systems that have niceness")
+    if slurm and engine != "slurm":
+        raise RecipeError(f"options of SLURM ({', '.join(slurm)}) with engine={engine}: accepted with engine=slurm")
     for cell in study.runs:
         check_outside_of_data(cell.recipe.data, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,12 +112,14 @@ def conduct(
             ended(Ended(cell, 0.0))
         remains(plan.left({}))
         if (waiting := plan.waiting) and not table_only:
-            for cell in waiting if engine == "processes" else ():
+            for cell in waiting if engine != "ray" else ():
                 check_before_data(cell.recipe)
             write_whole(folder / "threads", f"{plan.threads}\n")
             measure = study.content.measure
             if engine == "ray":
                 run_on_ray(waiting, folder, measure, threads=plan.threads, address=address, ended=note)
+            elif engine == "slurm":
+                run_on_slurm(waiting, folder, measure, threads=plan.threads, nice=nice, options=slurm or {}, ended=note)
             else:
                 known = max((line.memory or 0 for line in plan.lines.values()), default=0)
                 run_all(
