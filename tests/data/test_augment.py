@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from metamixer.data import Augment, DataError, normalise
+from metamixer.data.augment import _SINGLY
 from metamixer.data.random_crop import RandomCrop
 
 
@@ -126,3 +127,27 @@ def test_a_crop_stands_in_the_place_of_the_shift():
 def test_settings_that_do_not_exist(settings, words):
     with pytest.raises(DataError, match=words):
         Augment(**settings)
+
+
+@pytest.mark.parametrize("augment", [Augment(5), Augment(0), Augment(5, False), Augment(5, pad_mode="reflect")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_and_channels_last_get_the_same_to_the_last_bit(augment, channels):
+    images = noise(12, channels, side=128)
+    assert images[0].numel() >= _SINGLY
+    draw = torch.Generator().manual_seed(0)
+    offsets = torch.randint(0, 2 * augment.pad + 1, (2, 12, 1), generator=draw)
+    flips = torch.randint(0, 2, (12, 1), generator=draw).bool() & augment.flip
+    wanted = augment._at_once(images, offsets[..., 0], flips)
+    before = images.clone()
+    last = images.contiguous(memory_format=torch.channels_last)
+    for given in (images, last):
+        assert torch.equal(augment.pixels(given, torch.Generator().manual_seed(0)), wanted)
+    assert torch.equal(images, before)
+    assert torch.equal(last, before)
+    mean, std = [0.3, 0.4, 0.5][:channels], [0.2, 0.25, 0.3][:channels]
+    whole = normalise(images, mean, std)
+    assert torch.equal(whole, torch.cat([normalise(image[None], mean, std) for image in images]))
+    assert torch.equal(whole, normalise(last, mean, std))
+    assert normalise(last, mean, std).stride() == whole.stride()
+    factor, shift = 1 / (255 * torch.tensor(std)), torch.tensor(mean) / torch.tensor(std)
+    assert torch.equal(whole, images.float() * factor.view(-1, 1, 1) - shift.view(-1, 1, 1))

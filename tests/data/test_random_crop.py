@@ -48,9 +48,11 @@ def test_a_batch_is_cropped_as_pillow_crops_each_image():
 
 def test_the_box_of_a_file_is_that_of_a_batch_with_the_same_draws():
     crop = RandomCrop((0.1, 0.5))
-    tries = torch.rand(10, 4, generator=generator(3), dtype=torch.float64)
-    left, top, w, h = crop._boxes(tries[None], 50, 40)[0].tolist()
-    assert crop.draw(generator(3))(50, 40) == (left, top, left + w, top + h)
+    for seed in range(100):
+        tries = torch.rand(10, 4, generator=generator(seed), dtype=torch.float64)
+        for size in ((50, 40), (500, 1)):  # in the second none of the tries fits
+            left, top, w, h = crop._boxes(tries[None], *size)[0].tolist()
+            assert crop.draw(generator(seed))(*size) == pytest.approx((left, top, left + w, top + h), rel=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,18 @@ class RandomCrop:
         >>> round((box[2] - box[0]) * (box[3] - box[1]))
         2500
         """
-        tries = torch.rand(_TRIES, 4, generator=draw, dtype=torch.float64)
+        tries = torch.rand(_TRIES, 4, generator=draw, dtype=torch.float64).tolist()
+        low, high = map(math.log, self.ratio)
 
-        def crop(width: int, height: int) -> Box:
-            left, top, w, h = self._boxes(tries[None], width, height)[0].tolist()
-            return left, top, left + w, top + h
+        def crop(width: int, height: int) -> Box:  # as _boxes, for which one image is too small
+            for share, stretch, x, y in tries:
+                area = width * height * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
+                ratio = math.exp((low + high) / 2 + (2 * stretch - 1) * (high - low) / 2)
+                w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+                if w <= width and h <= height:
+                    left, top = x * (width - w), y * (height - h)
+                    return left, top, left + w, top + h
+            return 0.0, 0.0, float(width), float(height)
 
         return crop
 
