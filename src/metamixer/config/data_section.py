@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,6 +72,10 @@ class DataSection(Section):
             with grey bars beside, ``squash`` all of it with other proportions.
         white: the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
         bits: 8, or 16 to keep what 16-bit files hold: images then take four times the memory.
+        cache: where decoded images are stored that do not stay in memory, so that later epochs and runs do not decode
+            them again: a folder, ``auto`` (the system's folder for caches), or ``off``.
+        cache_size: the shorter side of images that are stored for random crops (``crop_scale``); None: 8/7 of the
+            longer side of the network's images, 256 for 224.
     """
 
     name: str = "fashion-mini"
@@ -104,6 +109,8 @@ class DataSection(Section):
     fit: Literal["crop", "letterbox", "squash"] = later("crop")
     white: int = later(65535, ge=1, le=65535)
     bits: Literal[8, 16] = later(8)
+    cache: str = later("off")
+    cache_size: int | None = later(None, ge=1)
 
     @field_validator("image_size")
     @classmethod
@@ -146,7 +153,15 @@ class DataSection(Section):
         height, _, width = self.image_size.partition("x")
         return int(height), int(width)
 
-    @field_validator("name", "root")
+    @field_validator("cache")
+    @classmethod
+    def _cache(cls, value: str) -> str:
+        """A folder is the same one in any working directory."""
+        if not value.strip("\0"):
+            raise ValueError(f"{value!r}; a folder, auto or off is accepted")
+        return value if value in ("auto", "off") else os.path.abspath(os.path.expanduser(value))
+
+    @field_validator("name", "root", "cache")
     @classmethod
     def _path(cls, value: str) -> str:
         if "\0" in value:
@@ -172,8 +187,14 @@ def is_place(name: str) -> bool:
 
 
 def placeless(section: dict[str, Any]) -> dict[str, Any]:
-    """The section without the place of its data: standard sets lie anywhere."""
-    return section | {"name": placeless_name(section["name"]), "root": "data"}
+    """The section without the place of its data: standard sets lie anywhere.
+
+    Nor with a cache, whatever its place, but for random crops, which are cut out of other pixels by it.
+    """
+    here = section | {"name": placeless_name(section["name"]), "root": "data"}
+    cached = here.pop("cache", "off") != "off" and here.get("crop_scale") is not None
+    size = here.pop("cache_size", None)
+    return here | ({"cache": "on", "cache_size": size} if cached else {})
 
 
 def placeless_name(name: str) -> str:

@@ -44,11 +44,11 @@ def normalise(images: Tensor, mean: Scale, std: Scale) -> Tensor:
     if images.stride(1) == 1 and C > 1:  # channels last: rows of W x C values, each with the numbers of its channel
         factor, shift = factor.repeat(W), shift.repeat(W)
         rows, filled = (each.permute(0, 2, 3, 1).flatten(2) for each in (images, found))
-        for part, into in zip(rows.split(some), filled.split(some), strict=True):
+        for part, into in zip(torch.split(rows, some), torch.split(filled, some), strict=True):
             into.copy_(part).mul_(factor).sub_(shift)
         return found
     factor, shift = factor.view(C, 1, 1), shift.view(C, 1, 1)
-    for part, into in zip(images.split(some), found.split(some), strict=True):
+    for part, into in zip(torch.split(images, some), torch.split(found, some), strict=True):
         into.copy_(part.to(torch.float32, copy=True).mul_(factor).sub_(shift))
     return found
 

@@ -39,6 +39,9 @@ class ReadingOptions(TypedDict, total=False):
     scale: tuple[Numbers, Numbers] | None
     crops: bool
     skipped: Collection[str]
+    cache: str | Path
+    cache_size: int | None
+    cache_writes: bool
 
 
 def load(
@@ -96,6 +99,9 @@ def load(
             asked for. ``scale``, mean and standard deviation of the training images, if they are known: without it
             those are decoded to find them. ``crops``, to leave training images on disk, because random crops are to be
             cut out of all their pixels. ``skipped``, names in ``Data.skipped``, to leave these files out unread.
+            cut out of all their pixels. ``cache``, a folder, ``"auto"`` or ``"off"``, where images that do not stay in
+            memory are stored decoded, those for crops with a shorter side of ``cache_size``; see ``docs/data.md``;
+            ``cache_writes=False`` stores no more there.
 
     Raises:
         DataError: says what came and what is accepted.
@@ -139,7 +145,7 @@ def load(
     if how.bits != 8 or how.channels not in (None, 1, 3):
         raise DataError(f"{name!r}: scenes are of 8 bits with 1 or 3 channels")
     # Standard sets have a size of their own; other images are brought to half of the scene's.
-    how = replace(how, splits=SPLITS, scale=None, crops=False)  # scenes are drawn from all images
+    how = replace(how, splits=SPLITS, scale=None, crops=False, cache="off")  # scenes are drawn from all images
     half = None if how.image_size is None or inner in STANDARD else pair([max(1, s // 2) for s in how.image_size])
     return make_scenes(source(inner, replace(how, image_size=half)), how.image_size, how.cache_limit_bytes)
 

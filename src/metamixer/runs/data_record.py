@@ -117,6 +117,7 @@ def load_data(
     *,
     section: DataSection | None = None,
     skipped: Collection[str] | None = None,
+    cache_writes: bool = True,
 ) -> Data:
     """The recipe's data; ``DataError`` says what is wrong with them.
 
@@ -126,6 +127,7 @@ def load_data(
         scale: mean and standard deviation of the training images, if they are known.
         section: instead of the recipe's, with the place where its data are now.
         skipped: the files that cannot be read, if they are known: no others are decoded to find them.
+        cache_writes: store decoded images that are not in the cache.
     """
     data = section or recipe.data
     loaded = load(
@@ -150,6 +152,9 @@ def load_data(
         scale=scale,
         crops=data.crop_scale is not None,
         skipped=skipped or (),
+        cache=data.cache,
+        cache_size=data.cache_size,
+        cache_writes=cache_writes,
     )
     return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 
@@ -208,7 +213,7 @@ def data_of(
     skipped = None
     if record is not None and record.skipped is not None:
         skipped = {name for file in record.skipped for name in (file, _inside(section) + file)}
-    data = load_data(recipe, splits, scale, section=section, skipped=skipped)
+    data = load_data(recipe, splits, scale, section=section, skipped=skipped, cache_writes=False)
     if check:
         check_data(data, section, folder, ("val", "test"))
     return data

@@ -16,6 +16,7 @@ from metamixer.core.machine import cores
 from metamixer.core.progress import watched
 from metamixer.core.text import clean, counted
 from metamixer.data.errors import DataError, ImageError
+from metamixer.data.files.disk_cache import DiskCache, cache_folder
 from metamixer.data.files.image_file import WHITE, Fit, Header, largest_value, read_header
 from metamixer.data.files.picture import MAX_PIXELS, Source
 from metamixer.data.files.streaming import FolderImages
@@ -45,6 +46,11 @@ class Reading:
         scale: mean and standard deviation of the training images, if they are known: those are then not looked at.
         crops: training images stay on disk, to cut random crops out of all their pixels.
         skipped: names, as in :attr:`Found.skipped`, of files that are known to be damaged, and are left out unread.
+        cache: where decoded images are stored, if they do not stay in memory: a folder, ``auto`` (the system's folder
+            for caches) or ``off``.
+        cache_size: the shorter side of images that are stored for random crops; None: 8/7 of the longer side of
+            ``image_size``.
+        cache_writes: whether images are stored that are not there yet.
     """
 
     image_size: tuple[int, int] | None = None
@@ -58,8 +64,12 @@ class Reading:
     scale: tuple[Numbers, Numbers] | None = None
     crops: bool = False
     skipped: Collection[str] = ()
+    cache: str | Path = "off"
+    cache_size: int | None = None
+    cache_writes: bool = True
 
     def __post_init__(self) -> None:
+        cache_folder(self.cache)
         if self.on_error not in ("stop", "skip"):
             raise DataError(f"on_error={self.on_error!r} is not known; expected 'stop' or 'skip'")
         if self.channels is not None and self.channels < 1:
@@ -95,7 +105,7 @@ class _Bad(list[tuple[str, str]]):
         part: str,
         files: Sequence[Source],
         rows: Sequence[int],
-        what: str = "decoding images",
+        what: str | None = "decoding images",
     ) -> dict[int, T]:
         """What the task returns for every row that it can do; the others are noted here."""
 
@@ -112,7 +122,8 @@ class _Bad(list[tuple[str, str]]):
         done: dict[int, T] = {}
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         with ThreadPoolExecutor(min(16, cores())) as pool:
-            for row, result in watched(chain.from_iterable(pool.map(some, chunks)), what, len(rows)):
+            results = chain.from_iterable(pool.map(some, chunks))
+            for row, result in results if what is None else watched(results, what, len(rows)):
                 if isinstance(result, ImageError):
                     name = _name(part, row, files[row])
                     self.append((name, str(result).removeprefix(f"{name}: ")))
@@ -147,10 +158,18 @@ class Found:
         return images if images is not None and len(images) else None
 
     def prepare(self, how: Reading) -> Callable[[Split, ImageSet], ImageSet]:
-        """Decodes what is wanted in memory, and fits."""
-        wanted = {*how.splits, *(() if how.scale else ("train",))} if self.cached else set()
-        wanted -= {"train"} if how.crops else set()
-        return lambda part, images: decoded(images) if part in wanted else images
+        """Decodes what is wanted in memory, and fits; what is wanted of the rest is stored in the cache."""
+        held = {*how.splits, *(() if how.scale else ("train",))} if self.cached else set()
+        held -= {"train"} if how.crops else set()
+
+        def prepared(part: Split, images: ImageSet) -> ImageSet:
+            if part in held:
+                return decoded(images)
+            if isinstance(images, FolderImages) and part in how.splits:
+                return _stored(images, how, crops=how.crops and part == "train")
+            return images
+
+        return prepared
 
 
 def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[str, ...], how: Reading) -> Found:
@@ -193,7 +212,9 @@ def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[st
             def look(source: Source, name: str, row: int, images: FolderImages = images) -> None:
                 images.image(row)
 
-            good = bad.attempt(look, part, files, rows.tolist())
+            stored = _in_cache(images, how)
+            good = bad.attempt(look, part, files, [row for row in rows.tolist() if row not in stored])
+            good |= dict.fromkeys(stored)
             kept = torch.tensor([row in good for row in rows.tolist()])
             found[part] = images.subset(kept.nonzero().flatten())
     sixteen = [
@@ -206,6 +227,31 @@ def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[st
 def _rows(part: str, files: Sequence[Source], how: Reading) -> Sequence[int]:
     rows = range(len(files))
     return [row for row in rows if _name(part, row, files[row]) not in how.skipped] if how.skipped else rows
+
+
+def _cache(images: FolderImages, how: Reading, *, crops: bool) -> DiskCache | None:
+    if (folder := cache_folder(how.cache)) is None:
+        return None
+    side = (how.cache_size or round(max(images.size) * 8 / 7)) if crops else None
+    return DiskCache(folder, images, side)
+
+
+def _stored(images: FolderImages, how: Reading, *, crops: bool) -> FolderImages:
+    if (cache := _cache(images, how, crops=crops)) is None:
+        return images
+    if not how.cache_writes:
+        return cache.open()
+    bad = _Bad()
+    images = cache.complete(bad.attempt)
+    bad.stop(how)
+    return images
+
+
+def _in_cache(images: FolderImages, how: Reading) -> set[int]:
+    """Files that were decoded before, and so can be read."""
+    caches = [_cache(images, how, crops=crops) for crops in {False, how.crops}]
+    opened = [cache.open().stored for cache in caches if cache is not None]
+    return {row for stored in opened if stored is not None for row in (stored.places >= 0).nonzero()[0].tolist()}
 
 
 def decoded(images: ImageSet) -> TensorImages:

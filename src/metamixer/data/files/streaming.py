@@ -18,6 +18,7 @@ from metamixer.data.augment import Augment
 from metamixer.data.errors import ImageError, WorkerError
 from metamixer.data.files.image_file import WHITE, Crop, Fit, read_image
 from metamixer.data.files.picture import Source
+from metamixer.data.files.shards import StoredImages
 from metamixer.data.image_set import Device, ImageSet, check_labels
 
 
@@ -34,6 +35,7 @@ class FolderImages:
         size: height and width that every image is brought to.
         fit, white, bits: see :func:`metamixer.data.read_image`; random crops have no ``fit``.
         part: what the files are called in messages, if they have no path.
+        stored: decoded images that are read instead of files; None: all files are decoded.
 
     Raises:
         DataError: a label has no class, or not every image has one.
@@ -49,6 +51,7 @@ class FolderImages:
     white: int = WHITE
     bits: int = 8
     part: str = "image"
+    stored: StoredImages | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.rows), self.classes)
@@ -67,12 +70,22 @@ class FolderImages:
         Raises:
             ImageError: names the first file that cannot be read.
         """
-        return torch.stack([self.image(row) for row in self.rows[indices].tolist()])
+        return self._images(indices, [None] * len(indices))
 
     def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
         """A part of each image, resized: ``(B,)`` int64 and B parts -> ``(B, C, H, W)`` uint8."""
+        return self._images(indices, crops)
+
+    def _images(self, indices: Tensor, crops: Sequence[Crop | None]) -> Tensor:
         rows = self.rows[indices].tolist()
-        return torch.stack([self.image(row, crop) for row, crop in zip(rows, crops, strict=True)])
+        if self.stored is None:
+            return torch.stack([self.image(row, crop) for row, crop in zip(rows, crops, strict=True)])
+        layout = torch.channels_last  # as images are stored
+        found = torch.empty(len(rows), self.channels, *self.size, dtype=self.dtype, memory_format=layout)
+        for place, (row, crop) in enumerate(zip(rows, crops, strict=True)):
+            stored = self.stored.image(row, crop, self.size)
+            found[place] = self.image(row, crop) if stored is None else stored
+        return found
 
     def subset(self, indices: Tensor) -> FolderImages:
         """The set of the images ``indices``, in that order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -41,6 +42,15 @@ class Encoded(Sequence[bytes]):
     """The image column of a data set as undecoded files, so that they are read with the same care as any."""
 
     column: Any
+    version: str = ""
+
+    def known_by(self, row: int) -> str | None:
+        """What file ``row`` is known by in the cache: the set's fingerprint and its place; None if it lies apart."""
+        return None if self._apart else f"{self.version}\0{row}"
+
+    @cached_property
+    def _apart(self) -> bool:
+        return isinstance(self[0], Path)
 
     def __len__(self) -> int:
         return len(self.column)
@@ -93,7 +103,7 @@ def load_hf(
             notes += (f"{counted(len(labels) - len(known), 'image')} of {part} without a label left out",)
             split = split.select(known.tolist())
         if len(known):
-            parts[part] = Encoded(_undecoded(split, image)), labels[known]
+            parts[part] = Encoded(_undecoded(split, image), f"{split._fingerprint} {image}"), labels[known]
     sets = read(parts, classes, how)
     notes += sets.notes
     train = sets.get("train")

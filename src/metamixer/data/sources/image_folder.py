@@ -10,6 +10,7 @@ import torch
 from metamixer.core.text import clean, counted, quoted
 from metamixer.data.class_sampling import split
 from metamixer.data.errors import DataError
+from metamixer.data.files.disk_cache import cache_folder
 from metamixer.data.files.folder_scan import FolderLayout, scan
 from metamixer.data.files.label_file import LabelFiles, scan_labelled
 from metamixer.data.files.load_files import Reading, read
@@ -30,6 +31,11 @@ def load_folder(
     Raises:
         DataError: see :func:`scan` and :func:`metamixer.data.files.load_files.read`.
     """
+    folder = cache_folder(how.cache)
+    if folder is not None and folder.resolve().is_relative_to(root.resolve()):
+        raise DataError(
+            f"data.cache={clean(folder)} is inside of the data, {clean(root)}; a folder outside is accepted"
+        )
     found = scan(root, layout) if labels is None else scan_labelled(root, layout, labels)
     files = {part: (files, torch.tensor(labels)) for part, (files, labels) in found.parts.items()}
     sets = read(files, found.classes, how)
