@@ -52,6 +52,8 @@ BARS = (
     Bar("kdlib-32", "epoch: KD-Lib / ours fp32", 4, 5, higher=True),
     Bar("kdlib-bf16", "epoch: KD-Lib / ours bf16", 6, 7, higher=True),
     Bar("augment", "per-image / batched augmentation", 20, 60, higher=True),
+    Bar("cache", "epoch of photos: decoded / from the cache", 8, higher=True),
+    Bar("cache-workers", "the same with two workers", 3, higher=True),
     Bar("memory", "peak memory: 2 peers / 1 plain", 2.1, 2.0),
     Bar("help", "metamixer --help", 0.5, unit="s"),
     Bar("list", "metamixer list", 1.0, unit="s"),

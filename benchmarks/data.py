@@ -62,7 +62,7 @@ def augmentation(settings: Settings) -> Section:
         ),
         *(
             Case(f"TrainLoader{', with companions' if companions else ''}", fixed(partial(
-                _drain, TrainLoader(held, Augment(4), MEAN, STD, batch, seed=0, companions=companions)
+                drain, TrainLoader(held, Augment(4), MEAN, STD, batch, seed=0, companions=companions)
             )), items=count)
             for companions in (False, True)
         ),
@@ -88,7 +88,8 @@ def augmentation(settings: Settings) -> Section:
     return Section("augmentation", measured, ratios(measured, pairs), missing, notes)
 
 
-def _drain(loader: TrainLoader) -> None:
+def drain(loader: TrainLoader) -> None:
+    """Go through an epoch."""
     for _ in loader.epoch(0):
         pass
 
@@ -158,7 +159,7 @@ def decoding(settings: Settings) -> Section:
             augment = Augment(0, crop=RandomCrop())
             ours = TrainLoader(images, augment, MEAN, STD, min(32, count), seed=0, workers=workers)
             cases.append(Case(
-                f"TrainLoader with random crops, {workers} workers", fixed(partial(_drain, ours)),
+                f"TrainLoader with random crops, {workers} workers", fixed(partial(drain, ours)),
                 items=len(ours) * ours.batch_size,
             ))  # fmt: skip
         measured, failed = interleave(cases, settings.rounds, torch.device("cpu"))
@@ -172,13 +173,13 @@ def decoding(settings: Settings) -> Section:
     return Section("decoding", measured, ratios(measured, pairs), (*missing, *failed), notes)
 
 
-def write_photos(folder: Path, count: int) -> list[Path]:
-    """JPEG files of 256 x 256: smooth shapes with a little noise, as large as photos of that size are."""
+def write_photos(folder: Path, count: int, size: tuple[int, int] = (256, 256)) -> list[Path]:
+    """JPEG files of a width and height: smooth shapes with a little noise."""
     rng = np.random.default_rng(0)
     files = []
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((256, 256), Image.Resampling.BICUBIC)).astype(np.int16)
+        smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
         pixels = (smooth + rng.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8)
         files.append(folder / f"{number}.jpg")
         Image.fromarray(pixels).save(files[-1], quality=90)

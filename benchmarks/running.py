@@ -16,6 +16,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "overhead"),
     "data": ("data",),
     "peers": ("peers",),
+    "cache": ("disk_cache",),
     "memory": ("memory",),
     "scaling": ("scaling",),
     "startup": ("startup",),

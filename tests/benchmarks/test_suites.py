@@ -12,6 +12,7 @@ from torch import nn
 from benchmarks import (
     competitors,
     data,
+    disk_cache,
     floor,
     memory,
     memory_child,
@@ -63,6 +64,14 @@ def whole(section):
         assert all(math.isfinite(sample) for sample in each.samples)
     assert {figure.bar for figure in section.figures} <= {bar.key for bar in BARS} | {""}
     return {each.name for each in section.measured}, {figure.bar for figure in section.figures} - {""}
+
+
+def test_the_cache():
+    [section] = disk_cache.measure(ONE)
+    ways, titles = ("decoding", "cache"), ("shift and flip", "random crop")
+    names = {f"{way}, {title}, {workers} workers" for way in ways for title in titles for workers in (0, 2)}
+    assert whole(section) == (names, {"cache", "cache-workers"})
+    assert not section.missing
 
 
 def test_peers():

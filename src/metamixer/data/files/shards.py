@@ -6,8 +6,9 @@ import os
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -103,25 +104,26 @@ class StoredImages:
         self.shards, self.which, self.index, self.places = shards, which, index, places
         self.channels, self.dtype, self.whole = channels, np.dtype(dtype), whole
         self._checked = np.zeros(len(index), bool)
+        self._scratch = np.empty(0, dtype)
         self._files: OrderedDict[int, int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files, which are of this process."""
         return self.__dict__ | {"_files": OrderedDict()}
 
-    def __del__(self) -> None:
-        for file in self.__dict__.get("_files", {}).values():
-            with suppress(OSError):
-                os.close(file)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # taken here, because modules end before
+        for file in self._files.values():
+            close(file)
 
-    def image(self, row: int, crop: Crop | None, size: tuple[int, int]) -> Tensor | None:
-        """File ``row``, whole or a part of it, as ``(C, H, W)``; None if it is not stored so, or damaged.
+    def read(self, row: int, crop: Crop | None, into: Tensor) -> bool:
+        """File ``row``, whole or a part of it, into ``(C, H, W)`` of an image that is channels last.
 
-        A part is rounded to whole pixels of the stored image.
+        A part is rounded to whole pixels of the stored image, cut out and resized. False: it is not stored so, or is
+        damaged.
         """
         place = int(self.places[row])
         if place < 0 or (crop is None) != self.whole:
-            return None
+            return False
         _, start, (high, wide), (full_high, full_wide), checksum = self.index[place].tolist()
         top, bottom, left, right = 0, high, 0, wide
         if crop is not None:
@@ -130,18 +132,27 @@ class StoredImages:
             top, bottom = _pixels(y0, y1, high, full_high)
         fresh = not self._checked[place]
         first, last = (0, high) if fresh else (top, bottom)
-        found = np.empty((last - first, wide, self.channels), self.dtype)
-        start += first * found[:1].nbytes
-        if not self._read(int(self.which[place]), found, start) or (fresh and crc32(found.data) != checksum):
+        pixels = into.permute(1, 2, 0).numpy() if crop is None else self._room((last - first, wide, self.channels))
+        start += first * wide * self.channels * self.dtype.itemsize
+        if not self._filled(int(self.which[place]), pixels, start) or (fresh and crc32(pixels.data) != checksum):
             self._drop(row, self.shards[int(self.which[place])])
-            return None
+            return False
         self._checked[place] = True
-        part = torch.from_numpy(found[top - first : bottom - first, left:right])[None].permute(0, 3, 1, 2)
-        if part.shape[2:] != size:
-            part = F.interpolate(part, size, mode="bilinear", antialias=True)
-        return part[0]
+        if crop is not None:
+            part = torch.from_numpy(pixels[top - first : bottom - first, left:right])[None].permute(0, 3, 1, 2)
+            size = into.shape[1:]
+            if part.shape[2:] != size:
+                part = F.interpolate(part, size, mode="bilinear", antialias=True)
+            into.copy_(part[0])
+        return True
 
-    def _read(self, shard: int, into: NDArray[Any], start: int) -> bool:
+    def _room(self, shape: tuple[int, int, int]) -> NDArray[Any]:
+        """An array of that shape, the same memory again and again."""
+        if self._scratch.size < (needed := prod(shape)):
+            self._scratch = np.empty(needed, self.dtype)
+        return self._scratch[:needed].reshape(shape)
+
+    def _filled(self, shard: int, into: NDArray[Any], start: int) -> bool:
         """Fill the array from a shard; False if it is gone or too short."""
         try:
             if shard not in self._files:

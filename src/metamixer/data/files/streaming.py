@@ -83,8 +83,8 @@ class FolderImages:
         layout = torch.channels_last  # as images are stored
         found = torch.empty(len(rows), self.channels, *self.size, dtype=self.dtype, memory_format=layout)
         for place, (row, crop) in enumerate(zip(rows, crops, strict=True)):
-            stored = self.stored.image(row, crop, self.size)
-            found[place] = self.image(row, crop) if stored is None else stored
+            if not self.stored.read(row, crop, found[place]):
+                found[place] = self.image(row, crop)
         return found
 
     def subset(self, indices: Tensor) -> FolderImages:
