@@ -9,7 +9,7 @@ from torch import nn
 
 from metamixer.config.recipe import Recipe
 from metamixer.config.registry import LOSSES, MIXERS, effective
-from metamixer.config.yaml_file import parse_yaml
+from metamixer.config.yaml_file import RecipeError, parse_yaml
 from metamixer.core.registry import Entry
 
 # Recipes as they shipped with the first version: the files may change, what these say may not.
@@ -136,3 +136,25 @@ def test_settings_of_sections_are_marked_in_the_same_way():
     assert effective(Section().model_dump(), Section) == {"name": "a"}
     full = {"name": "a", "labels": "x.csv", "share": 0.5}
     assert effective(Section(**full).model_dump(), Section) == full
+
+
+def test_a_cache_is_layout_but_for_random_crops():
+    plain = Recipe.of({"data": {"name": "photos"}})
+    for cache in ("auto", "cache", "/elsewhere"):
+        assert Recipe.of({"data": {"name": "photos", "cache": cache, "cache_size": 300}}).digest == plain.digest
+    crops = {"name": "photos", "crop_scale": [0.3, 1]}
+    decoded = Recipe.of({"data": crops})
+    auto, here, other = (Recipe.of({"data": crops | {"cache": place}}) for place in ("auto", "cache", "/elsewhere"))
+    assert auto.digest == here.digest == other.digest != decoded.digest
+    assert Recipe.of({"data": crops | {"cache_size": 300}}).digest == decoded.digest
+    larger = Recipe.of({"data": crops | {"cache": "auto", "cache_size": 300}})
+    assert larger.differences(auto) == ["data.cache_size: None, here 300"]
+    assert auto.differences(decoded) == ["data.cache: not set, here on", "data.cache_size: not set, here None"]
+
+
+def test_the_folder_of_a_cache_is_the_same_in_any_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = Recipe.of({"data": {"name": "photos", "cache": "cache"}})
+    assert made.data.cache == str(tmp_path / "cache")
+    with pytest.raises(RecipeError, match="a folder, auto or off is accepted"):
+        Recipe.of({"data": {"name": "photos", "cache": ""}})

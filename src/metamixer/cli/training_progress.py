@@ -30,10 +30,10 @@ _HELP = {  # by TrainLoader.reading
     "memory": "cropping and flipping images in memory takes it: a smaller data.image_size takes less",
     "augment": "data.workers=2, or more up to the number of cores, augments images beside them; data.augment=light, or "
     "a smaller data.image_size, takes less",
-    "disk": "data.workers=2, or more up to the number of cores, decodes images beside them; a smaller data.image_size, "
-    "or images stored at about that size, take less",
-    "workers": "more data.workers, up to the number of cores, a smaller data.image_size, or images stored at about "
-    "that size would help",
+    "disk": "data.workers=2, or more up to the number of cores, decodes images beside them; data.cache=auto decodes "
+    "them once; a smaller data.image_size takes less",
+    "workers": "data.cache=auto, which decodes images once, more data.workers, up to the number of cores, or a smaller "
+    "data.image_size help",
 }
 
 

@@ -99,9 +99,9 @@ def load(
             asked for. ``scale``, mean and standard deviation of the training images, if they are known: without it
             those are decoded to find them. ``crops``, to leave training images on disk, because random crops are to be
             cut out of all their pixels. ``skipped``, names in ``Data.skipped``, to leave these files out unread.
-            cut out of all their pixels. ``cache``, a folder, ``"auto"`` or ``"off"``, where images that do not stay in
-            memory are stored decoded, those for crops with a shorter side of ``cache_size``; see ``docs/data.md``;
-            ``cache_writes=False`` stores no more there.
+            ``cache``, a folder, ``"auto"`` or ``"off"``, where images that do not stay in memory are stored decoded,
+            those for crops with a shorter side of ``cache_size``; see ``docs/data.md``; ``cache_writes=False`` stores
+            no more there.
 
     Raises:
         DataError: says what came and what is accepted.

@@ -109,3 +109,32 @@ def test_hugging_face_needs_its_package_and_leave(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'metamixer\[hf\]'"):
         load("hf:someone/something")
+
+
+def test_images_of_a_set_are_stored_in_the_cache_once(tmp_path, monkeypatch):
+    """Known by the set's fingerprint and their place; another set in the same folder is another one."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    options = {"cache": tmp_path / "cache", "cache_limit_bytes": 0, "image_size": 8, "val_share": 0}
+    folder = tmp_path / "tables"
+    folder.mkdir()
+
+    def write(seed):
+        draw = np.random.default_rng(seed)
+        content = []
+        for _ in range(12):
+            file = BytesIO()
+            Image.fromarray(draw.integers(0, 256, (9, 9, 3), np.uint8)).save(file, "PNG")
+            content.append({"bytes": file.getvalue(), "path": None})
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
+        made = datasets.Dataset.from_dict({"image": content, "label": [0, 1] * 6}, features=features)
+        made.to_parquet(folder / "train-00000-of-00001.parquet")
+
+    seen = []
+    for seed in (0, 1):
+        write(seed)
+        for _ in range(2):
+            plain, data = load(folder, **options | {"cache": "off"}), load(folder, **options)
+            assert torch.equal(data.train.fetch(torch.arange(12)), plain.train.fetch(torch.arange(12)))
+            seen.append(len(list((tmp_path / "cache").rglob("*.shard"))))
+    assert seen == [1, 1, 2, 2]

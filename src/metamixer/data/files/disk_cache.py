@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from metamixer.core.progress import watched
-from metamixer.core.text import clean, counted
+from metamixer.core.text import clean
 from metamixer.data.errors import DataError, ImageError
 from metamixer.data.files.image_file import WHITE, read_header, read_image
 from metamixer.data.files.picture import Source
@@ -136,8 +136,8 @@ class DiskCache:
             free = shutil.disk_usage(self.home).free
         if (needed := len(rows) * self._bytes_each(rows)) > free:
             raise OSError(
-                f"data.cache={clean(self.folder)}: {counted(len(rows), 'decoded image')} take {needed / 1e9:.3g} GB, "
-                f"{free / 1e9:.3g} GB are free; {_INSTEAD}"
+                f"data.cache={clean(self.folder)}: decoded images take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are "
+                f"free; {_INSTEAD}"
             )
 
     def _bytes_each(self, rows: NDArray[np.int64]) -> int:
