@@ -117,7 +117,7 @@ def usage(done: Exported, to: To) -> list[str]:
             "import numpy as np, onnxruntime",
             f"session = onnxruntime.InferenceSession({path})",
             'logits = session.run(["logits"], {"images": images})[0]  # uint8 (batch, channels, height, width)',
-            "classes = logits.argmax(1)  # names: model card, model.json or session.get_modelmeta()",
+            "classes = logits.argmax(1)  # names, and how images are prepared: model card, session.get_modelmeta()",
             f"or: metamixer predict {shlex.quote(str(done.path))} IMAGE_OR_FOLDER",
         ]
     if to == "torch-export":

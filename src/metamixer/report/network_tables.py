@@ -137,7 +137,8 @@ def agreement(*found: Report | None) -> str:
     parts = [f"All peers name the same class for {share(agreements[0]).text} of the images."] if agreements else []
     first = found[0].diversity if found and found[0] is not None else None
     if first is not None and first.ensemble_gain is not None:
-        parts.append(f"The ensemble gains {gain(first.ensemble_gain, 0).text} points over the mean of its peers.")
+        where = "above" if first.ensemble_gain >= 0 else "below"
+        parts.append(f"The ensemble is {100 * abs(first.ensemble_gain):.1f} points {where} the mean of its peers.")
     return " ".join(parts)
 
 
