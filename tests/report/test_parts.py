@@ -8,8 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metamixer.evaluation.report import read_report
+from metamixer.report.network_tables import agreement
 from metamixer.report.svg_charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, drawn, reliability, ticks
 from metamixer.report.tables import gain, level, of_values, share
+from tests.report.made import evaluation
 
 FINITE = st.floats(-1e99, 1e99)
 
@@ -73,6 +75,17 @@ def test_a_gain_that_may_be_chance_has_no_colour():
     assert [gain(0.52, 0.5, images).tone for images in (100, 1000, 10_000)] == ["", "", "good"]
     assert [gain(1.0, 0.0, images).tone for images in (1, 2, 6)] == ["", "", "good"]
     assert gain(0.5, 0.52, 10_000).tone == "bad"
+
+
+@pytest.mark.parametrize(("gained", "said"), [(0.0132, "1.3 points above"), (-0.004, "0.4 points below")])
+def test_an_ensemble_may_be_worse_than_its_peers(gained, said):
+    evaluated = evaluation(("a", "b"))
+    evaluated["peers"]["ensemble_gain"] = gained
+    found = agreement(read_report(evaluated))
+    assert (
+        found
+        == f"All peers name the same class for 70.0 % of the images. The ensemble is {said} the mean of its peers."
+    )
 
 
 def test_cells_of_plain_values():
