@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -26,6 +29,7 @@ ROOT_PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "v
 REGISTRIES = {"methods": LOSSES, "mixers": MIXERS}  # folder of the cards -> what they are cards of
 
 log = logging.getLogger(__name__)
+_annotations: list[tuple[Any, dict[str, Any]]] = []
 
 
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -101,7 +105,34 @@ def source_url() -> str:
     return str(project.get("urls", {}).get("Source", "")).rstrip("/")
 
 
+def plain_types(app: Sphinx, function: Any, bound_method: bool) -> None:
+    """Show a signature without the ranges of settings, which are objects that Sphinx cannot read there."""
+    try:
+        plain, before = _hints(function), function.__annotations__
+        function.__annotations__ = plain
+    except (NameError, TypeError, AttributeError):  # names for type checkers alone, or no function
+        return
+    _annotations.append((function, before))
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    owner = getattr(sys.modules.get(function.__module__), function.__qualname__.partition(".")[0], None)
+    if not (is_dataclass(owner) and function.__name__ == "__init__"):
+        return get_type_hints(function)
+    known = get_type_hints(owner)  # fields of a base name what its module has
+    return {name: known.get(name) for name in function.__annotations__}
+
+
+def with_ranges_again(app: Sphinx, *signature: Any) -> None:
+    """After a signature was made: the table of settings reads the ranges."""
+    while _annotations:
+        function, before = _annotations.pop()
+        function.__annotations__ = before
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", read_source)
+    app.connect("autodoc-before-process-signature", plain_types)
+    app.connect("autodoc-process-signature", with_ranges_again)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

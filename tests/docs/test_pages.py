@@ -1,5 +1,6 @@
 """Tutorials run as they are printed, every method has a card, commands and recipes on all pages are accepted."""
 
+import inspect
 import re
 import shlex
 import sys
@@ -93,3 +94,21 @@ def test_imports_are_those_of_the_package(statements):
 def test_every_method_has_a_card(kind):
     table = {"methods": LOSSES, "mixers": MIXERS}[kind]
     assert {card.stem for card in (DOCS / kind).glob("*.md")} == set(table)
+
+
+def test_signatures_are_shown_without_ranges_and_keep_them(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import metamixer_docs as docs
+
+    for registry in (LOSSES, MIXERS):
+        for name in registry:
+            function = registry[name].__init__
+            before = dict(function.__annotations__)
+            docs.plain_types(None, function, True)
+            shown = str(inspect.signature(function))
+            docs.with_ranges_again(None)
+            assert not re.search(r"FieldInfo|Share|Weight|Positive|Count", shown)
+            assert function.__annotations__ == before
+    docs.plain_types(None, MIXERS["metamixer"].__init__, True)
+    assert MIXERS["metamixer"].__init__.__annotations__["stages"] == tuple[int, ...] | None
+    docs.with_ranges_again(None)
