@@ -313,7 +313,7 @@ def test_masked_classes_are_left_out(name, peers):
     without = outputs.logits.detach()[..., left].requires_grad_()
     loss = build(name, dataclasses.replace(outputs, logits=masked))
     terms = run(loss, dataclasses.replace(outputs, logits=masked), targets)
-    assert all(term.isfinite().all() for term in terms.values())
+    assert all(term.isfinite().all() for term in terms.values()), terms
     total(terms).backward()
     assert masked.grad.isfinite().all()
     assert not masked.grad[..., 3].any()
@@ -405,7 +405,7 @@ def test_an_empty_plan_is_plain_training(name):
 def test_sure_and_clueless_peers(name, scale):
     outputs = outputs_of(LOSSES[name], 3, scale=scale)
     terms = run(build(name, outputs), outputs, targets_of())
-    assert all(term.isfinite().all() for term in terms.values())
+    assert all(term.isfinite().all() for term in terms.values()), terms
     total(terms).backward()
     assert outputs.logits.grad.isfinite().all()
 
@@ -438,7 +438,7 @@ def test_progress_is_taken_as_a_number_and_as_a_tensor(name):
     loss = build(name, outputs)
     for progress in (None, 0.0, 0.13, 0.5, 1.0):
         terms = copy.deepcopy(loss)(outputs, targets, progress=progress)
-        assert all(term.isfinite().all() for term in terms.values())
+        assert all(term.isfinite().all() for term in terms.values()), terms
         if progress is not None:
             tensor = torch.tensor(progress, dtype=torch.float64)
             for name_, term in copy.deepcopy(loss)(outputs, targets, progress=tensor).items():

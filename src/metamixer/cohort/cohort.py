@@ -333,7 +333,7 @@ class Cohort(nn.Module):
         )
 
     def _layout(self, index: int, images: Tensor) -> tuple[Layout, ...]:
-        """How the stages of a peer that is here are to be read; found once, by a pass of its own."""
+        """The layout of a local peer's stages, found once by a forward pass."""
         if index not in self.here:
             return ()
         if index not in self._layouts:
@@ -341,7 +341,7 @@ class Cohort(nn.Module):
         return self._layouts[index]
 
     def _find_axes(self, images: Sequence[Tensor], mixes: bool) -> None:
-        """Before the first pass that learns or mixes: where the batch is in what stages put out.
+        """Find the batch axis of stage outputs, before the first pass that learns or mixes.
 
         Raises:
             ValueError: a stage cannot be mixed, and the plan mixes.
@@ -354,7 +354,7 @@ class Cohort(nn.Module):
                 raise ValueError(tap.refused)
 
     def _led_by(self, index: int) -> int:
-        """The peer itself, or the one that a shadow follows: both are mixed in the same way."""
+        """The peer that a shadow follows, or the peer itself; both are mixed in the same way."""
         return index % self.shadows if self.shadows else index
 
     def _views(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:

@@ -32,7 +32,7 @@ def in_threads(work: Work, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]
     """``work(index, images[index])`` for all peers, side by side on the CPU, forward and backward.
 
     Weights are reached through ``backward()`` only: they are no inputs of the caller's graph, so
-    ``torch.autograd.grad`` with respect to them, a second backward pass, and second derivatives are not to be had.
+    ``torch.autograd.grad`` with respect to them, a second backward pass, and second derivatives are not available.
 
     Raises:
         Exception: whatever the first peer that failed raised, after all have ended.

@@ -67,7 +67,7 @@ class Tap:
             self.shapes = None
 
     def recomputed(self) -> MixPlan | None:
-        """The plan of the pass that is being computed again in a backward pass; None: no pass of the cohort is."""
+        """The plan of the pass that is being recomputed in a backward pass; None if none is."""
         node = None if torch.compiler.is_compiling() else torch._C._current_autograd_node()
         if node is None:
             return None
@@ -81,7 +81,7 @@ class Tap:
         return plan
 
     def note(self, kind: str) -> None:
-        """Something is recorded; whether autograd will find the way back from it."""
+        """Note whether gradients can flow back from what was just recorded."""
         if self.learns and not torch.is_grad_enabled():
             self.without_graph.add(kind)
 

@@ -20,10 +20,10 @@ Found = tuple[Tensor, ...]
 
 
 class Elsewhere(nn.Module):
-    """In the place of a peer that another process has. No weights, no memory."""
+    """Placeholder of a peer that is in another process, without weights."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Says that it is not here."""
+        """Raise an error: the peer is in another process."""
         raise RuntimeError("this peer is trained by another process")
 
 
@@ -78,7 +78,7 @@ class PeerExchange:
         return everything
 
     def _agree(self, own: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-        """Of every process the numbers of classes and features of its peers, asked for once."""
+        """The numbers of classes and features of the peers of every process, exchanged once."""
         if self._shapes is None:
             shapes: list[Any] = [None] * len(self.owned)
             dist.all_gather_object(shapes, own, group=self.group)

@@ -39,7 +39,7 @@ def reorder(network: nn.Module, order: Sequence[int]) -> None:
 
 
 def has_view(network: nn.Module) -> bool:
-    """Whether a network sees or names things in another way than its weights alone do."""
+    """Whether a network has a normalisation or an order of classes of its own."""
     return any(name in ("teacher_factor", "teacher_order") for name, _ in network.named_buffers(recurse=False))
 
 

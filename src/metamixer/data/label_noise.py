@@ -73,7 +73,7 @@ def with_label_noise(data: Data, share: float, kind: Kind, seed: int) -> Data:
 
 
 def _taken_for(classes: Sequence[str]) -> Tensor:
-    """``(classes,)``: the class that each is taken for, itself where it is taken for none."""
+    """``(classes,)``: the class that each is confused with; itself if with none."""
     for pairs in CONFUSED.values():
         if set(pairs) | set(pairs.values()) <= set(classes):
             return torch.tensor([classes.index(pairs.get(name, name)) for name in classes])

@@ -72,10 +72,10 @@ class Loss(nn.Module):
             )
 
     def before_epoch(self, cohort: Any, held_out: Iterable[Batch] | None) -> None:
-        """What is estimated on held-out data."""
+        """Hook before each epoch, for estimates on held-out data."""
 
     def after_step(self, cohort: Any) -> None:
-        """Averages, queues and copies, after the weights of a step have changed."""
+        """Hook after each optimizer step, for averages, queues and copies."""
 
     def set_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """How images are normalised, one mean and one deviation a channel, for attacks in units of pixels."""
@@ -86,7 +86,7 @@ class Loss(nn.Module):
 
     @staticmethod
     def of(module: nn.Module) -> Loss:
-        """The module with everything that a loop asks of a loss: what a plain ``nn.Module`` lacks has its default."""
+        """The module with the whole interface of a loss; what a plain ``nn.Module`` lacks has its default."""
         return module if isinstance(module, Loss) else cast(Loss, _Completed(module))
 
 
@@ -109,7 +109,7 @@ def _placed(values: Tensor, outputs: Outputs, all: bool = False) -> Tensor:
 
 
 class _Completed:
-    """A module of somebody else's: its own attributes first, then those of :class:`Loss`."""
+    """A plain module as a loss: its own attributes come first, then the defaults of :class:`Loss`."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

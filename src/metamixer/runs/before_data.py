@@ -90,7 +90,7 @@ def _strength(recipe: Recipe) -> list[str]:
 
 
 def advice(recipe: Recipe) -> list[str]:
-    """Warnings of what is allowed and hardly meant."""
+    """Warnings about settings that are valid but probably a mistake."""
     found = []
     for index, peer in enumerate(recipe.peers):
         named = ":" in peer.name and not peer.name.startswith(("timm:", "torchvision:"))  # may load its own
@@ -118,7 +118,7 @@ def advice(recipe: Recipe) -> list[str]:
 
 
 def unequal_classes(recipe: Recipe, data: Data) -> str | None:
-    """A hint where classes differ much and the recipe has no answer to it, else None."""
+    """A hint if class sizes differ much and the recipe does not compensate, else None."""
     counts = torch.bincount(data.train.labels.cpu(), minlength=len(data.classes)).tolist()
     found = imbalance(data.classes, counts)
     answered = recipe.train.class_weights != "none" or recipe.data.sampler == "balanced" or recipe.train.per_class

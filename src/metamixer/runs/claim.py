@@ -19,7 +19,7 @@ _PATIENCE = 6.0
 
 
 def new_folder(base: Path, name: str) -> Path:
-    """Make ``base/name``, or with the first number that is free behind it: no two callers get the same."""
+    """Create ``base/name``, with the first free number as a suffix if it exists; no two callers get the same."""
     base.mkdir(parents=True, exist_ok=True)
     folder, number = base / name, 1
     while True:
@@ -34,7 +34,7 @@ def new_folder(base: Path, name: str) -> Path:
 
 @contextmanager
 def claimed(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Hold the folder of a run, which is made if need be and goes again if it stays empty.
+    """Claim the folder of a run; it is created if needed, and removed if it stays empty.
 
     The same process may claim it once more inside.
 
@@ -63,7 +63,7 @@ def claimed(folder: Path, *, resume: bool) -> Iterator[None]:
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether anything lies in a folder but its lock and what a killed process was about to write."""
+    """Whether a folder has content other than its lock and partly written files of a killed process."""
     return any(path.name != LOCK and path.suffix != ".tmp" for path in folder.iterdir())
 
 

@@ -35,7 +35,7 @@ class _Architecture(BaseModel):
 
 
 class Preprocessing(BaseModel):
-    """What a file says of its images."""
+    """The preprocessing that a file describes."""
 
     channels: Annotated[int, Field(ge=1, le=1000)]
     size: tuple[_Count, _Count]
@@ -53,7 +53,7 @@ class Preprocessing(BaseModel):
 
 
 class _Description(BaseModel):
-    """What the metadata of a file say, which anybody may have written."""
+    """The metadata of a file, which are not trusted."""
 
     architecture: _Architecture
     classes: tuple[str, ...] = Field(min_length=1, max_length=1_000_000)

@@ -34,7 +34,7 @@ class Split(BaseModel):
 
 
 class DataRecord(BaseModel):
-    """What ``data.json`` says.
+    """The content of ``data.json``.
 
     Args:
         name, root: of the recipe, absolute where they are places.
@@ -91,7 +91,7 @@ class DataRecord(BaseModel):
         write_whole(folder / FILE, self.model_dump_json(indent=1) + "\n")
 
     def changes(self, now: DataRecord, parts: Sequence[str]) -> list[str]:
-        """How other data differ from these, in these splits, in words."""
+        """Descriptions of how other data differ from these, in these splits."""
         found = []
         if self.classes != now.classes:
             found.append(f"classes {listed(map(clean, now.classes))}, were {listed(map(clean, self.classes))}")
@@ -195,7 +195,7 @@ def data_of(
     splits: Collection[SplitName] = SPLITS,
     check: bool = True,
 ) -> Data:
-    """The data of a run, which are those that it had. Mean and deviation are those of its record.
+    """The data of a run, checked against its record, which also has mean and deviation.
 
     Args:
         recipe: of the run.
@@ -239,7 +239,7 @@ def check_data(data: Data, section: DataSection, folder: Path, parts: Sequence[s
 
 
 def absolute(section: DataSection) -> DataSection:
-    """A data section whose place holds in any working directory."""
+    """The data section with absolute paths."""
     kind, name = without_kind(section.name)
     place = os.path.abspath(os.path.expanduser(name)) if is_place(section.name) else name
     root = os.path.abspath(os.path.expanduser(section.root)) if name in DATASETS else section.root
@@ -247,7 +247,7 @@ def absolute(section: DataSection) -> DataSection:
 
 
 def _inside(section: DataSection) -> str:
-    """What the names of the files of a folder begin with."""
+    """The prefix of the names of the files of a folder."""
     return clean(Path(without_kind(section.name)[1]).expanduser()) + os.sep
 
 

@@ -120,7 +120,7 @@ _PLAIN = 512
 
 
 def _wants_companions(recipe: Recipe) -> bool:
-    """Decoding and augmenting twice the images is for nothing where no pasting inside a class happens."""
+    """Whether the mixer pastes within classes; companions are decoded only then."""
     return bool(getattr(recipe.build_mixer(), "wants_companions", True))
 
 
@@ -132,7 +132,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     data: Data | None = None,
 ) -> Result:
-    """Follow a recipe in ``folder``.
+    """Train a recipe in ``folder``.
 
     Args:
         recipe: what to do.
@@ -222,7 +222,7 @@ def check_start(recipe: Recipe) -> None:
 
 
 def _check_stages(mixer: Mixer, cohort: Cohort) -> None:
-    """A stage that the networks lack would show only when it is drawn, in the middle of training."""
+    """Refuse stages that the networks lack before training, not when one is drawn."""
     stages, draws = getattr(mixer, "stages", None) or (), getattr(mixer, "stage_draws", 1)
     if any(stage > cohort.stages for stage in stages):
         raise RecipeError(
@@ -272,7 +272,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
 
 
 def facts_of(recipe: Recipe) -> dict[str, Any]:
-    """Where a network comes from, as its file says. The place of its data is nobody's business who gets the file."""
+    """The origin of a network, for its file, without the path of the data."""
     return {
         "data": placeless_name(recipe.data.name),
         "method": f"{recipe.loss.name} + {recipe.mixer.name}",
@@ -315,7 +315,7 @@ def open_run(
     check: bool = True,
     splits: Collection[Split] = ("val", "test"),
 ) -> OpenRun:
-    """Load what evaluation works with; training images stay on disk.
+    """Load a run for evaluation; training images stay on disk.
 
     Args:
         folder: of the run.
@@ -363,7 +363,7 @@ def evaluate_run(
 
 
 def precision(run: OpenRun) -> torch.autocast:
-    """That of the training, so that the metrics are those of its table."""
+    """The precision of the training, so that metrics match its table."""
     warn_if_slow(run.recipe.train.precision, run.device.type)
     half = HALF.get(run.recipe.train.precision)
     return torch.autocast(run.device.type, half, enabled=half is not None)
@@ -392,7 +392,7 @@ def check_outside_of_data(section: DataSection, folder: Path) -> None:
 
 
 def longer(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe, or where it is that of an ended run with more epochs, the one that trains the rest of them."""
+    """The recipe; if it extends an ended run by more epochs, the recipe that trains the remaining ones."""
     if not (folder / "report.json").is_file():
         return recipe
     known = read_recipe(folder)

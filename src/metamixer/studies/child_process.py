@@ -1,4 +1,4 @@
-"""Processes of this package that a study or a search starts: looked at, stopped by its signals, measured."""
+"""Child processes of a study or a search: start, monitor, stop and measure them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Child:
         return cls(process, log, time.perf_counter())
 
     def look(self) -> Exit | None:
-        """How it ended, if it has."""
+        """The exit of the process, or None while it runs."""
         try:
             code, largest = _ended(self.process)
         except ProcessLookupError as error:
@@ -130,7 +130,7 @@ def signals() -> Iterator[list[int]]:
 
 
 def hand_on(running: Sequence[Child], number: int) -> None:
-    """Send a signal once to each: a second one would make it stop without a checkpoint."""
+    """Send a signal to each once; a second one stops it without a checkpoint."""
     for each in running:
         if not each.signalled:
             each.signalled = True
@@ -138,7 +138,7 @@ def hand_on(running: Sequence[Child], number: int) -> None:
 
 
 def stop(running: Sequence[Child]) -> None:
-    """Ask all to stop, and wait for them: nobody would look after them."""
+    """Stop all and wait for them, so that none is left behind."""
     hand_on(running, signal.SIGTERM)
     for each in running:
         each.process.wait()

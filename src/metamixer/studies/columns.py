@@ -31,7 +31,7 @@ class Metric:
 
 
 def _low(title: str, read: Callable[[Found], float]) -> Metric:
-    """A score of which less is better."""
+    """A score for which lower is better."""
     return Metric(title, read, scale=1, digits=3, higher=False)
 
 

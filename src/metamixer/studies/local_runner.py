@@ -91,7 +91,7 @@ def run_all(
 
 
 def _next(waiting: Sequence[Cell], folder: Path) -> Cell | None:
-    """The first that no other process works on: to wait for it would take a place that another run can have."""
+    """The first run that no other process works on, so that no slot is blocked by waiting."""
     for cell in waiting:
         lock = folder / "runs" / f"{cell.name}.lock"
         try:

@@ -45,7 +45,7 @@ class Plan:
     def of(
         cls, study: Study, folder: Path, *, jobs: Jobs = 1, threads: int | None = None, results: Sequence[Path] = ()
     ) -> Plan:
-        """Look at what there is; nothing is written. The arguments are those of :func:`conduct`.
+        """Read the present state; nothing is written. The arguments are those of :func:`conduct`.
 
         Raises:
             RecipeError: a number does not fit, a file of ``results`` cannot be read, or the threads would change.

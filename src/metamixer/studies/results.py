@@ -67,7 +67,7 @@ class Line(BaseModel):
 
     @property
     def label(self) -> str:
-        """For people."""
+        """A readable name."""
         return f"{' + '.join(self.row.values()) or 'run'}, seed {self.seed}"
 
 

@@ -68,7 +68,7 @@ def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, me
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
-    """Of the test images by the last weights; ``metamixer evaluate`` may have put another in its place."""
+    """The evaluation of the last weights on the test images; ``metamixer evaluate`` may have replaced it by another."""
     found = read_mapping(folder / "evaluation.json")
     return found if (found.get("split"), found.get("checkpoint")) == ("test", "last") else {}
 

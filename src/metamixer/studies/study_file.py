@@ -153,7 +153,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """A readable name."""
         return " + ".join(value for _, value in self.row) or "run"
 
 

@@ -37,7 +37,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """What came out.
+    """The result of a study.
 
     Args:
         study: what was asked.

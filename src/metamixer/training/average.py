@@ -30,7 +30,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, cohort: Cohort, steps: int) -> None:
-        """Follow the peers, after so many steps."""
+        """Update the averages after a step."""
         decay, moved = min(self.decay, (1 + steps) / (10 + steps)), set[int]()
         for index, (average, peer) in enumerate(zip(self.module, cohort.peers, strict=True)):
             own, followed = average.state_dict(keep_vars=True), peer.state_dict()
@@ -45,7 +45,7 @@ class Average(nn.Module):
 
     @contextmanager
     def shown(self, cohort: Cohort) -> Iterator[None]:
-        """Meanwhile the peers have the averaged weights."""
+        """Give the peers the averaged weights inside of the block."""
         learned = {name: value.clone() for name, value in cohort.peers.state_dict().items()}
         cohort.peers.load_state_dict(self.module.state_dict())
         try:
@@ -55,6 +55,6 @@ class Average(nn.Module):
 
 
 def in_place_of_peers(name: str) -> str | None:
-    """Where a tensor of an average in a checkpoint belongs in the cohort; None for others."""
+    """The name in the cohort of an averaged tensor of a checkpoint; None for other tensors."""
     prefix = "average.module."
     return f"cohort.peers.{name.removeprefix(prefix)}" if name.startswith(prefix) else None

@@ -33,7 +33,7 @@ class Batches(Protocol):
 
 
 def training_batches(given: Any, grid: ProcessGrid, seed: int) -> OnDevice:
-    """What this process trains on: its share of every batch, on its device.
+    """The training batches of this process: its share of each, on its device.
 
     Args:
         given: :class:`Batches`, or a ``DataLoader`` or list of (images, labels).
@@ -82,7 +82,7 @@ class OnDevice:
             yield batch.part(self.number, self.parts).to(self.device)
 
     def smallest(self, first: Batch) -> int:
-        """How many images the smallest batch of this process has, as far as one knows: at most those of the first."""
+        """Images of the smallest batch of this process, as far as known; at most those of the first."""
         known = getattr(self.given, "smallest", None)
         return len(first) if known is None else min(len(first), known // self.parts)
 
@@ -137,7 +137,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def held_out(given: Iterable[Any], grid: ProcessGrid) -> HeldOut:
-    """What is validated on after every epoch; TrainingError where it can be gone through only once."""
+    """The validation batches; TrainingError if they can be iterated only once."""
     if isinstance(given, Iterator):
         raise TrainingError(
             f"validation data of type {type(given).__name__} can be gone through only once; accepted: a DataLoader "
@@ -159,7 +159,7 @@ class HeldOut:
         return length_hint(self.given)
 
     def shared(self) -> Iterable[Batch]:
-        """Those of this process."""
+        """The batches of this process."""
         number, parts = self.grid.share, self.grid.shares
         if parts == 1:
             return self

@@ -82,7 +82,7 @@ class EpochRecord:
 
     @property
     def data_images_per_second(self) -> float | None:
-        """What the data would reach without computation; None where it is not known, as they are made in parallel."""
+        """Images per second of the data alone; None if unknown, because workers make them in parallel."""
         if self.reading not in ("memory", "augment", "disk") or not self.waiting:
             return None
         return self.images_per_second / self.waiting
@@ -96,7 +96,7 @@ class EpochRecord:
         return flat_row(self.as_dict())
 
     def speed(self) -> dict[str, float]:
-        """Images per second of the whole and of each side as far as it is known, and the share of waiting."""
+        """Images per second overall, of computation and of data as far as known, and the share of waiting."""
         data = self.data_images_per_second
         return {
             "images_per_second": self.images_per_second,
@@ -123,7 +123,7 @@ def flat_row(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Callback(Protocol):
-    """Is shown the start, every step, every epoch and the end (also the end by a signal or an error)."""
+    """Called at the start, after every step and epoch, and at the end (also after a signal or an error)."""
 
     def on_start(self, start: Start) -> None:
         """Before the first step."""

@@ -119,7 +119,7 @@ def write(
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of a module: every tensor once, under its first name, in default memory order."""
+    """The tensors of a module for a checkpoint: each once, under its first name, in default memory order."""
     # Not by safetensors' `save_model`: it cannot look at memory that is both shared and channels last.
     weights = module.state_dict()
     first = {place: name for name, place in reversed(_places(weights).items())}
@@ -220,7 +220,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _read_state(file: Path) -> dict[str, Any]:
-    """The state; what passed its checksum and is none was written by something else, so nothing in it is trusted."""
+    """The state. A file may pass its checksum and still be no state of ours, so that nothing in it is trusted."""
     try:
         # Forged, a header may ask for more memory than there is, or hold nothing that torch's reader expects.
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -271,13 +271,13 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _place(path: Path) -> tuple[int, str]:
-    """Steps in order; after the last step of an epoch, before it was closed comes before after."""
+    """Sort key: by step, and at the end of an epoch the checkpoint before validation first."""
     _, step, end = path.name.split("-")
     return int(step), end
 
 
 def _short(file: Path) -> bytes:
-    """The content of a file that is never long."""
+    """The content of a short file."""
     if not file.is_file() and file.exists():
         raise IsADirectoryError(f"{file} is not a file")  # a pipe would be waited for
     with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""Device, precision and processes of a trainer, and how processes share the work.
+"""Device, precision and processes of a trainer, and how work is shared.
 
 One process needs torch alone. For several, Lightning Fabric starts them and makes them meet; it is imported only then.
 
@@ -74,7 +74,7 @@ class ProcessGrid:
 
     @property
     def rank(self) -> int:
-        """This one's number."""
+        """The number of this process."""
         return int(self._fabric.global_rank) if self._fabric else 0
 
     @property
@@ -141,7 +141,7 @@ class ProcessGrid:
         objective.backward()  # type: ignore[no-untyped-call]
 
     def without_averaging(self, module: Any) -> AbstractContextManager[Any]:
-        """Gradients stay in this process, until one that is averaged adds them up."""
+        """Keep gradients in this process; the next averaged backward pass adds them up."""
         found: AbstractContextManager[Any] = nullcontext() if self.shares == 1 else module.no_sync()
         return found
 
@@ -169,7 +169,7 @@ class ProcessGrid:
         return values
 
     def largest(self, *numbers: float) -> list[float]:
-        """Of each number the largest over all processes, so that all decide alike."""
+        """The largest of each number over all processes, so that all take the same decision."""
         if self.world == 1:
             return list(numbers)
         values = torch.tensor(numbers, dtype=torch.float64)
@@ -177,7 +177,7 @@ class ProcessGrid:
         return values.tolist()
 
     def everyone(self, value: T) -> list[T]:
-        """What each process has, everywhere."""
+        """The objects of all processes, in every process."""
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
@@ -185,7 +185,7 @@ class ProcessGrid:
         return found
 
     def gathered(self, value: T) -> list[T]:
-        """What the first processes of the peer groups have, in the first process; elsewhere nothing."""
+        """The objects of the first processes of the peer groups, in the first process; elsewhere none."""
         if self.groups == 1:
             return [value] if self.is_first else []
         if self.share:
@@ -195,7 +195,7 @@ class ProcessGrid:
         return found or []
 
     def from_first(self, value: T) -> T:
-        """What the first process has, everywhere."""
+        """The object of the first process, in every process."""
         if self.world == 1:
             return value
         box = [value]
@@ -218,7 +218,7 @@ class ProcessGrid:
 
     @contextmanager
     def naming_lost_processes(self) -> Iterator[None]:
-        """Errors of a collective, which speak of sockets, as :class:`ProcessLost`."""
+        """Turn socket errors of collectives into :class:`ProcessLost`."""
         try:
             yield
         except RuntimeError as error:
@@ -236,7 +236,7 @@ def _of_connection(text: str) -> bool:
 
 
 def _in_a_line(error: RuntimeError) -> str:
-    """Its first sentence, without the place in the source that gloo begins with."""
+    """The first sentence of an error, without gloo's source location."""
     return re.sub(r"^\[[^\]]*\] ", "", str(error).splitlines()[0]).partition(". ")[0][:200]
 
 
@@ -292,7 +292,7 @@ def _fabric(settings: TrainSettings, devices: int, nodes: int, timeout: timedelt
 
 @contextmanager
 def _naming_children() -> Iterator[None]:
-    """Processes that are started meanwhile know by whom."""
+    """Let processes that start inside of the block know that a training started them."""
     first = started().by == "user"
     os.environ |= {CHILD: "1"} if first else {}
     try:

@@ -1,4 +1,4 @@
-"""Warn where half precision is slower than float32, on processors without its arithmetic."""
+"""Warn if half precision is slower than float32, as on processors without native support."""
 
 from __future__ import annotations
 

@@ -45,14 +45,14 @@ def not_finite_weight(module: nn.Module) -> str:
 
 
 class LateLook:
-    """Looks at the terms of the step before, so that nobody waits for an accelerator: by now they have arrived."""
+    """Checks the terms of the step before, which have arrived by now, so that nothing waits for an accelerator."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._waiting: tuple[tuple[str, ...], Tensor, str, torch.cuda.Event | None] | None = None
 
     def look(self, terms: Mapping[str, Tensor], when: str) -> str:
-        """What was wrong with the step before, in words; these terms are looked at next time."""
+        """What was wrong with the step before, in words; these terms are checked next time."""
         found = self.rest()
         rows = torch.stack([term.detach().float() for term in terms.values()])
         on_host = torch.empty(rows.shape, pin_memory=rows.is_cuda)

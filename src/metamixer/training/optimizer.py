@@ -127,7 +127,7 @@ class Optim:
 
 
 def layer_scales(network: nn.Module, paths: Sequence[str], decay: float) -> dict[nn.Parameter, float]:
-    """By what the learning rate of each weight is multiplied: 1 for the head, ``decay`` more for each layer below it.
+    """The factor of the learning rate of each weight: 1 for the head, ``decay`` more for each layer below it.
 
     timm's groups (BEiT, arXiv 2106.08254) where a network has them; else the layers are its stages, the stem among the
     first one, and all that comes after them.
@@ -163,7 +163,7 @@ def by_owner(optimizer: torch.optim.Optimizer) -> dict[str, list[nn.Parameter]]:
 
 
 def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, list[dict[str, Any]]]:
-    """The optimizer's state of every weight, by owner: what peers have is found again wherever they are trained."""
+    """The optimizer's state of every weight, by owner: it is found again in whatever process a peer is trained."""
     state = optimizer.state_dict()
     found: dict[str, list[dict[str, Any]]] = {}
     for group in state["param_groups"]:

@@ -39,7 +39,7 @@ class DoesNotFit(TrainingError):
 
 
 class CohortWithLoss(nn.Module):
-    """Cohort and loss as one module: what learns together, and what a checkpoint holds, with the averaged weights."""
+    """Cohort and loss as one module, with the averaged weights: the content of a checkpoint."""
 
     def __init__(
         self, cohort: Cohort, loss: nn.Module, compare: Compare | None = None, ema: float | None = None
@@ -231,7 +231,7 @@ _ADVICE = (
 
 
 class _NotFinite(Exception):
-    """What was found, on its way to where it is decided."""
+    """Internal: a non-finite value, with its description."""
 
 
 def _wrong_norms(norms: Mapping[str, Tensor]) -> str:

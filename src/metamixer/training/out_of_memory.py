@@ -13,7 +13,7 @@ from metamixer.core.types import Batch
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had: torch has a class for it on accelerators only."""
+    """Whether an error is an out-of-memory error; torch has a class for it on accelerators only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
@@ -43,7 +43,7 @@ def kept_bytes(cohort: Cohort, images: Tensor) -> float:
 def too_large(each: float, batch: Batch, micro_batches: int, free: float) -> str:
     """What to do about a step that will not fit, in words; empty where it does.
 
-    A CPU does not say that memory is short: the system kills whoever takes it.
+    On a CPU there is no error: the system kills the process.
 
     Args:
         each: bytes of :func:`kept_bytes`.

@@ -1,4 +1,4 @@
-"""What may be different from peer to peer in training: rates, and what does not learn for a while."""
+"""Training settings of single peers: learning rate, weight decay, frozen stages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Freezing:
         return [weight for part, _ in self._parts.values() for weight in part.parameters]
 
     def follow(self, epoch: int) -> bool:
-        """Hold and release what an epoch, counted from 0, asks for; whether anything changed."""
+        """Freeze and release stages for an epoch (counted from 0); returns whether anything changed."""
         changed = False
         for index, (part, epochs) in self._parts.items():
             held = epochs is None or epoch < epochs

@@ -36,7 +36,7 @@ class Best:
 
     @property
     def order(self) -> tuple[float, float]:
-        """What is compared: the higher, the better."""
+        """Sort key; higher is better."""
         return self.accuracy, -self.nll
 
     def beats(self, other: Best | None) -> bool:
@@ -102,10 +102,10 @@ class Keeper:
         return f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
 
     def save(self, run: TrainingState, *pointers: str, whole: bool) -> Path | None:
-        """Write a checkpoint and let the pointers name it; every process has to come by.
+        """Write a checkpoint and let the pointers name it; every process has to call it.
 
         Raises:
-            NotFiniteError: a weight is infinite or NaN. What is there already stays.
+            NotFiniteError: a weight is infinite or NaN. Earlier checkpoints stay.
             OSError: it cannot be written.
         """
         if self.folder is None:

@@ -22,7 +22,7 @@ _LARGER = "accepted: larger batches, fewer micro_batches, or a loader with drop_
 
 
 def check_parts(cohort: Cohort, loss: nn.Module, grid: ProcessGrid, settings: TrainSettings) -> None:
-    """What the chosen device and processes cannot do, said before anything is loaded.
+    """Refuse what the device and the processes cannot do, before anything is loaded.
 
     Raises:
         TrainingError: says what is accepted.
@@ -81,7 +81,7 @@ def dry_run(
     seed: int,
     classes: int | None = None,
 ) -> int:
-    """Put cohort and loss where they are trained, and run every peer on two images, in evaluation mode.
+    """Move cohort and loss to their device, and run every peer on two images in evaluation mode.
 
     Args:
         cohort: it keeps the peers of this process.

@@ -22,7 +22,7 @@ OnNonfinite = Literal["stop", "skip", "backoff"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a training loop does not compute with, and hands on.
+    """Information that a training loop passes on without using it.
 
     Args:
         facts: for the checkpoints' manifests, such as a hash of the recipe: a run is resumed with the same ones only.

@@ -70,7 +70,7 @@ def rows_of(outputs: Outputs, chosen: Tensor) -> Outputs:
 
 
 def _run_of(outputs: Outputs, run: RunPeer, chosen: Tensor) -> RunPeer:
-    """Runs a peer on other images in the places of those chosen: their partners inside of the network are the same."""
+    """Runs a peer on other images in place of the chosen ones; their partners inside of the network stay the same."""
 
     def again(peer: int, images: Tensor, training: bool = True) -> Tensor:
         everyone = outputs.images[peer].detach().index_copy(0, chosen, images)

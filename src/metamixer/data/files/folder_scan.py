@@ -127,7 +127,7 @@ def _classes(folder: Path, own: dict[str, Path], ignored: list[Path]) -> dict[st
 
 
 def _form(name: str) -> str:
-    """A name as it is compared: file systems write an accent within a letter or behind it."""
+    """A name in Unicode form NFC; file systems differ in how they store accents."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -15,7 +15,7 @@ FEW = 5
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is that of what systems and editors leave behind."""
+    """Whether a file is hidden or a leftover of a system or an editor."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
@@ -63,7 +63,7 @@ def folders(folder: Path, ignored: list[Path]) -> dict[str, Path]:
 
 
 def images(folder: Path, ignored: list[Path]) -> tuple[Path, ...]:
-    """What is named like an image, at any depth, sorted: dead links and folders too, which reading reports."""
+    """All that is named like an image, at any depth, sorted; with dead links and folders, which reading reports."""
     seen = {_identity(path) for path in (folder.resolve(), *folder.resolve().parents)}
     found: list[Path] = []
     # A list of what is open and no recursion: folders can be nested deeper than Python's calls.

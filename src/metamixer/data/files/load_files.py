@@ -107,7 +107,7 @@ class _Bad(list[tuple[str, str]]):
         rows: Sequence[int],
         what: str | None = "decoding images",
     ) -> dict[int, T]:
-        """What the task returns for every row that it can do; the others are noted here."""
+        """The results of the task for each row that succeeds; failures are collected here."""
 
         def some(rows: Sequence[int]) -> list[tuple[int, T | ImageError]]:
             results: list[tuple[int, T | ImageError]] = []
@@ -138,7 +138,7 @@ def _name(part: str, row: int, source: Source) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """What :func:`read` gives.
+    """The result of :func:`read`.
 
     Args:
         parts: the images of each part of the files.

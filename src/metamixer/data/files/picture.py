@@ -1,4 +1,4 @@
-"""Opening a picture with Pillow: refused where it is not what it seems, before anything is decoded."""
+"""Open pictures with Pillow, and refuse unsafe or mislabelled ones before decoding."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def has_16_bits(image: Image.Image) -> bool:
 
 
 def cause(error: Exception) -> str:
-    """What an error says."""
+    """The message of an error."""
     return str(error) or type(error).__name__

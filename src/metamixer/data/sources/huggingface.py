@@ -167,7 +167,7 @@ def _kind(feature: Any) -> str:
 
 
 def _is_image(feature: Any) -> bool:
-    """Also what parquet files without a note of the library hold: the files' content, alone or beside a path."""
+    """Whether a column holds images; parquet files without metadata hold encoded files, with or without a path."""
     return _kind(feature) in ("Image", "binary", "large_binary") or (isinstance(feature, dict) and "bytes" in feature)
 
 

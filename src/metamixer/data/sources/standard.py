@@ -24,7 +24,7 @@ def load_standard(name: str, root: Path, download: bool, how: Reading, **hold: U
     """A set of ``STANDARD``.
 
     Raises:
-        DataError: says which folder was looked at and what brings the files there.
+        DataError: the files are missing; names the folder and how to download them.
     """
     standard = STANDARD[name]
     if standard.origin is None:

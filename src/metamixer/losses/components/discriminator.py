@@ -20,7 +20,7 @@ from metamixer.losses.functional import layer, single
 
 
 class Discriminator(nn.Module):
-    """Tells whose features it sees: ``(B, C, ...) -> (B,)``, near 1 for what it takes for real.
+    """Tells whose features it sees: ``(B, C, ...) -> (B,)``, near 1 for features classified as real.
 
     Convolutions of stride 2 over feature maps of any number of axes, linear layers over vectors. No batch
     normalisation: it would see whether a batch is real or fake from the statistics alone.
