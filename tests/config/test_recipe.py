@@ -11,7 +11,7 @@ from metamixer import DML, MetaMixer, NoMix
 from metamixer.config import recipe as recipe_module
 from metamixer.config.recipe import Part, Recipe
 from metamixer.config.registry import LOSSES, MIXERS, make
-from metamixer.config.yaml_file import RecipeError, parse_yaml, read_yaml
+from metamixer.config.yaml_file import RecipeError, is_by_hand, parse_yaml, read_yaml
 
 
 def test_the_defaults_are_a_recipe():
@@ -106,6 +106,18 @@ def test_all_faults_are_told_at_once_with_their_places():
 def test_wrong_changes(change, said):
     with pytest.raises(RecipeError, match=said.replace("(", r"\(")):
         Recipe.of({}, [change], allow_imports=True)
+
+
+def test_a_file_by_hand_is_told_from_one_that_was_written(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    assert not is_by_hand(path)
+    path.write_text(Recipe.of({"data": {"name": "x: [y] #z"}}).as_yaml())
+    assert not is_by_hand(path)
+    for text in ("# mine\n" + path.read_text(), "data: {name: x}\n", "a: [\n", "a: 1\na: 2\n"):
+        path.write_text(text)
+        assert is_by_hand(path), text
+    path.write_bytes(b"\xff")
+    assert is_by_hand(path)
 
 
 def test_a_plug_in_is_an_import_path():

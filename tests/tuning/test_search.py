@@ -104,7 +104,10 @@ def test_a_search_that_was_killed_ends_as_if_nothing_had_happened(whole, file, t
 def test_a_search_that_has_ended_does_nothing_and_more_trials_continue_it(whole, file):
     folder, _ = whole
     before = content(folder)
-    shown = metamixer("tune", file, "--out", folder, "--threads", 1)
+    mine = "# mine\n" + file.read_text()
+    (folder / "search.yaml").write_text(mine)
+    shown = metamixer("tune", folder / "search.yaml", "--out", folder, "--threads", 1)
+    assert (folder / "search.yaml").read_text() == mine, "a file by hand is not replaced"
     assert content(folder) == before
     assert "[" not in shown.stdout.splitlines()[1]
     metamixer("tune", file, "--out", folder, "--threads", 1, "--trials", 5, "--jobs", 2)

@@ -123,6 +123,17 @@ def as_yaml(content: Mapping[str, Any]) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def is_by_hand(path: Path) -> bool:
+    """Whether a file is there that :func:`as_yaml` did not write: it has comments, or is laid out otherwise."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return as_yaml(parse_yaml(text)) != text
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):  # RecipeError is one
+        return True
+
+
 def with_changes(content: Mapping[str, Any], changes: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``content`` with changes such as ``peers.1.name=resnet32``; sections that are missing come from
     ``defaults``.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from metamixer.config.yaml_file import RecipeError
+from metamixer.config.yaml_file import RecipeError, is_by_hand
 from metamixer.core.files import write_whole
 from metamixer.runs.before_data import check_before_data
 from metamixer.runs.run import check_outside_of_data
@@ -85,6 +85,8 @@ def conduct(
         plan = Plan.of(study, folder, jobs=jobs, threads=threads, results=results)
         own = folder / "study.yaml"
         if study.path is None or not own.exists() or not own.samefile(study.path):
+            if is_by_hand(own):
+                raise RecipeError(f"{own} is another study, written by hand; accepted: run that file, or another --out")
             write_whole(own, study.as_yaml())
         plan.keep_news()
         faults: dict[Cell, str] = {}

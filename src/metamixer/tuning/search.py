@@ -10,7 +10,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from metamixer.config.yaml_file import RecipeError
+from metamixer.config.yaml_file import RecipeError, is_by_hand
 from metamixer.core.files import write_whole
 from metamixer.core.machine import cores
 from metamixer.runs.before_data import check_before_data
@@ -68,7 +68,8 @@ def tune(
     with lock:
         study = opened(search, folder)
         check_before_data(search.recipe({}))
-        write_whole(folder / "search.yaml", search.as_yaml())
+        if not is_by_hand(folder / "search.yaml"):  # as the file that was given may be
+            write_whole(folder / "search.yaml", search.as_yaml())
         _run(search, study, folder, trials or search.content.trials, jobs, threads or _share(jobs), nice, ended)
         write_outcome(search, study, folder)
     return study
