@@ -224,15 +224,15 @@ def test_a_network_that_does_not_exist_is_told_before_the_first_run(tmp_path):
         conduct(study, tmp_path / "study", ended=lambda run: pytest.fail("it ran"))
 
 
-def test_a_study_that_was_written_by_hand_is_not_replaced(tmp_path):
-    own = tmp_path / "study.yaml"
-    own.write_text("# mine\n" + Study.of({**CONTENT, "seeds": [1]}).as_yaml())
-    before = own.read_text()
-    other = Study.read(write(tmp_path / "other.json", CONTENT))
-    with pytest.raises(RecipeError, match=r"study\.yaml is another study, written by hand"):
-        conduct(other, tmp_path, ended=lambda run: pytest.fail("it ran"))
-    assert own.read_text() == before
-    assert not (tmp_path / "results.md").exists()
+def test_a_study_that_was_written_by_hand_is_not_replaced(whole, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole[0], folder)
+    assert (folder / "study.yaml").read_text() == Study.of(CONTENT).as_yaml()
+    mine = "# mine\n" + Study.of({**CONTENT, "seeds": [0, 1]}).as_yaml()
+    (folder / "study.yaml").write_text(mine)
+    conduct(Study.read(write(tmp_path / "part.json", CONTENT)), folder)
+    assert (folder / "study.yaml").read_text() == mine
+    assert results(folder) == results(whole[0])
 
 
 def test_two_calls_in_one_folder_and_other_threads_are_refused(tmp_path):

@@ -84,9 +84,7 @@ def conduct(
     with _alone(folder):
         plan = Plan.of(study, folder, jobs=jobs, threads=threads, results=results)
         own = folder / "study.yaml"
-        if study.path is None or not own.exists() or not own.samefile(study.path):
-            if is_by_hand(own):
-                raise RecipeError(f"{own} is another study, written by hand; accepted: run that file, or another --out")
+        if not is_by_hand(own):  # as the file that was given may be, or a larger study of which this is a part
             write_whole(own, study.as_yaml())
         plan.keep_news()
         faults: dict[Cell, str] = {}
