@@ -144,6 +144,8 @@ def test_large_images_and_channels_last_get_the_same_to_the_last_bit(augment, ch
         assert torch.equal(augment.pixels(given, torch.Generator().manual_seed(0)), wanted)
     assert torch.equal(images, before)
     assert torch.equal(last, before)
+    for given in (images.clone(), last.clone()):
+        assert torch.equal(augment.pixels(given, torch.Generator().manual_seed(0), in_place=True), wanted)
     mean, std = [0.3, 0.4, 0.5][:channels], [0.2, 0.25, 0.3][:channels]
     whole = normalise(images, mean, std)
     assert torch.equal(whole, torch.cat([normalise(image[None], mean, std) for image in images]))

@@ -106,7 +106,14 @@ class Augment:
         """
         return normalise(self.pixels(images, generator, part), mean, std)
 
-    def pixels(self, images: Tensor, generator: torch.Generator, part: tuple[int, int, int] | None = None) -> Tensor:
+    def pixels(
+        self,
+        images: Tensor,
+        generator: torch.Generator,
+        part: tuple[int, int, int] | None = None,
+        *,
+        in_place: bool = False,
+    ) -> Tensor:
         """``(B, C, H, W)`` uint8 -> the same shape and type, each image changed by itself.
 
         Args:
@@ -114,6 +121,7 @@ class Augment:
             generator: a CPU generator; all is drawn from it, the same for every device.
             part: ``(number, parts, count)``: the images are every ``parts``-th one, from ``number`` on, of a batch of
                 ``count``, and get what they would get in it. None: they are the batch.
+            in_place: the images given may be changed, which saves copies.
         """
         number, parts, count = part or (0, 1, len(images))
         # Both draws are made whatever the settings, so that turning the flip off moves no crop.
@@ -123,7 +131,7 @@ class Augment:
         if self.crop is not None:
             images = self.crop(images, generator, (number, parts, count))
         if device.type == "cpu" and (self.pad or self.flip) and images[:1].numel() >= _SINGLY:
-            images = self._singly(images, offsets[..., 0], flips.flatten())
+            images = self._singly(images, offsets[..., 0], flips.flatten(), in_place)
         else:
             images = self._at_once(images, offsets[..., 0], flips)
         if self.changes:
@@ -131,12 +139,13 @@ class Augment:
             images = self.changes(images.contiguous(), seeds)
         return images
 
-    def _singly(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+    def _singly(self, images: Tensor, offsets: Tensor, flips: Tensor, in_place: bool) -> Tensor:
         H, W = images.shape[2:]
-        padded, shown = self._padded(images) if self.pad else images, torch.empty_like(images)
+        padded, shown = self._padded(images) if self.pad else images, images if in_place else torch.empty_like(images)
         for place, (row, column, flip) in enumerate(zip(*offsets.tolist(), flips.tolist(), strict=True)):
             window = padded[place, :, row : row + H, column : column + W]
-            shown[place] = window.flip(2) if flip else window
+            if flip or padded is not shown:
+                shown[place] = window.flip(2) if flip else window
         return shown
 
     def _at_once(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -30,8 +33,8 @@ def opened(path, channels=3, dtype=np.uint8, whole=True):
 def image(stored, row, crop, size):
     """As a new tensor; None if it is not stored."""
     into = torch.empty(1, stored.channels, *size, dtype=torch.from_numpy(np.empty(0, stored.dtype)).dtype)
-    into = into.to(memory_format=torch.channels_last)[0]
-    return into if stored.read(row, crop, into) else None
+    into = into.to(memory_format=torch.channels_last)
+    return into[0] if stored.read(row, crop, into) else None
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint8), (5, np.uint8), (3, np.float32)])
@@ -143,3 +146,29 @@ def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) == before + 2
     del stored
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_memory_of_a_process_stays_as_it_is(tmp_path):
+    """36 MB are read twice, in a process of its own; mapped they would count as its memory."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+import numpy as np, torch
+from tests.data.files.test_shards import image, opened
+from metamixer.data.files.shards import write_shard
+from pathlib import Path
+path = Path({str(tmp_path / "a.shard")!r})
+write_shard(path, ((bytes([n]) * 16, (200, 300), np.full((200, 300, 3), n, np.uint8)) for n in range(200)))
+stored = opened(path, whole=False)
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+crop = lambda width, height: (10, 10, 250, 180)
+image(stored, 0, crop, (128, 128))
+before = held()
+for row in 2 * list(range(200)):
+    assert image(stored, row, crop, (128, 128)).unique().item() == row
+print(held() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4e6

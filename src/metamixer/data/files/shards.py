@@ -15,7 +15,6 @@ from zlib import crc32
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -116,7 +115,7 @@ class StoredImages:
             close(file)
 
     def read(self, row: int, crop: Crop | None, into: Tensor) -> bool:
-        """File ``row``, whole or a part of it, into ``(C, H, W)`` of an image that is channels last.
+        """File ``row``, whole or a part of it, into ``(1, C, H, W)`` that is channels last.
 
         A part is rounded to whole pixels of the stored image, cut out and resized. False: it is not stored so, or is
         damaged.
@@ -132,7 +131,7 @@ class StoredImages:
             top, bottom = _pixels(y0, y1, high, full_high)
         fresh = not self._checked[place]
         first, last = (0, high) if fresh else (top, bottom)
-        pixels = into.permute(1, 2, 0).numpy() if crop is None else self._room((last - first, wide, self.channels))
+        pixels = into[0].permute(1, 2, 0).numpy() if crop is None else self._room((last - first, wide, self.channels))
         start += first * wide * self.channels * self.dtype.itemsize
         if not self._filled(int(self.which[place]), pixels, start) or (fresh and crc32(pixels.data) != checksum):
             self._drop(row, self.shards[int(self.which[place])])
@@ -140,10 +139,10 @@ class StoredImages:
         self._checked[place] = True
         if crop is not None:
             part = torch.from_numpy(pixels[top - first : bottom - first, left:right])[None].permute(0, 3, 1, 2)
-            size = into.shape[1:]
-            if part.shape[2:] != size:
-                part = F.interpolate(part, size, mode="bilinear", antialias=True)
-            into.copy_(part[0])
+            if part.shape == into.shape:
+                into.copy_(part)
+            else:  # what F.interpolate(mode="bilinear", antialias=True) calls, without its checks and a copy: a tenth
+                torch.ops.aten._upsample_bilinear2d_aa.out(part, into.shape[2:], False, None, None, out=into)
         return True
 
     def _room(self, shape: tuple[int, int, int]) -> NDArray[Any]:

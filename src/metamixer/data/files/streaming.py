@@ -83,7 +83,7 @@ class FolderImages:
         layout = torch.channels_last  # as images are stored
         found = torch.empty(len(rows), self.channels, *self.size, dtype=self.dtype, memory_format=layout)
         for place, (row, crop) in enumerate(zip(rows, crops, strict=True)):
-            if not self.stored.read(row, crop, found[place]):
+            if not self.stored.read(row, crop, found[place : place + 1]):
                 found[place] = self.image(row, crop)
         return found
 
@@ -179,7 +179,7 @@ class _Reader(Dataset[Read | ImageError]):
         if request.again == "places":
             which = [(*one, place) for one, place in zip(which, range(number, count, parts), strict=True)]
         crops = [augment.crop.draw(generator(request.seed, *purpose, *one)) for one in which]
-        return replace(augment, crop=None).pixels(images.crops(rows, crops), draw, request.part)
+        return replace(augment, crop=None).pixels(images.crops(rows, crops), draw, request.part, in_place=True)
 
 
 @dataclass(frozen=True, eq=False)
