@@ -21,6 +21,7 @@ from metamixer.runs.run import train
 from metamixer.studies import Study, conduct, finished, read_lines
 from metamixer.studies.child_process import Child
 from metamixer.studies.local_runner import run_all
+from metamixer.training.checkpoint import pointed, read
 
 FILES = ("results.md", "results.tex", "results.csv", "results.json")
 TINY = {
@@ -216,6 +217,20 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path):
     assert "1 of 2 runs are missing" in table
     assert "Failed: broken + none, seed 0" in table
     assert "| dml | none | 1 |" in table
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes(tmp_path):
+    """The first starts the second, which must not wait for the run that they both are."""
+    content = {**CONTENT, "methods": ["dml"], "baseline": {}}
+    content["recipe"] = {**TINY, "train": {**TINY["train"], "epochs": 1, "devices": 2}}
+    done = []
+    conduct(Study.of(content), tmp_path, threads=1, ended=done.append)
+    assert [run.fault for run in done] == [None]
+    (checkpoints,) = (tmp_path / "runs").glob("*/checkpoints")
+    assert read(pointed(checkpoints, "LATEST")).manifest["world_size"] == 2
+    with pytest.raises(RecipeError, match=r"train\.devices=2: accepted with engine=ray is 1"):
+        conduct(Study.of(content), tmp_path, engine="ray")
 
 
 def test_a_network_that_does_not_exist_is_told_before_the_first_run(tmp_path):

@@ -80,6 +80,8 @@ def conduct(
         raise RecipeError(f"options of SLURM ({', '.join(slurm)}) with engine={engine}: accepted with engine=slurm")
     for cell in study.runs:
         check_outside_of_data(cell.recipe.data, folder)
+        if engine == "ray" and cell.recipe.train.devices > 1:
+            raise RecipeError(f"train.devices={cell.recipe.train.devices}: accepted with engine=ray is 1")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         plan = Plan.of(study, folder, jobs=jobs, threads=threads, results=results)

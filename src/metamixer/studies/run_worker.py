@@ -31,9 +31,13 @@ def follow_cell(
     from metamixer.config.recipe import Recipe
     from metamixer.core import trusted_imports
     from metamixer.runs.run import train
+    from metamixer.training.started import is_first_process
 
     trusted_imports.allow(*allowed)
     torch.set_num_threads(threads)
+    if not is_first_process():  # one of train.devices=N: the first holds the lock, and measures
+        train(Recipe.of(recipe), folder, resume=True)
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not trained(folder):

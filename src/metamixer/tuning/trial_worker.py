@@ -31,9 +31,13 @@ def run_trial(search: Search, folder: Path, number: int, threads: int) -> None:
 
     from metamixer.runs.run import train
     from metamixer.training.optimizer_step import NotFiniteError
+    from metamixer.training.started import is_first_process
 
     torch.set_num_threads(threads)
     place = trial_folder(folder, number)
+    if not is_first_process():  # one of train.devices=N: the first holds the lock, and looks after the trial
+        train(search.recipe(trial_of(search, folder, number).study.trials[number].params), place, resume=True)
+        return
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_name(place.name + ".lock")):
         trial = trial_of(search, folder, number)
