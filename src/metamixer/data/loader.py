@@ -175,7 +175,7 @@ class TrainLoader:
     @cached_property
     def _stream(self) -> Stream:
         if self.reading == "workers":
-            return Stream(self.images.to("cpu"), self.workers)
+            return Stream(self.images.to("cpu"), self.workers, torch.device(self.device).type == "cuda")
         return Stream(self.images)
 
 
@@ -238,7 +238,8 @@ class EvalLoader:
 
     @cached_property
     def _stream(self) -> Stream:
-        return Stream(self.images, self.workers if isinstance(self.images, FolderImages) else 0)
+        workers = self.workers if isinstance(self.images, FolderImages) else 0
+        return Stream(self.images, workers, torch.device(self.device).type == "cuda")
 
 
 def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import replace
+from multiprocessing import active_children
 
 import pytest
 import torch
 
 from metamixer.data import Augment, EvalLoader, FolderImages, ImageError, TensorImages, TrainLoader, load
+from metamixer.data.files import streaming
 from metamixer.data.policies import Changes
 from metamixer.data.random_crop import RandomCrop
 
@@ -89,6 +91,29 @@ def test_the_loader_says_where_batches_are_made(data):
     assert loader(data, workers=2).reading == "workers"
     for device, reading in (("cpu", "memory"), (torch.device("cuda", 1), "device")):
         assert TrainLoader(memory, Augment(), [0.5], [0.5], 4, 0, device=device, workers=2).reading == reading
+
+
+def test_workers_live_across_epochs(data):
+    there, here = loader(data, workers=2), loader(data)
+    alive = []
+    for epoch, start in ((0, 0), (1, 2), (2, 0)):
+        assert equal(list(there.epoch(epoch, start)), list(here.epoch(epoch, start)))
+        alive.append({process.pid for process in active_children()})
+    assert alive[0] == alive[1] == alive[2]
+    assert len(alive[0]) >= 2
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True), (torch.device("cuda", 1), True)])
+def test_what_workers_read_for_a_gpu_comes_in_pinned_memory(data, monkeypatch, device, pinned):
+    """torch's loader is asked for it; nothing is read, since there may be no GPU."""
+    asked = []
+    monkeypatch.setattr(streaming, "DataLoader", lambda *_, **options: asked.append(options["pin_memory"]))
+    for made in (
+        loader(data, workers=1, device=device),
+        EvalLoader(data.train, [0.5], [0.5], device=device, workers=1),
+    ):
+        _ = made._stream._pipe
+    assert asked == [pinned, pinned]
 
 
 class Noted:

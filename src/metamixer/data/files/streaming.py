@@ -187,11 +187,12 @@ class Stream:
     """Reads and augments batches in the order of the requests, by this process or by workers that stay alive.
 
     A worker is handed whole requests that say all that matters, so that neither the number of workers nor the
-    epochs read before change a pixel.
+    epochs read before change a pixel. ``pinned``: what workers read comes in memory that a GPU can copy from by itself.
     """
 
     images: ImageSet
     workers: int = 0
+    pinned: bool = False
 
     def read(self, requests: list[Request]) -> Iterator[Read]:
         """For every request images and companions, on the CPU, or where a set in memory is.
@@ -233,6 +234,7 @@ class Stream:
             num_workers=self.workers,
             prefetch_factor=2,  # batches that each worker reads ahead, while the step before them computes
             persistent_workers=True,
+            pin_memory=self.pinned,
             generator=torch.Generator(),  # or it would draw from the global one
             worker_init_fn=_stand_aside,
         )
