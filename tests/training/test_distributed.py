@@ -18,7 +18,9 @@ from metamixer.data import Augment, TrainLoader
 from metamixer.losses import DML, KDCL, MCL, PCL, Codistillation, CutnMixLoss, Independent, OKDDip
 from metamixer.mixers import CutnMix
 from metamixer.runs.run import evaluate_run
+from metamixer.training import trainer
 from metamixer.training.checkpoint import pointed, read
+from metamixer.training.distributed import ProcessGrid
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.peer_settings import PeerSettings
 from metamixer.training.trainer import TrainingError
@@ -283,6 +285,25 @@ def test_what_travels_is_what_the_page_says(tmp_path):
     validation_images, dry_run = 2 * 13 * classes, 2 * 2 * classes
     for each in processes.together(tmp_path, 2, _spread, "metamixer", "dml"):
         assert each["received"] == (peers - 1) * 8 * (training + validation_images + dry_run)
+
+
+def _counted():
+    """Collectives among the hosts: bad numbers and signals together take one a step, and one more an epoch."""
+    counts = []
+
+    class Counting(ProcessGrid):
+        def largest(self, *numbers):
+            counts.append(numbers)
+            return super().largest(*numbers)
+
+    trainer.ProcessGrid = Counting
+    train("metamixer", "dml", epochs=2)
+    return len(counts)
+
+
+def test_a_step_takes_one_collective_beside_gradients(tmp_path):
+    steps, epochs = 2 * 5, 2
+    assert processes.together(tmp_path, 2, _counted) == [steps + epochs] * 2
 
 
 def test_a_run_goes_on_with_other_processes(tmp_path):

@@ -66,6 +66,7 @@ class Updates:
         clip: the largest gradient norm of a peer, or None.
         names: of the peers, for messages.
         settings: how a batch is computed, and what follows a loss or gradient that is not finite.
+        signal: the number of the signal that this process got, or 0.
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class Updates:
         clip: float | None,
         names: Sequence[str],
         settings: TrainSettings,
+        signal: Callable[[], int] = lambda: 0,
     ) -> None:
         self.grid, self.learner, self.module, self.optimizer = grid, learner, module, optimizer
         self.clip, self.names, self.settings = clip, names, settings
         self.factor = 1.0
         """Of the learning rate; ``backoff`` halves it."""
+        self._signal, self._agreed = signal, 0
         self.scaler = torch.amp.GradScaler(grid.device.type, enabled=settings.precision == "16")
         self.skipped_in_a_row = 0
         # Reading a loss waits for the device. On an accelerator that is done one step late, unless it must decide.
@@ -121,6 +124,16 @@ class Updates:
         alone = self.grid.world == 1 and self.settings.update == "joint"
         raise DoesNotFit(what_fits(given.batch, self.settings.micro_batches, fits if alone else None))
 
+    def signalled(self, *, anew: bool) -> int:
+        """The number of a signal that some process got, in all processes at the same step; 0 without one.
+
+        Args:
+            anew: ask now. Otherwise it is what came before the step's numbers were compared, if they were.
+        """
+        if self.grid.world > 1 and self._looks_at_once and not anew:
+            return self._agreed
+        return int(self.grid.largest(self._signal())[0])
+
     def finish(self) -> None:
         """Look at the last step as well, before its weights are saved.
 
@@ -152,7 +165,10 @@ class Updates:
             wrong = not_finite(step.terms, self.names)
             if not self.scaler.is_enabled():  # it leaves out steps with gradients that are too large for its scale
                 wrong = wrong or _wrong_norms(norms)
-            if self.grid.largest(float(bool(wrong)))[0]:
+            # One collective for both: whether a number is bad, and whether a signal came.
+            bad, signal = self.grid.largest(float(bool(wrong)), self._signal())
+            self._agreed = int(signal)
+            if bad:
                 raise _NotFinite(next(found for found in self.grid.everyone(wrong) if found))
         self.scaler.step(self.optimizer)
         self.scaler.update()

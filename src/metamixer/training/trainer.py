@@ -177,7 +177,14 @@ class Trainer:
         learner = CohortWithLoss(self.cohort, self.loss, compare, self.settings.ema)
         module, optimizer = self.grid.setup(learner), self._optimizer(learner)
         updates = Updates(
-            self.grid, learner, module, optimizer, clip=self.optim.clip, names=self.names, settings=self.settings
+            self.grid,
+            learner,
+            module,
+            optimizer,
+            clip=self.optim.clip,
+            names=self.names,
+            settings=self.settings,
+            signal=lambda: self._watch.number,
         )
         self._run = TrainingState(learner, optimizer, updates, Sums(), known, strength=strength)
         if resume:
@@ -264,7 +271,7 @@ class Trainer:
                 for callback in looking:
                     with self._watch.without_terminal():
                         callback.on_step(record)
-                self._stop_if_asked()
+                self._stop_if_asked(last=number == per_epoch - 1)
             inside = 0
             terms_mean, accuracy = run.sums.summed(self.grid.summed).means()  # waits for the device
             trained = time.perf_counter() - began
@@ -391,8 +398,8 @@ class Trainer:
             return False
         return epoch - best.epoch >= patience
 
-    def _stop_if_asked(self) -> None:
-        if number := int(self.grid.largest(self._watch.number)[0]):  # all processes stop at the same step
+    def _stop_if_asked(self, *, last: bool) -> None:
+        if number := self._run.updates.signalled(anew=last):  # validation may take long: it is asked before
             raise Interrupted(number, self._run.step, self._keeper.save(self._run, "LATEST", whole=False))
 
 
