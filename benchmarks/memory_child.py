@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.in_turn import IN_TURN, RECOMPUTED, steps_of
 from benchmarks.settings import Settings, Shape
 from benchmarks.work import batch_of, joint_step, plain_steps, repeated
 from metamixer.cohort.cohort import Cohort
 from metamixer.losses import DML
 from metamixer.mixers import MetaMixer, NoMix
 
-CASES = ("1 plain", "DML, 2 peers", "MetaMixer, 2 peers", "DML, 4 peers")
+WAYS = {"DML, 4 peers in turn": IN_TURN, "DML, 4 peers, checkpointing": RECOMPUTED}
+CASES = ("1 plain", "DML, 2 peers", "MetaMixer, 2 peers", "DML, 4 peers", *WAYS)
 _STATUS = Path("/proc/self/status")
 
 
@@ -29,6 +31,8 @@ def peak(settings: Settings, network: str, precision: str, case: str) -> float:
     if case == "1 plain":
         step = plain_steps([settings.network(network)], batch, settings, precision)
         work = repeated(lambda seed: step(), 3)
+    elif case in WAYS:
+        work = repeated(steps_of(settings, network, WAYS[case], batch, precision), 3)
     else:
         cohort = Cohort([settings.network(network) for _ in range(4 if "4" in case else 2)])
         mixer = MetaMixer(local_probability=1.0) if case.startswith("MetaMixer") else NoMix()

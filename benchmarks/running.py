@@ -13,7 +13,7 @@ from benchmarks.settings import Settings
 from metamixer.runs.environment import environment
 
 SUITES: Mapping[str, tuple[str, ...]] = {
-    "step": ("step", "overhead"),
+    "step": ("step", "in_turn", "overhead"),
     "data": ("data",),
     "peers": ("peers",),
     "cache": ("disk_cache",),

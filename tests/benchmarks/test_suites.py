@@ -1,5 +1,6 @@
 """Every suite on tiny networks: what it hands over, never how fast it is."""
 
+import copy
 import math
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from benchmarks import (
     data,
     disk_cache,
     floor,
+    in_turn,
     memory,
     memory_child,
     overhead,
@@ -26,10 +28,12 @@ from benchmarks import (
 from benchmarks.bars import BARS
 from benchmarks.competitors import Competitor, by_hand, mutual
 from benchmarks.settings import Settings
+from metamixer.cohort.cohort import Cohort
 from metamixer.config.registry import LOSSES, MIXERS
 from metamixer.core.registry import Entry
 from metamixer.core.types import Outputs
 from metamixer.losses import DML
+from metamixer.mixers import NoMix
 
 TINY = f"{__name__}:tiny"
 ONE = Settings(networks=(TINY,), precisions=("32",), batch_size=4, rounds=2, quick=True)
@@ -104,6 +108,20 @@ def test_trainer():
     assert (names, bars) == ({"Trainer.fit", "bare loop"}, {"trainer"})
 
 
+def test_peers_in_turn_have_the_gradients_of_the_joint_step():
+    batch = in_turn.batch_of(ONE, ONE.shape(TINY), companions=False)
+    torch.manual_seed(0)
+    networks = [tiny(10) for _ in range(4)]
+    others = copy.deepcopy(networks)
+    in_turn.step_in_turn(networks, batch, ONE, "32")(0)
+    in_turn.joint_step(Cohort(others), NoMix(), DML(), batch, ONE, "32")(0)
+    for one, other in zip(networks, others, strict=True):
+        for (name, value), wanted in zip(one.named_parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(value, wanted, msg=name)
+    (section,) = in_turn.measure(ONE)
+    assert whole(section)[0] == {in_turn.PLAIN, in_turn.JOINT, in_turn.IN_TURN, in_turn.RECOMPUTED}
+
+
 def test_scaling():
     sections = scaling.measure(ONE)
     assert len(sections) == 3
@@ -146,10 +164,10 @@ def test_augmentation_and_decoding(monkeypatch):
 
 
 def test_memory_children(monkeypatch):
-    found = iter([10.0, 20.0, 21.0, 40.0])
+    found = iter([10.0, 20.0, 21.0, 40.0, 12.0, 20.0])
     monkeypatch.setattr(memory, "_child", lambda *args: next(found))
     (section,) = memory.measure(replace(ONE, quick=False, rounds=1))
-    assert [figure.samples[0] for figure in section.figures] == [2.0, 1.0, 1.05, 1.0]
+    assert [figure.samples[0] for figure in section.figures] == [2.0, 1.0, 1.05, 1.0, 0.3, 0.5]
     assert whole(section)[1] == {"memory"}
     assert memory_child.peak(ONE, TINY, "32", "DML, 2 peers") >= 0
 
