@@ -16,6 +16,7 @@ from metamixer.core.types import Batch, Outputs
 from metamixer.losses.base import Loss
 from metamixer.training.distributed import ProcessGrid
 from metamixer.training.optimizer_step import TrainingError
+from metamixer.training.out_of_memory import is_of_memory
 from metamixer.training.settings import TrainSettings
 
 _LARGER = "accepted: larger batches, fewer micro_batches, or a loader with drop_last=True"
@@ -167,7 +168,9 @@ def check_learning(
 def _learn(peer: nn.Module, images: Tensor, name: str) -> None:
     try:
         peer(images)
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
+        if is_of_memory(error):
+            return  # the first step says what fits
         if "more than 1 value per channel" in str(error) and len(images) == 1:
             raise TrainingError(
                 f"peer {name} cannot learn from one image: batch norm has one value for a channel, and the smallest "
