@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python scripts/scaling.py measure --rounds 15
     python scripts/scaling.py predict
+    python scripts/scaling.py table-a
 
 `measure` starts all layouts at once and lets them run in turn, a few steps each, so that whatever else the machine does
 meets all of them alike. `predict` is arithmetic on stated assumptions and nothing else. docs/scaling.md has both.
@@ -298,6 +299,34 @@ def predict(images_per_device: int) -> None:
                 )
 
 
+# --- table A of docs/results.md at full length ------------------------------------------------------------------------
+
+TRAINED = {"resnet8, 16 px": 18.53e6, "2 x resnet20": 2 * 244.0e6, "2 x resnet32": 2 * 413.9e6}
+"""FLOP of an image, forward and backward, as benchmarks.floor counts them."""
+
+SUSTAINED = (11.1e12, 3e12)
+"""FLOP/s of a GPU: 50,000 images, 200 epochs of ResNet-18 (3 x 1.11 GFLOP an image) in about 50 min on a V100S, as the
+README of github.com/afzalxo/ResNet-Simplified-Pytorch says; and a quarter of it, where small kernels leave it idle."""
+
+
+def table_a(gpus: int = 8, rows: int = 7, sets: int = 2, seeds: int = 3, beside: float = 60.0) -> None:
+    """What the rows of studies/main cost on CIFAR-10 and CIFAR-100, 200 epochs of 45,000 images."""
+    runs = rows * sets * seeds
+    for sustained in SUSTAINED:
+        hours = 0.0
+        for name in ("2 x resnet20", "2 x resnet32"):
+            # 5,000 validation images an epoch and the test set: forward only, a third of the operations.
+            flop = TRAINED[name] * (45_000 * 200 + (5_000 * 200 + 10_000) / 3)
+            seconds = flop / sustained + beside
+            hours += runs * seconds / 3600
+            print(f"{sustained / 1e12:.1f} TFLOP/s, {name}: {flop:.3g} FLOP, {seconds / 60:.1f} min a run, {runs} runs")
+        rounds = -(-2 * runs // gpus) / (2 * runs / gpus)  # the last round leaves GPUs idle
+        print(f"  {hours:.0f} GPU hours, {hours / gpus * rounds:.1f} hours on {gpus} GPUs")
+    # The same arithmetic for a run that was measured: one core of 233 GFLOP/s for two, 1.8 times the floor.
+    known = 2 * TRAINED["resnet8, 16 px"] * 500 * 600
+    print(f"check, studies/explore on one core: {known / (233e9 / 2) * 1.8:.0f} s; measured 181 and 195 s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     what = parser.add_subparsers(dest="what", required=True)
@@ -309,8 +338,11 @@ def main() -> None:
     measuring.add_argument("--steps", type=int, default=3)
     predicting = what.add_parser("predict", help="ResNet-50 on ImageNet, on 8 and 64 GPUs")
     predicting.add_argument("--images", type=int, default=64, help="for each device")
+    what.add_parser("table-a", help="of the results at full length, on 8 GPUs")
     given = parser.parse_args()
-    if given.what == "predict":
+    if given.what == "table-a":
+        table_a()
+    elif given.what == "predict":
         predict(given.images)
     else:
         measure(given.network, given.batch, given.loss, given.rounds, given.steps)
