@@ -58,7 +58,8 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, float]]:
     torch.manual_seed(chosen.seed)
     data = load(chosen.data, image_size=chosen.image_size)
     classes = len(data.classes)
-    loader = TrainLoader(data.train, Augment(), data.mean, data.std, 64, chosen.seed, companions=True)
+    pad = data.train.fetch(torch.arange(1)).shape[-1] // 8
+    loader = TrainLoader(data.train, Augment(pad=pad), data.mean, data.std, 64, chosen.seed, companions=True)
     new = list(EvalLoader(data.test, data.mean, data.std, batch_size=250))[: NEW // 250]
     cohort = Cohort([resnet8(num_classes=classes, in_channels=len(data.mean)) for _ in range(2)])
     loss = DML(temperature=4.0)

@@ -16,7 +16,9 @@ from metamixer.config.yaml_file import RecipeError, is_by_hand, parse_yaml, read
 
 def test_the_defaults_are_a_recipe():
     recipe = Recipe.of({})
-    assert recipe.build_mixer() == MetaMixer()
+    assert recipe.build_mixer() == MetaMixer(strength="auto")
+    assert Recipe.of({"mixer": "metamixer"}).build_mixer() == MetaMixer()
+    assert Recipe.of({"data": {"val_share": 0}}).build_mixer() == MetaMixer()  # nothing to follow
     assert isinstance(recipe.build_loss(), DML)
     assert recipe.names == ("0 resnet20", "1 resnet20")
 
@@ -50,7 +52,7 @@ def test_changes_reach_every_depth():
 
 def test_a_change_to_a_section_that_is_not_written_keeps_its_defaults():
     recipe = Recipe.of({}, ["mixer.local_alpha=0.3", "loss.temperature=4", "peers.1.name=resnet8"])
-    assert recipe.build_mixer() == MetaMixer(local_alpha=0.3)
+    assert recipe.build_mixer() == MetaMixer(local_alpha=0.3, strength="auto")
     assert recipe.build_loss().temperature == 4
     assert [peer.name for peer in recipe.peers] == ["resnet20", "resnet8"]
 
@@ -204,7 +206,7 @@ def test_who_computes_is_no_difference():
 )
 def test_runs_of_the_versions_before_are_still_the_same_runs(train, digest):
     """The checksums are those of the version that wrote ``graphs`` and knew no modes of ``compile``."""
-    recipe = Recipe.of({"train": train})
+    recipe = Recipe.of({"mixer": "metamixer", "train": train})
     assert recipe.digest == digest
     assert "graphs" not in recipe.as_dict()["train"]
     assert recipe.train.compile == ("default" if train.get("compile") else False)

@@ -31,7 +31,9 @@ def test_networks_before_images(peers, words, tmp_path, monkeypatch):
 def test_too_few_validations_for_auto_strength(tmp_path, monkeypatch):
     monkeypatch.setattr("metamixer.runs.data_record.load", lambda *_, **__: pytest.fail("images were decoded"))
     changes = ["mixer.strength=auto", "train.epochs=50", "train.validate_every=25"]
-    with pytest.raises(RecipeError, match=r"train\.validate_every=25: .* accepted: validate_every=5 or less"):
+    with pytest.raises(
+        RecipeError, match=r"train\.validate_every=25: .* accepted: validate_every=5 or less, or mixer\.strength=1"
+    ):
         train(Recipe.of({}, changes), tmp_path / "run")
 
 

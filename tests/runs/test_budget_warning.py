@@ -7,7 +7,8 @@ from metamixer.runs.budget_warning import short_budget
 @pytest.mark.parametrize(
     ("changes", "warned"),
     [
-        (["train.epochs=10"], True),
+        (["train.epochs=10", "mixer=metamixer"], True),
+        (["train.epochs=10"], False),
         (["train.epochs=300"], False),
         (["train.epochs=10", "mixer=none"], False),
         (["train.epochs=10", "mixer=mixup"], True),
@@ -29,7 +30,7 @@ def test_advice_on_short_budgets(changes, warned):
 
 
 def test_what_it_says_of_a_single_epoch_and_that_it_helps():
-    advice = short_budget(Recipe.of({}, ["train.epochs=1"]), 500)
+    advice = short_budget(Recipe.of({}, ["train.epochs=1", "mixer=metamixer"]), 500)
     assert "each of the 500 images is seen once" in advice
     changes = [word for word in advice.replace(",", "").split() if word.startswith("mixer.")]
     assert len(changes) >= 2

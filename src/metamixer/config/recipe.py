@@ -103,7 +103,7 @@ class Part(Section):
 
 _DEFAULTS: dict[str, Any] = {
     "peers": [{"name": "resnet20"}, {"name": "resnet20"}],
-    "mixer": {"name": "metamixer"},
+    "mixer": {"name": "metamixer", "strength": "auto"},  # costs nothing where a training is too short to overfit
     "loss": {"name": "dml"},
 }
 
@@ -155,6 +155,8 @@ class Recipe(Section):
     def of(cls, content: Mapping[str, Any], changes: Iterable[str] = (), *, allow_imports: bool = False) -> Recipe:
         """From plain values, as they stand in a file; see :meth:`read`."""
         raw = with_changes(content, changes, _DEFAULTS)
+        if "mixer" not in raw and isinstance(raw.get("data"), dict) and raw["data"].get("val_share") == 0:
+            raw["mixer"] = {"name": "metamixer"}  # strength=auto needs validation images
         if allow_imports:
             for section in CODE:
                 trusted_imports.allow(*trusted_imports.named_in(raw.get(section), networks=section == "peers"))

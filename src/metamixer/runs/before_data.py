@@ -85,7 +85,7 @@ def _strength(recipe: Recipe) -> list[str]:
         try:
             AutoStrength(recipe.train)
         except ValueError as error:
-            return [f"train.{error}"]
+            return [f"train.{error}, or mixer.strength=1"]
     return []
 
 

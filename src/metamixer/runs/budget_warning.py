@@ -28,8 +28,8 @@ def short_budget(recipe: Recipe, images: int) -> str | None:
     times = "once" if recipe.train.epochs == 1 else f"{recipe.train.epochs} times"
     return (
         f"a short training for so much mixing: each of the {images:,} images is seen {times} and "
-        f"{100 * mixed:.0f} % of the batches are mixed; {' '.join(weaker)} mixer.until={_WEAK_ENOUGH} together, "
-        f"or train.epochs={_ENOUGH_EPOCHS} and more, usually do better"
+        f"{100 * mixed:.0f} % of the batches are mixed; mixer.strength=auto, or {' '.join(weaker)} "
+        f"mixer.until={_WEAK_ENOUGH} together, or train.epochs={_ENOUGH_EPOCHS} and more, usually do better"
     )
 
 

@@ -220,7 +220,9 @@ class Trainer:
             return None
         if val is None or plain is None:
             lacking = "validation data (val)" if val is None else "training images without augmentation (plain)"
-            raise TrainingError(f"a mixer with strength='auto' needs {lacking}; accepted without is a number in [0, 1]")
+            raise TrainingError(
+                f"a mixer with strength='auto' needs {lacking}; accepted without is a number in [0, 1], such as 1"
+            )
         return AutoStrength(self.settings, held_out(plain, self.grid))
 
     def _check_memory(self, first: Batch) -> None:
