@@ -138,3 +138,11 @@ def test_images_of_a_set_are_stored_in_the_cache_once(tmp_path, monkeypatch):
             assert torch.equal(data.train.fetch(torch.arange(12)), plain.train.fetch(torch.arange(12)))
             seen.append(len(list((tmp_path / "cache").rglob("*.shard"))))
     assert seen == [1, 1, 2, 2]
+
+
+def test_a_library_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    (tmp_path / "datasets.py").write_text("raise ImportError('pyarrow requires NumPy 2.0 or newer')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    with pytest.raises(DataError, match=r"which cannot be imported here \(pyarrow requires NumPy 2.0 or newer\): pip"):
+        load("hf:someone/something", download=True)

@@ -128,7 +128,9 @@ def _open(name: str, download: bool) -> dict[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"hf:{name} needs the package 'datasets': pip install 'metamixer[hf]'") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "datasets"
+        why = "" if missing else f", which cannot be imported here ({error})"
+        raise DataError(f"hf:{name} needs the package 'datasets'{why}: pip install 'metamixer[hf]'") from error
     try:
         if any((Path(name) / file).is_file() for file in SAVED):
             found = datasets.load_from_disk(name)
