@@ -44,7 +44,7 @@ def photos(root, classes=("cat", "dog"), count=8, size=(32, 32), suffix="jpg"):
 def run(tmp_path_factory):
     """A run on the bundled data with its baseline, and what was printed."""
     folder = tmp_path_factory.mktemp("mini") / "run"
-    return folder, metamixer("train", *TINY, "--out", folder, "--baseline")
+    return folder, metamixer("train", *TINY, "--mixer", "metamixer", "--out", folder, "--baseline")
 
 
 @pytest.fixture(scope="module")
