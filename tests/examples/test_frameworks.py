@@ -65,7 +65,7 @@ def test_engineer(photos, engineered, capsys):
 
 
 def test_the_guides_code_runs_as_it_is_printed(photos, engineered, tmp_path, monkeypatch):
-    loop, use = python_in("docs/guide.md")
+    short, loop, use = python_in("docs/guide.md")
     peers = [resnet8(num_classes=3, in_channels=1) for _ in range(2)]
     names = {"mixer": MetaMixer(), "cohort": Cohort(peers), "loss": DML(), "num_classes": 3, "step": 1, "steps": 2}
     names |= {"generator": torch.Generator().manual_seed(0), "labels": torch.tensor([0, 1, 2, 0])}
@@ -74,7 +74,11 @@ def test_the_guides_code_runs_as_it_is_printed(photos, engineered, tmp_path, mon
     assert names["terms"]["task"].shape == (2,)
     Image.open(photos[1]).save(tmp_path / "new.jpg")
     (tmp_path / "runs").symlink_to(engineered[0].parent)
+    Image.open(photos[1]).save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(short, names)  # noqa: S102
+    assert names["model"].predict("cat.jpg").label == photos[2]
     names = {}
     exec(use, names)  # noqa: S102
     assert names["probabilities"].shape == (1, 3)
