@@ -167,7 +167,11 @@ def scanned(path):
         if (left := 32768 - at % 32768) < 7:
             at += left
             continue
+        if at + 7 > len(content):
+            return  # being written
         length, kind = struct.unpack("<HB", content[at + 4 : at + 7])
+        if at + 7 + length > len(content):
+            return
         data += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part of one
@@ -181,7 +185,11 @@ def history(folder):
     """The rows of all offline runs in a folder, and their ids."""
     rows, ids = [], set()
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for one in scanned(path):
+        until = time.monotonic() + 60  # the process of wandb may write its last records after `finish` has returned
+        while not (found := list(scanned(path))) or found[-1].WhichOneof("record_type") != "exit":
+            assert time.monotonic() < until, f"{path} has no end"
+            time.sleep(0.1)
+        for one in found:
             ids |= {one.run.run_id} - {""}
             if items := one.history.item:
                 names = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
