@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metamixer import DML, MetaMixer, NoMix
+from metamixer import DML, ManifoldMixup, MetaMixer, NoMix
 from metamixer.config import recipe as recipe_module
 from metamixer.config.recipe import Part, Recipe
 from metamixer.config.registry import LOSSES, MIXERS, make
@@ -19,6 +19,10 @@ def test_the_defaults_are_a_recipe():
     assert recipe.build_mixer() == MetaMixer(strength="auto")
     assert Recipe.of({"mixer": "metamixer"}).build_mixer() == MetaMixer()
     assert Recipe.of({"data": {"val_share": 0}}).build_mixer() == MetaMixer()  # nothing to follow
+    assert Recipe().build_mixer() == recipe.build_mixer()
+    assert Recipe.of({}, ["mixer=metamixer", "mixer.local_alpha=0.3"]).build_mixer() == MetaMixer(local_alpha=0.3)
+    assert Recipe.of({}, ["mixer.name=manifold-mixup"]).build_mixer() == ManifoldMixup()
+    assert Recipe.of({}, ["mixer.name=none"]).build_mixer() == NoMix()
     assert isinstance(recipe.build_loss(), DML)
     assert recipe.names == ("0 resnet20", "1 resnet20")
 

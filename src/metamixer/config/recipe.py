@@ -103,7 +103,7 @@ class Part(Section):
 
 _DEFAULTS: dict[str, Any] = {
     "peers": [{"name": "resnet20"}, {"name": "resnet20"}],
-    "mixer": {"name": "metamixer", "strength": "auto"},  # costs nothing where a training is too short to overfit
+    "mixer": {"name": "metamixer"},
     "loss": {"name": "dml"},
 }
 
@@ -132,7 +132,7 @@ class Recipe(Section):
 
     data: DataSection = DataSection()
     peers: list[PeerSection] = Field([PeerSection(**peer) for peer in _DEFAULTS["peers"]], min_length=1)
-    mixer: Part = Part(**_DEFAULTS["mixer"])
+    mixer: Part = Part(**_DEFAULTS["mixer"], strength="auto")
     loss: Part = Part(**_DEFAULTS["loss"])
     optim: Optim = Optim()
     train: TrainSection = TrainSection()
@@ -154,9 +154,10 @@ class Recipe(Section):
     @classmethod
     def of(cls, content: Mapping[str, Any], changes: Iterable[str] = (), *, allow_imports: bool = False) -> Recipe:
         """From plain values, as they stand in a file; see :meth:`read`."""
+        changes = list(changes)
         raw = with_changes(content, changes, _DEFAULTS)
-        if "mixer" not in raw and isinstance(raw.get("data"), dict) and raw["data"].get("val_share") == 0:
-            raw["mixer"] = {"name": "metamixer"}  # strength=auto needs validation images
+        if "mixer" not in content and not any(change.startswith("mixer=") for change in changes):
+            raw["mixer"] = _with_strength(raw.get("mixer", _DEFAULTS["mixer"]), raw.get("data"))
         if allow_imports:
             for section in CODE:
                 trusted_imports.allow(*trusted_imports.named_in(raw.get(section), networks=section == "peers"))
@@ -374,6 +375,14 @@ class Recipe(Section):
                 if not 1 <= trunk <= len(paths):
                     raise ValueError(f"{peer.name} has {len(paths)} stages, its trunk cannot end with stage {trunk}")
                 share_trunk(own, paths[trunk - 1], rescale=peer.rescale)
+
+
+def _with_strength(mixer: Any, data: Any) -> Any:
+    """The mixer that nobody named: it follows the overfitting, if there are validation images to know it by."""
+    without = isinstance(data, Mapping) and data.get("val_share") == 0
+    if not isinstance(mixer, Mapping) or mixer.get("name") != "metamixer" or without:
+        return mixer
+    return {"strength": "auto", **mixer}
 
 
 def _sorted(value: Any) -> Any:
