@@ -102,7 +102,7 @@ def test_a_finished_run_goes_on_to_its_table(run):
     again = metamixer("train", "--resume", folder)
     table = [line for line in result.stdout.splitlines() if "%" in line and "images/s" not in line]
     assert [line for line in again.stdout.splitlines() if "%" in line] == table
-    auto = metamixer("train", *TINY, "--out", folder, "--resume", "auto", "--quiet").stdout
+    auto = metamixer("train", *TINY, "--mixer", "metamixer", "--out", folder, "--resume", "auto", "--quiet").stdout
     assert "epoch 1/2" not in auto
     assert "held out" not in auto
 
@@ -113,7 +113,10 @@ def test_a_run_is_not_changed_nor_overwritten(run):
     changed = metamixer("train", "--resume", folder, "optim.lr=0.01", code=2).stderr
     assert "another recipe" in changed
     assert "optim.lr: 0.05, here 0.01" in changed
-    assert f"--resume {folder} resumes a run" in metamixer("train", *TINY, "--out", folder, code=2).stderr
+    assert (
+        f"--resume {folder} resumes a run"
+        in metamixer("train", *TINY, "--mixer", "metamixer", "--out", folder, code=2).stderr
+    )
     assert (folder / "recipe.yaml").read_text() == before
 
 
