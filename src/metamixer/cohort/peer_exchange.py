@@ -20,7 +20,7 @@ Found = tuple[Tensor, ...]
 
 
 class Elsewhere(nn.Module):
-    """Placeholder of a peer that is in another process, without weights."""
+    """Stands for a peer that is in another process; it has no weights here."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Raise an error: the peer is in another process."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from metamixer.config.yaml_file import RecipeError
+from metamixer.core.files import read_mapping
 from metamixer.core.machine import cores, load
 from metamixer.core.text import counted
 
@@ -49,6 +49,5 @@ def set_threads(asked: int | None, run: Path | None = None) -> list[str]:
 def _before(run: Path | None) -> int | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         if run is not None:
-            known = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-            return max(1, int(known["threads"]))
+            return max(1, int(read_mapping(run / "environment.json")["threads"]))
     return None

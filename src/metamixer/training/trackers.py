@@ -60,11 +60,8 @@ class Tracker:
         name: str | None = None,
         patience: float | None = None,
     ) -> None:
-        self._given, self._settings, self._patience = (
-            logger,
-            dict(settings or {}),
-            _PATIENCE if patience is None else patience,
-        )
+        self._given, self._settings = logger, dict(settings or {})
+        self._patience = _PATIENCE if patience is None else patience
         self._name = name or type(logger).__name__
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._ended = threading.Event()
