@@ -192,9 +192,9 @@ class Trainer:
         start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading, self.info.notes)
         looking = self.callbacks if self.grid.is_first else ()
         try:
-            for callback in looking:
-                callback.on_start(start)
-            with self._watch:
+            with self._watch:  # before anything says that training has begun: who sees it may send a signal
+                for callback in looking:
+                    callback.on_start(start)
                 val_report = self._epochs(train, val, looking, reading)
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}; {self._keeper.last}") from error
