@@ -134,7 +134,7 @@ def test_what_has_no_batch_axis_is_refused_at_once(form, read, shown):
     cohort = Cohort([Parts(form, read)], stages=["stage"])
     x = signals(1)[..., 0]
     cohort(x)  # without mixing it does not matter
-    with pytest.raises(ValueError, match=rf"peer 0, stage 1 \(stage\) puts out {shown} for 2 and 3 images"):
+    with pytest.raises(ValueError, match=rf"peer 0, stage 1 \(stage\) returns {shown} for 2 and 3 images"):
         cohort(x, plan_at(1))
 
 
@@ -158,7 +158,7 @@ class Moody(nn.Module):
 
 def test_another_structure_in_training_is_refused():
     network = nn.Sequential(Moody(), Pick(), nn.Linear(3, 4).double())
-    with pytest.raises(ValueError, match="stage 1 puts out a tuple with 2 tensors, 1 were expected"):
+    with pytest.raises(ValueError, match="stage 1 returns a tuple with 2 tensors, 1 were expected"):
         Cohort([network], stages=["0"])(signals(1)[..., 0], plan_at(1))
 
 

@@ -184,7 +184,7 @@ def test_what_changes_as_it_computes_is_refused():
     network = make()
     network(torch.zeros(1, 3, 8, 8))
     cohort = Cohort([network.double()], stages=["0"], checkpointing=True)
-    with pytest.raises(ValueError, match=r"changes its buffer \S+ as it computes.*accepted: checkpointing=False"):
+    with pytest.raises(ValueError, match=r"changes its buffer \S+ in the forward pass.*accepted: checkpointing=False"):
         cohort(images(8), MixPlan())
 
 

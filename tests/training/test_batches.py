@@ -259,10 +259,10 @@ class Answers(nn.Module):
 
 
 WRONG = {
-    "dict": (lambda logits: {"out": logits}, r"puts out a dict of \(\d+, 3\) for \d+ images; accepted: logits"),
-    "list": (lambda logits: [logits[..., None], logits], r"puts out a list of \(\d+, 3, 1\) of \(\d+, 3\)"),
-    "tuple": (lambda logits: (logits, logits), "puts out a tuple of"),
-    "maps": (lambda logits: logits[:, :, None, None].expand(-1, -1, 8, 8), r"puts out a Tensor of \(\d+, 3, 8, 8\)"),
+    "dict": (lambda logits: {"out": logits}, r"returns a dict of \(\d+, 3\) for \d+ images; accepted: logits"),
+    "list": (lambda logits: [logits[..., None], logits], r"returns a list of \(\d+, 3, 1\) of \(\d+, 3\)"),
+    "tuple": (lambda logits: (logits, logits), "returns a tuple of"),
+    "maps": (lambda logits: logits[:, :, None, None].expand(-1, -1, 8, 8), r"returns a Tensor of \(\d+, 3, 8, 8\)"),
 }
 
 

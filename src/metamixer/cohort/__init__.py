@@ -1,1 +1,1 @@
-"""Peers, their stages, and how they are mixed and computed."""
+"""A cohort of peers: their stages, and how they are mixed and computed."""

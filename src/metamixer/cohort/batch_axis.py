@@ -1,4 +1,4 @@
-"""Find the batch axis of a stage's outputs, by comparing two batches of different sizes."""
+"""Find the batch axis of stage outputs by comparing two batches of different sizes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _SIZES = (2, 3)
 
 @torch.no_grad()
 def find_axes(peer: nn.Module, images: Tensor, tap: Tap, paths: Sequence[str], name: str) -> None:
-    """Run a peer on two and on three images, in evaluation mode, and note in its tap the axes of the batch, or what
-    speaks against mixing it.
+    """Run a peer on two and on three images in evaluation mode, and set the batch axes in its tap, or the reason why a
+    stage cannot be mixed.
 
-    One batch is not enough: an output ``(6, 6, 8)`` of six images may begin with time.
+    One batch is not enough: the first axis of an output ``(6, 6, 8)`` of six images may be time.
 
     Args:
         peer: the network.
         images: ``(B, C, ...)``, B at least 1.
-        tap: of the peer's points.
-        paths: of its stages.
-        name: of the peer, for messages.
+        tap: the tap of the peer.
+        paths: the module paths of its stages.
+        name: name of the peer in messages.
     """
     found, tap.axes = [], {}
     for size in _SIZES:
         rows = torch.arange(size, device=images.device) % len(images)
-        with evaluating(peer), torch.random.fork_rng(devices=[]), tap.looking() as shapes, catch_warnings():
+        with evaluating(peer), torch.random.fork_rng(devices=[]), tap.recording_shapes() as shapes, catch_warnings():
             try:
-                simplefilter("ignore")  # checkpointing warns where no gradient is asked for
+                simplefilter("ignore")  # checkpointing warns if no input requires a gradient
                 peer(images.index_select(0, rows))
-            except (RuntimeError, ValueError, AssertionError):  # it runs on batches of its own size only, or not at all
+            except (RuntimeError, ValueError, AssertionError):  # it needs another batch size, or cannot run at all
                 return
             found.append(dict(shapes))
     some, more = found
@@ -49,7 +49,7 @@ def find_axes(peer: nn.Module, images: Tensor, tap: Tap, paths: Sequence[str], n
 
 
 def _axes(some: Shapes, more: Shapes) -> Axes:
-    """Empty where a tensor has no such axis, or none has one."""
+    """The batch axis of each tensor; empty if that of one is ambiguous, or if no tensor depends on the batch."""
     found: list[int | None] = []
     for one, other in zip(some, more, strict=False):
         differing = [axis for axis, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]]
@@ -65,6 +65,6 @@ def _axes(some: Shapes, more: Shapes) -> Axes:
 def _refused(some: Shapes, more: Shapes, name: str) -> str:
     shown = " and ".join(", ".join(str(tuple(shape)) for shape in shapes) or "no tensor" for shapes in (some, more))
     return (
-        f"{name} puts out {shown} for {_SIZES[0]} and {_SIZES[1]} images: no axis is the batch, so it cannot be mixed; "
+        f"{name} returns {shown} for {_SIZES[0]} and {_SIZES[1]} images: it has no batch axis and cannot be mixed; "
         "accepted: stages=[...] with modules whose outputs have one"
     )

@@ -1,4 +1,4 @@
-"""Peers that are trained on the same batch, with mixing points inside that need no change to the networks."""
+"""Peers trained on the same batch; mixing inside the networks needs no change to them."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from metamixer.core.plan import MixPlan
 from metamixer.core.types import Outputs, logits_of, pooled
 
 Compile = Literal[False, "default", "reduce-overhead", "max-autotune"]
-"""Modes of ``torch.compile``; the last two record CUDA graphs on a GPU. False: not compiled."""
+"""Modes of ``torch.compile``; the last two record CUDA graphs on a GPU. False: no compilation."""
 
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 class Cohort(nn.Module):
-    """Two or more networks that learn together; one forward pass for each.
+    """Networks that learn together, with one forward pass each.
 
     Args:
-        networks: the peers, of the same or of different architectures, with the same classes. Each maps
-            ``(B, C, ...)`` images to ``(B, classes)`` logits (or to an object with ``.logits``).
-        stages: for each peer the module paths at whose outputs its stages end, or None to find them. One flat list of
-            paths serves peers of one architecture.
-        frozen: the peers that do not learn, such as a pretrained teacher: they stay in evaluation mode, without
+        networks: the peers, of one or several architectures, with the same classes. Each maps ``(B, C, ...)`` images
+            to ``(B, classes)`` logits (or to an object or dict with ``logits``).
+        stages: for each peer the paths of the modules whose outputs end its stages, or None to find them. Peers of one
+            architecture can be given one flat list of paths.
+        frozen: the peers that do not learn, such as a pretrained teacher. They stay in evaluation mode and compute no
             gradients.
-        shadows: give every network a copy that follows it instead of learning, for methods that compare with averaged
-            or earlier weights: peers P to 2P-1, frozen. :meth:`update_shadows` moves them.
-        parallel: ``none``: one peer after the other. ``threads``: side by side on the CPU, the cores shared among them.
-        compile: mode of ``torch.compile`` for the peers (:data:`Compile`); True is ``default``, False none. Each
-            stage at which a plan mixes is a graph of its own, so there are as many graphs as stages; they are compiled
-            when they first come.
-        checkpointing: compute the blocks of learning peers again in the backward pass instead of keeping what they
-            computed (activation checkpointing): less memory, about a third more time, the same gradients.
+        shadows: add a copy of every network, for methods that compare with averaged or earlier weights. The copies are
+            the frozen peers P to 2P-1; :meth:`update_shadows` moves their weights.
+        parallel: ``none`` runs peers one after the other; ``threads`` runs them in parallel on the CPU, with the cores
+            divided among them.
+        compile: mode of ``torch.compile`` for the peers (:data:`Compile`); True is ``default``, False is off. Each
+            stage at which a plan mixes has its own graph, which is compiled on first use.
+        checkpointing: recompute the blocks of learning peers in the backward pass instead of storing their activations
+            (activation checkpointing): less memory, about a third more time, the same gradients.
 
     Peers with different numbers of stages are aligned by relative depth: the cohort has as many stages as its
     shallowest peer, and stage k of K is stage ``round(k * n / K)`` of a peer that has n.
 
     Raises:
-        ValueError: fewer than one network, one network twice, a stage that does not exist, or peers in threads that
-            draw random numbers as they train, such as dropout: the order of their draws would be chance.
-        StagesNotFound: no stages were found; the message says what to pass.
+        ValueError: no network, the same network twice, or a wrong argument. The forward pass raises it for peers in
+            threads that draw random numbers in training, such as dropout: the order of the draws would be arbitrary.
+        StagesNotFound: no stages were found, or a path does not exist; the message says what to pass.
 
     >>> peers = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)) for _ in range(2)]
     >>> Cohort(peers, stages=["1"])(torch.zeros(5, 3, 8, 8)).logits.shape
@@ -100,7 +100,7 @@ class Cohort(nn.Module):
         if shadows and frozen:
             raise ValueError("shadows follow peers that learn: frozen peers and shadows do not go together")
         self.shadows = len(networks) if shadows else 0
-        # One copy for all, so that what peers share, their shadows share.
+        # One deepcopy for all, so that shadows share the modules that their peers share.
         self.peers = nn.ModuleList([*networks, *(copy.deepcopy(list(networks)) if shadows else ())])
         self.frozen = frozenset(frozen) | frozenset(range(len(networks), len(self.peers)))
         given = self._per_peer(stages, len(networks)) * (2 if shadows else 1)
@@ -110,8 +110,8 @@ class Cohort(nn.Module):
         ]
         self.stages = min(len(found) for found in paths)
         self.stage_paths = tuple(_align(found, self.stages) for found in paths)
-        # Kept for pickling: a handle that is read in a new process reserves its number there. Without it the next hook
-        # that anyone registers on this module would take the mixing point's place, and nothing would be mixed.
+        # Kept for pickling: unpickling a handle reserves its id in the new process. Otherwise the next hook registered
+        # on the module would replace the mixing point, and nothing would be mixed.
         self._handles: list[RemovableHandle] = []
         self._taps = [Tap() for _ in self.peers]
         for network, found, tap in zip(self.peers, self.stage_paths, self._taps, strict=True):
@@ -141,7 +141,7 @@ class Cohort(nn.Module):
         return [[given] if isinstance(given, str) else given for given in stages]
 
     def _count_shared(self) -> int:
-        """How many of the first stages end in a module that all peers (but shadows) share."""
+        """The number of first stages that end in a module shared by all peers (shadows aside)."""
         first, *others = list(zip(self.peers, self.stage_paths, strict=True))[: len(self.peers) - self.shadows]
         shared = 0
         for stage, path in enumerate(first[1]):
@@ -152,7 +152,7 @@ class Cohort(nn.Module):
         return shared
 
     def _replicate_for_data_parallel(self) -> Cohort:
-        """``nn.DataParallel`` runs replicas in threads, and all of them would share one peer's mixing points."""
+        """Refuse ``nn.DataParallel``: its replicas run in threads and would share the mixing points of one peer."""
         raise RuntimeError(
             "a Cohort cannot be replicated by nn.DataParallel; one process for each device works: Fabric, "
             "DistributedDataParallel, or CUDA_VISIBLE_DEVICES=0 for a single one"
@@ -160,21 +160,21 @@ class Cohort(nn.Module):
 
     @property
     def branched(self) -> bool:
-        """Whether any peers are branches on a trunk."""
+        """Whether any peers share a trunk."""
         return bool(self._trunks)
 
     @property
     def records_cuda_graphs(self) -> bool:
-        """Whether ``torch.compile`` was asked for a mode that records CUDA graphs."""
+        """Whether the mode of ``torch.compile`` records CUDA graphs."""
         return self.compiled in _CUDA_GRAPHS
 
     @property
     def here(self) -> tuple[int, ...]:
-        """The peers that this process has: all of them, unless they are :meth:`spread`."""
+        """The peers in this process: all of them, unless they are :meth:`spread`."""
         return tuple(range(len(self.peers))) if self._exchange is None else tuple(self._exchange.own)
 
     def owners(self, groups: int) -> list[list[int]]:
-        """Which peers each of ``groups`` processes would have, a shadow always with its peer.
+        """The peers of each of ``groups`` processes; a shadow is in the process of its peer.
 
         Raises:
             ValueError: the peers cannot be divided evenly, or not at all.
@@ -193,9 +193,10 @@ class Cohort(nn.Module):
         ]
 
     def spread(self, exchange: PeerExchange) -> None:
-        """Keep the peers that this process owns, and see the others through ``exchange``; their memory is given back.
+        """Keep only the peers that this process owns, and get the outputs of the others from ``exchange``.
 
-        Outputs then hold logits of all peers, and features where they travel; stages of those that are here.
+        Outputs then have the logits of all peers, their features if ``exchange`` sends them, and the stages of the
+        peers in this process. The memory of the other peers is freed.
         """
         self._exchange = exchange
         for index in set(range(len(self.peers))) - set(exchange.own):
@@ -203,7 +204,7 @@ class Cohort(nn.Module):
 
     @torch.no_grad()
     def update_shadows(self, decay: float) -> None:
-        """``shadow = decay * shadow + (1 - decay) * peer``, weights and statistics; 0 copies the peer.
+        """Set ``shadow = decay * shadow + (1 - decay) * peer`` for weights and statistics; 0 copies the peer.
 
         Raises:
             ValueError: the cohort has no shadows.
@@ -224,24 +225,24 @@ class Cohort(nn.Module):
 
     @torch.no_grad()
     def exchange_weights(self, folder: Path, number: int, others: Sequence[int]) -> list[int]:
-        """Write the weights of the peer that learns into a folder, and read those of the frozen ones.
+        """Write the weights of the learning peer to a folder, and read those of the frozen peers.
 
         Args:
-            folder: that the processes of all peers reach.
-            number: of this process.
-            others: the numbers of the processes that train the frozen peers, in the order of these.
+            folder: a folder that the processes of all peers can access.
+            number: number of this process.
+            others: numbers of the processes that train the frozen peers, in the order of the frozen peers.
 
         Returns:
-            The places in ``others`` whose weights came; what did not come stays as it was.
+            The indices in ``others`` of those whose weights were read; the other peers are unchanged.
 
         Raises:
-            ValueError: the weights are those of another network.
+            ValueError: the weights do not fit the network.
         """
         frozen = {other: self.peers[index] for other, index in zip(others, sorted(self.frozen), strict=True)}
         return [others.index(other) for other in exchange(folder, number, self.peers[self.learners[0]], frozen)]
 
     def hold(self, peer: int, part: FirstStages | None) -> bool:
-        """Keep a part of a peer as it is, its batch norm in evaluation mode, until another or none is held.
+        """Freeze a part of a peer, with its batch norm in evaluation mode, until another part or None is passed.
 
         Returns:
             Whether that changed anything.
@@ -264,7 +265,7 @@ class Cohort(nn.Module):
 
     @contextmanager
     def learning(self, peer: int | None) -> Iterator[None]:
-        """Let one peer alone have a graph inside of the block, for updates one after the other; None: all of them."""
+        """Record the graph of one peer only inside the block, for sequential updates; None: of all peers."""
         self._alone = peer
         try:
             yield
@@ -272,7 +273,7 @@ class Cohort(nn.Module):
             self._alone = None
 
     def train(self, mode: bool = True) -> Cohort:
-        """Training mode for the peers that learn; what is frozen stays as it is used: in evaluation mode."""
+        """Set the mode of the peers that learn; frozen peers and parts stay in evaluation mode."""
         super().train(mode)
         for index in self.frozen:
             self.peers[index].eval()
@@ -282,14 +283,14 @@ class Cohort(nn.Module):
         return self
 
     def forward(self, images: Tensor | Sequence[Tensor], plan: MixPlan | None = None) -> Outputs:
-        """``(B, C, ...)`` images -> :class:`Outputs`, each peer mixed by ``plan`` (None: nothing is mixed).
+        """``(B, C, ...)`` images -> :class:`Outputs`, each peer mixed by ``plan`` (None: no mixing).
 
-        A sequence of images gives each peer its own augmentation of the same batch; shadows see what their peers see.
-        Logits are float32 at least, whatever precision the networks compute in: a softmax in half precision
-        loses what small probabilities teach.
+        A sequence of images gives each peer its own augmentation of the same batch; shadows see those of their peers.
+        Logits are at least float32, even if the networks compute in lower precision: a softmax in half precision
+        loses the information in small probabilities.
 
         Raises:
-            ValueError: the peers disagree about the number of classes, or a stage was never reached.
+            ValueError: the peers have different numbers of classes, a stage was not reached, or an input is not valid.
         """
         settled = [(plan or MixPlan()).at(self.stages, self._led_by(index)) for index in range(len(self.peers))]
         shown = _mix_images(settled, self._views(images))
@@ -312,7 +313,7 @@ class Cohort(nn.Module):
 
         def again(index: int, other: Tensor, training: bool = True) -> Tensor:
             with ExitStack() as stack:
-                if index in self._trunks:  # its gradient is shared out as in the pass before
+                if index in self._trunks:  # its gradient is divided as in the previous pass
                     stack.enter_context(self._trunks[index].computed_once())
                 if training:
                     return self._forward_peer(index, other, inside[index])[0]
@@ -333,7 +334,7 @@ class Cohort(nn.Module):
         )
 
     def _layout(self, index: int, images: Tensor) -> tuple[Layout, ...]:
-        """The layout of a local peer's stages, found once by a forward pass."""
+        """The layouts of the stages of a local peer, found once by a forward pass; empty for a peer elsewhere."""
         if index not in self.here:
             return ()
         if index not in self._layouts:
@@ -344,7 +345,7 @@ class Cohort(nn.Module):
         """Find the batch axis of stage outputs, before the first pass that learns or mixes.
 
         Raises:
-            ValueError: a stage cannot be mixed, and the plan mixes.
+            ValueError: the plan mixes, and a stage cannot be mixed.
         """
         for index in self.here:
             tap = self._taps[index]
@@ -354,7 +355,7 @@ class Cohort(nn.Module):
                 raise ValueError(tap.refused)
 
     def _led_by(self, index: int) -> int:
-        """The peer that a shadow follows, or the peer itself; both are mixed in the same way."""
+        """The peer that a shadow follows, or the peer itself; both use the same plan."""
         return index % self.shadows if self.shadows else index
 
     def _views(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -367,7 +368,7 @@ class Cohort(nn.Module):
         return views
 
     def _group(self) -> list[tuple[list[int], int]]:
-        """The branches of each trunk, and how many stages end in it."""
+        """The branches of each trunk, and the number of stages that end in the trunk."""
         found = []
         for trunk in dict.fromkeys(self._trunks.values()):
             branches = [index for index, own in self._trunks.items() if own is trunk]
@@ -384,7 +385,7 @@ class Cohort(nn.Module):
         return found
 
     def _check_trunks(self, plans: Sequence[MixPlan]) -> None:
-        """A trunk that runs once can be mixed in one way only."""
+        """Raise ValueError if branches are mixed differently in their trunk, which runs once for all."""
         for branches, stages in self._branches:
             below = {
                 tuple(operation.stage for operation in plans[index].operations if cast(int, operation.stage) <= stages)
@@ -396,7 +397,7 @@ class Cohort(nn.Module):
                 )
 
     def _run(self, plans: list[MixPlan], images: list[Tensor]) -> Sequence[tuple[Tensor, ...] | None]:
-        """Logits, features and stages of every peer that is here."""
+        """Logits, features and stages of every peer in this process; None for the others."""
 
         def work(index: int, own: Tensor) -> tuple[Tensor, ...]:
             return self._forward_peer(index, own, plans[index])
@@ -422,7 +423,7 @@ class Cohort(nn.Module):
             learns = index not in self.frozen and self._alone in (None, index)
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()), self._taps[index].following(plan) as tap:
             if index in self._trunks:
-                # A branch that was shown a view or a box of its own, or that has a graph, runs the trunk anew.
+                # A branch with its own view or box, or with another gradient mode, recomputes the trunk.
                 self._trunks[index].begin(images)
             try:
                 output = self._call(index, images)
@@ -433,7 +434,7 @@ class Cohort(nn.Module):
             seen, features = tuple(tap.seen), tap.features
         if [stage for stage, _ in seen] != list(range(1, self.stages + 1)):
             raise ValueError(
-                f"peer {index} passed {len(seen)} stage ends in one forward pass, in the order "
+                f"peer {index} ran {len(seen)} stages in one forward pass, in the order "
                 f"{[stage for stage, _ in seen]}: each of {', '.join(self.stage_paths[index])} has to run exactly once "
                 "and in this order"
             )
@@ -442,7 +443,7 @@ class Cohort(nn.Module):
             last = seen[-1][1]
             features = pooled(channels_first(last, self._layout(index, images)[-1]) if last.ndim > 2 else last)
         found = (logits.to(torch.promote_types(logits.dtype, torch.float32)), features, *(each for _, each in seen))
-        # A CUDA graph writes into the same memory each time; without gradients the next peer's may already do so.
+        # CUDA graphs reuse their output memory; without gradients the graph of the next peer may overwrite it.
         return tuple(each.clone() for each in found) if self.records_cuda_graphs and logits.is_cuda else found
 
     def _call(self, index: int, images: Tensor) -> Any:
@@ -450,8 +451,8 @@ class Cohort(nn.Module):
             return self.peers[index](images)
         if index not in self._compiled:
             self._compiled[index] = torch.compile(self.peers[index], mode=self.compiled)
-        # By default a hook that someone adds after the first call would be silently ignored, and after eight graphs
-        # of one network's code (peers of one architecture share it) the rest would run uncompiled.
+        # By default a hook added after the first call is silently ignored, and only eight graphs of the same code
+        # (which peers of one architecture share) are compiled; the rest run uncompiled.
         with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=64):
             return self._compiled[index](images)
 
@@ -465,19 +466,19 @@ class Cohort(nn.Module):
 
 
 def _logits(output: Any, batch: int, name: str) -> Tensor:
-    """What a network puts out, or the logits in it; ValueError for anything else."""
+    """The logits in the output of a network; ValueError if there are none."""
     logits = logits_of(output)
     if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == batch:
         return logits
     found = [f"{type(output).__name__}", *(f"of {tuple(each.shape)}" for each in tensors(output)[:4])]
     raise ValueError(
-        f"{name} puts out a {' '.join(found)} for {batch} images; accepted: logits ({batch}, classes), or an object or "
+        f"{name} returns a {' '.join(found)} for {batch} images; accepted: logits ({batch}, classes), or an object or "
         "a dict that has them as `logits`"
     )
 
 
 def _mix_images(plans: Sequence[MixPlan], images: Sequence[Tensor]) -> list[Tensor]:
-    """The images of each peer. Mixed once where peers see the same ones in the same way, as they usually do."""
+    """The mixed images of each peer. Peers with the same images and operations share one result, as is usual."""
     mixed: dict[tuple[int, ...], Tensor] = {}
     found = []
     for plan, own in zip(plans, images, strict=True):
@@ -490,7 +491,7 @@ def _mix_images(plans: Sequence[MixPlan], images: Sequence[Tensor]) -> list[Tens
 
 
 def _trunks(peers: nn.ModuleList) -> dict[int, Trunk]:
-    """The trunk of each peer that shares one with another peer here."""
+    """The trunk of each peer that shares one with another peer of the cohort."""
     found = {index: shared[0] for index, peer in enumerate(peers) if (shared := trunk_of(peer)) is not None}
     trunks = list(found.values())
     return {index: trunk for index, trunk in found.items() if trunks.count(trunk) > 1}

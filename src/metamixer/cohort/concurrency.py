@@ -1,9 +1,9 @@
-"""Peers in parallel on a CPU: each in a thread with cores of its own.
+"""Run peers in parallel on a CPU, each in a thread with its own cores.
 
-Two small networks on two cores are faster side by side than one after the other with two cores each: a convolution of
-16 channels has too little work to share. A peer's forward pass knows nothing of the others, so it runs anywhere; what
-comes out enters the caller's graph as the result of one operation, whose backward pass runs the peers' own backward
-passes side by side again. So every loss works as it is, and ``backward()`` is called as always.
+Two small networks on two cores are faster in parallel than one after the other on both cores: a convolution of 16
+channels is too small to be split. The forward pass of a peer does not depend on the others. The outputs of all peers
+enter the graph of the caller as the result of one operation, whose backward pass again runs the peers in parallel.
+Losses and ``backward()`` therefore need no change.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Parallel = Literal["none", "threads"]
 PARALLEL: tuple[str, ...] = get_args(Parallel)
 
 Work = Callable[[int, Tensor], tuple[Tensor, ...]]
-"""Runs peer ``index`` on its images: everything it puts out, as a flat tuple."""
+"""Runs peer ``index`` on its images and returns all outputs as a flat tuple."""
 
 _R = TypeVar("_R")
 
 
 def in_threads(work: Work, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """``work(index, images[index])`` for all peers, side by side on the CPU, forward and backward.
+    """Run ``work(index, images[index])`` for all peers in parallel on the CPU, forward and backward.
 
-    Weights are reached through ``backward()`` only: they are no inputs of the caller's graph, so
+    Only ``backward()`` computes gradients of the weights. The weights are not inputs of the graph of the caller, so
     ``torch.autograd.grad`` with respect to them, a second backward pass, and second derivatives are not available.
 
     Raises:
-        Exception: whatever the first peer that failed raised, after all have ended.
+        Exception: the exception of the first peer that failed, after all have finished.
     """
     if not torch.is_grad_enabled():
         return _each(lambda index: work(index, images[index]), len(images))
-    anchor = torch.empty(0, requires_grad=True)  # or the operation would not be recorded: no input needs a gradient
+    anchor = torch.empty(0, requires_grad=True)  # autograd records the operation only if an input requires a gradient
     sizes: list[int] = []
     flat = iter(_Together.apply(work, sizes, anchor, *images))  # type: ignore[no-untyped-call]
     return [tuple(next(flat) for _ in range(size)) for size in sizes]
@@ -88,7 +88,7 @@ class _Together(torch.autograd.Function):
 
 
 def _each(run: Callable[[int], _R], count: int) -> list[_R]:
-    """``run(index)`` for every index in the pool, with the caller's gradient mode and autocast."""
+    """Run ``run(index)`` for every index in the pool, with the gradient mode and autocast of the caller."""
     inherited = _inherited()
 
     def task(index: int) -> _R:
@@ -103,13 +103,13 @@ def _each(run: Callable[[int], _R], count: int) -> list[_R]:
 
 
 def _inherited() -> Callable[[], Any]:
-    """What belongs to a thread and has to be taken along."""
+    """A context that applies the thread-local state of the caller: gradient mode and autocast."""
     grad = torch.is_grad_enabled()
     autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
     @contextmanager
     def inherited() -> Iterator[None]:
-        # Without the cache of cast weights: it is one for all threads, and the first to end would empty it.
+        # Without the cache of cast weights: all threads share it, and the first one to finish clears it.
         with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=dtype, enabled=autocast, cache_enabled=False):
             yield
 
@@ -118,12 +118,12 @@ def _inherited() -> Callable[[], Any]:
 
 @cache
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Workers of ``threads`` cores each; they stay for the process's life and sleep when nothing is to do."""
+    """A pool of workers with ``threads`` cores each; it lives as long as the process."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="metamixer-peer")
     all_there = threading.Barrier(workers + 1)
 
     def begin() -> None:
-        # Asked first, because a thread takes over the number that was set last in any thread when it first needs it.
+        # Read first: on first use a thread adopts the number that any thread set last.
         torch.get_num_threads()
         torch.set_num_threads(threads)
         all_there.wait()

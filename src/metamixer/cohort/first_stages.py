@@ -1,4 +1,4 @@
-"""The stem and the first stages of a network: which weights they are, whatever the order they are written in."""
+"""Find the weights of the stem and the first stages of a network, whatever the order of its modules."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from metamixer.core.eval_mode import evaluating
 
 @dataclass(frozen=True, eq=False)
 class FirstStages:
-    """Weights, and the normalisations with running statistics that have none but these."""
+    """Weights, and the norms with running statistics all of whose weights are among them."""
 
     parameters: tuple[nn.Parameter, ...]
     norms: tuple[nn.Module, ...]
 
 
 def first_stages(network: nn.Module, count: int, images: Tensor, paths: Sequence[str] | None = None) -> FirstStages:
-    """All that the output of stage ``count`` depends on; with 0 the stem, all before the first stage.
+    """All weights on which the output of stage ``count`` depends; 0 is the stem, that is all before the first stage.
 
-    Found by autograd: a weight belongs to it if the output has a gradient for it. That holds for position embeddings
-    and class tokens as well, which no order of modules tells.
+    Found by autograd: a weight belongs to them if the output has a gradient for it. This includes position embeddings
+    and class tokens, which the order of modules does not show.
 
     Args:
-        network: on any device.
-        count: of its own stages, before peers are aligned.
-        images: two that it takes.
-        paths: of the modules at whose outputs its stages end; None: found.
+        network: the network, on any device.
+        count: number of stages of the network itself, before peers are aligned.
+        images: two valid input images.
+        paths: paths of the modules whose outputs end its stages; None: find them.
 
     Raises:
-        ValueError: it has fewer stages, or no stem.
+        ValueError: the network has fewer stages, or no stem.
     """
     name = type(network).__name__
     paths = check_stages(network, paths) if paths else find_stages(network)
@@ -75,7 +75,7 @@ def _upstream(network: nn.Module, path: str, images: Tensor) -> list[nn.Paramete
 
 
 def _chain(network: nn.Module, path: str) -> list[nn.Module]:
-    """The modules of the first stage: the one at the path, and those before it where it is a link of a chain."""
+    """The modules of the first stage: the one at the path, and those before it if it is an entry of a list."""
     above, _, name = path.rpartition(".")
     parent = network.get_submodule(above)
     if not isinstance(parent, nn.Sequential | nn.ModuleList):

@@ -1,7 +1,7 @@
-"""Exchange of weights between the processes of several peers, through files in a shared folder.
+"""Exchange weights between the processes of several peers through files in a shared folder.
 
-Every process has one file, ``peer-<number>.safetensors``, which it replaces at once. A file that is missing, damaged or
-not finite is passed over, so that a process that dies or is slow stops nobody.
+Every process has one file, ``peer-<number>.safetensors``, which it replaces atomically. A file that is missing, damaged
+or not finite is skipped, so that a process that fails or is slow does not block the others.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 
 def exchange(folder: Path, number: int, own: nn.Module, others: Mapping[int, nn.Module]) -> list[int]:
-    """Write the weights of ``own`` and read those of the others; the numbers of those that came.
+    """Write the weights of ``own`` and read those of the others; return the numbers of the networks that were read.
 
     Args:
-        folder: that all processes reach.
-        number: of this process's network.
+        folder: a folder that all processes can access.
+        number: number of the network of this process.
         own: the network that this process trains.
-        others: copies of the networks of the other processes, by their numbers.
+        others: copies of the networks of the other processes, by number.
 
     Raises:
         ValueError: a file holds the weights of another network.
@@ -50,7 +50,7 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _publish(network: nn.Module, path: Path) -> None:
-    """Replace the file at once. A disk that is full or gone is no reason to stop training."""
+    """Replace the file atomically. A disk that is full or unavailable does not stop training."""
     partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     weights = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -65,7 +65,7 @@ def _publish(network: nn.Module, path: Path) -> None:
 
 
 def _received(path: Path) -> dict[str, Tensor] | None:
-    """Another process's weights; None where there are none to be used."""
+    """The weights of another process; None if there are none or they are not usable."""
     try:
         found = safetensors.torch.load(path.read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Permanent forward hooks: they mix at the end of a stage, and record stage outputs and features."""
+"""Permanent forward hooks that mix at the end of a stage and record stage outputs and features."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from metamixer.core.plan import MixPlan
 
 Shapes = tuple[torch.Size, ...]
 Axes = tuple[int | None, ...]
-"""Of everything that a stage puts out, in the order of ``tree_flatten``, the axis of the batch; None: it has none."""
+"""The batch axis of every tensor in a stage output, in the order of ``tree_flatten``; None: it has no batch axis."""
 
 
 class Tap:
-    """What a peer's points share: the plan of the running forward pass, and what they have seen in it.
+    """State shared by the hooks of a peer: the plan of the current forward pass, and what they recorded in it.
 
-    A stage inside of activation checkpointing runs a second time, in the backward pass, where no plan is at work any
-    more. Autograd numbers its nodes as they are made, so the number of the node that asks for the second run says which
-    forward pass it belongs to, and with it the plan.
+    With activation checkpointing a stage runs again in the backward pass, when no plan is set any more. Autograd
+    numbers its nodes in the order of their creation, so the number of the node that triggers the second run identifies
+    the forward pass, and thereby the plan.
     """
 
     def __init__(self) -> None:
@@ -35,19 +35,19 @@ class Tap:
         self.without_graph: set[str] = set()
         """What the last pass recorded without a graph although the peer learns: ``stages``, ``features``."""
         self.axes: dict[int, Axes] | None = None
-        """Of every stage where the batch is on one; None: nobody looked yet."""
+        """Batch axes of the stages that have one; None: not determined yet."""
         self.refused = ""
         """Why a stage cannot be mixed; empty if all can."""
         self.shapes: dict[int, Shapes] | None = None
-        """What the stages put out in a pass that only looks; None: this is no such pass."""
+        """Output shapes of the stages in a pass that only records shapes; None in other passes."""
         self._passes: deque[tuple[int, int, MixPlan]] = deque(maxlen=256)
 
     def __reduce__(self) -> tuple[type[Tap], tuple[()]]:
-        return Tap, ()  # a copy begins anew: passes and axes belong to the network that ran
+        return Tap, ()  # a copy starts empty: passes and axes belong to the network that ran
 
     @contextmanager
     def following(self, plan: MixPlan) -> Iterator[Tap]:
-        """Mix by ``plan`` and record, until the end of the block."""
+        """Mix by ``plan`` and record outputs inside the block."""
         self.plan, self.learns, self.without_graph = plan, torch.is_grad_enabled(), set()
         first = _made()
         try:
@@ -58,8 +58,8 @@ class Tap:
             self.plan, self.seen, self.features = None, [], None
 
     @contextmanager
-    def looking(self) -> Iterator[dict[int, Shapes]]:
-        """Only note the shapes that every stage puts out, until the end of the block."""
+    def recording_shapes(self) -> Iterator[dict[int, Shapes]]:
+        """Only record the output shapes of every stage inside the block; nothing is mixed."""
         self.shapes = {}
         try:
             yield self.shapes
@@ -81,22 +81,21 @@ class Tap:
         return plan
 
     def note(self, kind: str) -> None:
-        """Note whether gradients can flow back from what was just recorded."""
+        """Record in ``without_graph`` if no gradient can flow back from the tensor that was just recorded."""
         if self.learns and not torch.is_grad_enabled():
             self.without_graph.add(kind)
 
 
 def _made() -> int:
-    """How many autograd nodes this thread has made."""
+    """The number of autograd nodes that this thread has created."""
     return 0 if torch.compiler.is_compiling() else int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
 class MixingPoint:
-    """A forward hook at the end of a stage: mixes by the current plan and records what comes out.
+    """A forward hook at the end of a stage: mixes by the current plan and records the result.
 
-    It is installed once and stays. A hook that is added for a step is silently ignored by a network that was
-    compiled before. Without a plan, that is outside of the cohort's own forward pass, it does nothing, so a peer
-    can be used, copied, pickled and exported alone.
+    It is permanent, because a compiled network silently ignores hooks that are added later. Without a plan, that is
+    outside the forward pass of the cohort, it does nothing, so a peer can be used, copied, pickled and exported alone.
     """
 
     def __init__(self, tap: Tap, stage: int) -> None:
@@ -104,7 +103,7 @@ class MixingPoint:
         self.stage = stage
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """What PyTorch calls after the module."""
+        """Called by PyTorch after the module."""
         tap = self.tap
         if tap.plan is not None:
             mixed, shown = self._mixed(output, tap.plan)
@@ -118,19 +117,19 @@ class MixingPoint:
         return None if plan is None else self._mixed(output, plan)[0]
 
     def _mixed(self, output: Any, plan: MixPlan) -> tuple[Any, Tensor]:
-        """The output with every tensor of the batch mixed, and the first of them, batch first, which is recorded."""
+        """The output with all batch tensors mixed, and the first of these with its batch axis first, to be recorded."""
         axes = (self.tap.axes or {}).get(self.stage)
         if isinstance(output, Tensor) and axes in (None, (0,)):
             mixed = plan.apply(output, self.stage)
             return mixed, mixed
         leaves, form = tree_flatten(output)
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        if axes is None:  # nobody could look: the first tensor is taken to begin with the batch, the others stay
+        if axes is None:  # unknown: the batch is assumed on axis 0 of the first tensor; the others are not mixed
             axes = (0, *(None for _ in places[1:]))[: len(places)]
         if len(axes) != len(places) or all(axis is None for axis in axes):
             raise ValueError(
-                f"stage {self.stage} puts out a {type(output).__name__} with {len(places)} tensors, {len(axes)} were "
-                "expected; accepted: modules that put out the same in training as in evaluation (stages=[...])"
+                f"stage {self.stage} returns a {type(output).__name__} with {len(places)} tensors, {len(axes)} were "
+                "expected; accepted: modules that return the same in training as in evaluation (stages=[...])"
             )
         shown: list[Tensor] = []
         for place, axis in zip(places, axes, strict=True):
@@ -142,25 +141,25 @@ class MixingPoint:
 
 
 class HeadPoint:
-    """A hook before the last linear layer: records the features that it sees."""
+    """A hook before the last linear layer: records its input as features."""
 
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        """What PyTorch calls before the module."""
+        """Called by PyTorch before the module."""
         if self.tap.plan is not None and args and isinstance(args[0], Tensor):
             self.tap.note("features")
             self.tap.features = args[0]
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """The tensors in what a module puts out: a tensor, or any nesting of tuples, lists and dicts."""
+    """The tensors in the output of a module: a tensor, or any nesting of tuples, lists and dicts."""
     return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
 
 def install(network: nn.Module, paths: Sequence[str], tap: Tap) -> list[RemovableHandle]:
-    """Put a mixing point at the end of each stage, and a point before the network's last linear layer."""
+    """Register a mixing point at the end of each stage, and a head point before the last linear layer."""
     handles = [
         end_of(network, network.get_submodule(path)).register_forward_hook(MixingPoint(tap, number))
         for number, path in enumerate(paths, start=1)
@@ -172,9 +171,9 @@ def install(network: nn.Module, paths: Sequence[str], tap: Tap) -> list[Removabl
 
 
 def end_of(network: nn.Module, module: nn.Module) -> nn.Module:
-    """The module itself, or the last one in it where it is a chain: its output is the chain's.
+    """The module itself, or for an ``nn.Sequential`` its last module, which has the same output.
 
-    Activation checkpointing may call the blocks of a chain one by one, and never the chain (timm's ``checkpoint_seq``).
+    Activation checkpointing may call the blocks one by one and never the ``nn.Sequential`` (timm's ``checkpoint_seq``).
     """
     every = [id(each) for _, each in network.named_modules(remove_duplicate=False)]
     while type(module).forward is nn.Sequential.forward and "forward" not in vars(module):

@@ -1,4 +1,4 @@
-"""Explain a mismatch between the dtype of images and of weights, which PyTorch's message does not name."""
+"""Explain a mismatch between the dtypes of images and weights, which the message of PyTorch does not name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def type_conflict(network: nn.Module, images: Tensor) -> str:
-    """What is wrong with the type of images for a network that could not take them, in words; empty if nothing is.
+    """An error message if the dtype of images does not fit a network; empty if it does.
 
     >>> import torch
     >>> type_conflict(nn.Linear(2, 2), torch.zeros(1, 2, dtype=torch.float64))

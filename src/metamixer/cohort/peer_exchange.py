@@ -1,9 +1,9 @@
-"""Peers spread over processes: each process computes its own peers, and their outputs are gathered.
+"""Peers distributed over processes: each process computes its own peers, and the outputs are gathered.
 
-Every process gets the logits of all peers, and the features where the loss looks at them, as values; its own carry
-their graph. It then computes the whole objective itself. The gradient that reaches its own peers is the one that they
-have with all peers in one process, because that depends on the others through their outputs alone; and what the loss
-learns gets the same gradient everywhere, so that the copies stay equal without a word.
+Every process gets the logits of all peers, and their features if the loss uses them. Those of its own peers have a
+graph; the others are constants. Every process then computes the whole loss. The gradients of its own peers are the same
+as with all peers in one process, because they depend on the other peers through their outputs only. The weights of the
+loss itself get the same gradient in all processes, so their copies stay equal without communication.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Found = tuple[Tensor, ...]
-"""Of one peer: logits ``(B, C)``, features ``(B, D)``, and what its stages put out."""
+"""Outputs of one peer: logits ``(B, C)``, features ``(B, D)``, and the stage outputs."""
 
 
 class Elsewhere(nn.Module):
-    """Stands for a peer that is in another process; it has no weights here."""
+    """Placeholder of a peer in another process; it has no weights."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Raise an error: the peer is in another process."""
@@ -28,39 +28,41 @@ class Elsewhere(nn.Module):
 
 
 class PeerExchange:
-    """Hands the outputs of the peers from process to process, in one collective for each forward pass.
+    """Exchanges the outputs of peers among processes, in one collective per forward pass.
 
     Args:
-        owned: ``owned[g]``: the peers of process g of the group, by their numbers in the cohort.
-        rank: this process's place in the group.
-        group: of ``torch.distributed``; None: all processes.
-        features: whether features travel as well as logits.
+        owned: ``owned[g]`` are the indices of the peers of process g of the group.
+        rank: rank of this process in the group.
+        group: process group of ``torch.distributed``; None: all processes.
+        features: whether to exchange features as well as logits.
     """
 
     def __init__(self, owned: Sequence[Sequence[int]], rank: int, group: Any = None, features: bool = False) -> None:
         self.owned, self.rank, self.group, self.features = owned, rank, group, features
         self.received = 0
-        """Bytes that came in, over all passes."""
+        """Bytes received in all passes."""
         self._shapes: list[list[tuple[int, int]]] | None = None
 
     @property
     def own(self) -> Sequence[int]:
-        """The peers that are here."""
+        """The peers of this process."""
         return self.owned[self.rank]
 
     def __call__(self, found: Sequence[Found | None]) -> list[Found]:
-        """Of every peer here logits, features and stages; None for the others -> the same for all, those of the others
-        without a graph and without stages.
+        """Gather the outputs of all peers.
 
-        Raises:
-            ValueError: the peers disagree about the number of classes.
+        Args:
+            found: logits, features and stages of the peers of this process; None for the others.
+
+        Returns:
+            The outputs of all peers; those of other processes have no graph and no stages.
         """
         here = {peer: each for peer in self.own if (each := found[peer]) is not None}
         shapes = self._agree([(each[0].shape[1], each[1].shape[1]) for each in here.values()])
         batch = len(next(iter(here.values()))[0])
         sizes = [batch * sum(classes + width * self.features for classes, width in each) for each in shapes]
         first = next(iter(here.values()))[0]
-        # Padded to one length, which a gathering of all asks for: networks differ in the width of their features.
+        # all_gather needs equal lengths, and networks differ in the width of their features: pad to the longest.
         sent = first.new_zeros(max(sizes))
         parts = [each[part].detach().to(first).flatten() for each in here.values() for part in range(1 + self.features)]
         torch.cat(parts, out=sent[: sizes[self.rank]])
@@ -78,7 +80,7 @@ class PeerExchange:
         return everything
 
     def _agree(self, own: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-        """The numbers of classes and features of the peers of every process, exchanged once."""
+        """The numbers of classes and features of all peers, by process; exchanged once."""
         if self._shapes is None:
             shapes: list[Any] = [None] * len(self.owned)
             dist.all_gather_object(shapes, own, group=self.group)

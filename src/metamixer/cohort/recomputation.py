@@ -1,7 +1,7 @@
-"""Activation checkpointing of peers: blocks are recomputed in the backward pass instead of kept.
+"""Activation checkpointing of peers: blocks are recomputed in the backward pass instead of stored.
 
-Training then needs the memory of one block's activations instead of all of them, and about a third more time (Chen, Xu,
-Zhang, Guestrin, arXiv 1604.06174). Gradients, running statistics and random numbers are those without it.
+Training then needs memory for the activations of one block instead of all blocks, and about a third more time (Chen,
+Xu, Zhang, Guestrin, arXiv 1604.06174). Gradients, running statistics and random numbers are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from metamixer.cohort.hooks import Tap
 
 
 class _Recomputed:
-    """Takes the place of a block's ``forward``. Outside of the cohort's pass, or without gradients, it is that."""
+    """Replaces the ``forward`` of a block. Outside the pass of a cohort, or without gradients, it only calls it."""
 
     def __init__(self, module: nn.Module, random: bool) -> None:
         self.module, self.random = module, random
@@ -44,21 +44,21 @@ class _Recomputed:
         )
         if changed := [name for name, version in self._versions().items() if before[name] != version]:
             raise ValueError(
-                f"a {type(self.module).__name__} changes its buffer {changed[0]} as it computes, so it computes "
-                "something else the second time; accepted: checkpointing=False"
+                f"a {type(self.module).__name__} changes its buffer {changed[0]} in the forward pass, so that "
+                "recomputation gives another result; accepted: checkpointing=False"
             )
         return output
 
     def _versions(self) -> dict[str, tuple[int, int]]:
-        """What a change of a buffer, in place or not, changes."""
+        """Identity and version of every buffer: they differ after any change, in place or not."""
         found = [(f"{type(owner).__name__}.{name}", owner._buffers[name]) for owner, name in self.buffers]
         return {name: (id(each), each._version) for name, each in found if isinstance(each, Tensor)}
 
 
 class _StatisticsStay:
-    """Batch norm computes with the batch, and neither its running statistics nor its counter move a second time.
+    """Keeps batch norm from updating its running statistics and counter again; it still normalises by the batch.
 
-    A context that can be entered again: a graph that is kept runs backward more than once.
+    The context can be entered repeatedly, because a retained graph can run backward more than once.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -78,19 +78,19 @@ class _StatisticsStay:
 
 
 def recompute(network: nn.Module, paths: Sequence[str], tap: Tap, random: bool = True) -> None:
-    """Let the blocks of a network be computed again in the backward pass instead of being kept.
+    """Recompute the blocks of a network in the backward pass instead of storing their activations.
 
     Args:
-        network: its blocks get an attribute ``forward``; names, weights and classes stay as they are.
-        paths: where its stages end. Blocks are the entries of the lists that they are, or are in; where there are none
-            with two layers or more, the whole network is one.
-        tap: of its points.
-        random: whether it draws random numbers, which have to be the same both times.
+        network: its blocks get an attribute ``forward``; names, weights and classes do not change.
+        paths: module paths of its stages. Blocks are the entries of the ``nn.Sequential`` or ``nn.ModuleList`` at or
+            around each path. If there are none with two layers or more, the whole network is one block.
+        tap: the tap of the network.
+        random: whether it may draw random numbers, which then are repeated in the second run.
     """
     for block in _blocks(network, paths) or [network]:
         forward = vars(block).get("forward") or _Recomputed(block, random)
         forward.taps.append(tap)
-        object.__setattr__(block, "forward", forward)  # as an attribute it hides the method of the class
+        object.__setattr__(block, "forward", forward)  # an attribute takes precedence over the method of the class
 
 
 def _blocks(network: nn.Module, paths: Sequence[str]) -> list[nn.Module]:

@@ -1,8 +1,8 @@
-"""Peers on a shared trunk: the low stages are shared and computed once; each peer has its own branch above.
+"""Peers with a shared trunk: the first stages are shared and computed once; each peer has its own branch after them.
 
-ONE (arXiv 1806.04606), CL-ILR (1805.11761), OKDDip (1912.00350) and PCL (2006.04147) train such peers. A branch stays a
-whole network that can be taken out, saved and used alone; the modules of the trunk are the same objects in all of them,
-and inside of a cohort's forward pass the first branch computes them for all.
+ONE (arXiv 1806.04606), CL-ILR (1805.11761), OKDDip (1912.00350) and PCL (2006.04147) train such peers. A branch remains
+a complete network that can be extracted, saved and used alone. The modules of the trunk are the same objects in all
+branches, and in the forward pass of a cohort the first branch computes them for all.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 
 class Trunk:
-    """What the shared modules put out in the running forward pass, in the order in which they are called.
+    """The outputs of the shared modules in the current forward pass, in the order of the calls.
 
-    Outputs are identified by their order and not by the module: a network may call one activation in several places.
+    Outputs are identified by their order rather than by module, because a network may call a module more than once.
     """
 
     def __init__(self, branches: int, rescale: bool) -> None:
@@ -34,7 +34,7 @@ class Trunk:
 
     @contextmanager
     def computed_once(self) -> Iterator[None]:
-        """Inside of the block every shared module runs for the first branch that comes by, and no more."""
+        """Inside the block, run every shared module for the first branch only."""
         self.running = True
         try:
             yield
@@ -42,7 +42,7 @@ class Trunk:
             self._forget()
 
     def begin(self, images: Tensor) -> None:
-        """A branch sets out on its pass. It runs the trunk anew if it is shown other images than the one before it."""
+        """Begin the pass of a branch. It recomputes the trunk if its images or gradient mode differ from the last."""
         if not self.running:
             return
         if self.shown is not images or self.learns != torch.is_grad_enabled():
@@ -52,8 +52,8 @@ class Trunk:
 
 
 class _Shared:
-    """Takes the place of a shared module's ``forward``. As an attribute of the module it is called with its hooks, so
-    that the mixing points of every branch act, and leaves names, weights and class of the module as they are."""
+    """Replaces the ``forward`` of a shared module. As an attribute of the module it is called together with the hooks,
+    so that the mixing points of every branch act; names, weights and class of the module do not change."""
 
     def __init__(self, module: nn.Module, trunk: Trunk, path: str, last: bool) -> None:
         self.module, self.trunk, self.path, self.last = module, trunk, path, last
@@ -63,7 +63,7 @@ class _Shared:
         if not trunk.inside:  # outside of a cohort's pass, or above the trunk
             return type(self.module).forward(self.module, *args, **kwargs)
         if trunk.passed == len(trunk.kept):
-            trunk.inside = False  # modules that are called in here are a part of this one
+            trunk.inside = False  # modules called inside are part of this one
             output = type(self.module).forward(self.module, *args, **kwargs)
             trunk.inside = True
             trunk.kept.append(output)
@@ -77,12 +77,12 @@ class _Shared:
     def _branch_off(self, output: Any) -> Any:
         if not isinstance(output, Tensor):
             raise ValueError(f"the trunk ends in a {type(output).__name__} ({self.path}); expected a tensor")
-        # A copy for each branch: one that begins with an in-place operation must not change what the others get.
+        # A copy for each branch: an in-place operation at the start of a branch must not change the input of others.
         return _Rescale.apply(output, self.trunk.branches) if self.trunk.rescale else output.clone()  # type: ignore[no-untyped-call]
 
 
 class _Rescale(torch.autograd.Function):
-    """The identity whose gradient is divided by the number of branches (ILR of arXiv 1805.11761, section 3.3)."""
+    """Identity with its gradient divided by the number of branches (ILR of arXiv 1805.11761, section 3.3)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, branches: int) -> Tensor:
@@ -95,19 +95,19 @@ class _Rescale(torch.autograd.Function):
 
 
 def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = False) -> None:
-    """Let networks of one architecture have everything up to the end of ``path`` in common, from the first of them.
+    """Let networks of one architecture share all modules up to and including ``path``, those of the first network.
 
-    What comes before ``path`` is read from the order in which modules were registered, which in the networks of
-    torchvision, timm and this package is the order in which they run. Weights that belong to the network itself or to
-    another container of ``path``, such as a position embedding, are shared as well.
+    The modules before ``path`` are determined by the order of registration, which in the networks of torchvision, timm
+    and this package is the order of execution. Parameters of the network itself or of another parent of ``path``, such
+    as a position embedding, are shared as well.
 
     Args:
-        networks: at least two, each with weights of its own; those above the trunk are kept.
-        path: the module where the trunk ends, such as ``layer2``.
-        rescale: divide the gradient that the trunk gets by the number of branches. Otherwise it is their sum.
+        networks: at least two, with separate weights; they keep the weights after the trunk.
+        path: the last module of the trunk, such as ``layer2``.
+        rescale: divide the gradient of the trunk by the number of branches. Otherwise it is the sum over the branches.
 
     Raises:
-        ValueError: the networks differ or are on a trunk already, or there is no such module, or it is never called.
+        ValueError: the networks differ or already share a trunk, or the module does not exist or is never called.
     """
     first = networks[0]
     if len(networks) < 2:
@@ -121,7 +121,7 @@ def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = Fal
     if not path or isinstance(end, _LISTS):
         raise ValueError(f"the trunk cannot end at {path!r}: a {type(end).__name__} is {_why_not(path)}")
     if any(trunk_of(network) for network in networks):
-        raise ValueError("a network shares a trunk already; expected new networks")
+        raise ValueError("a network already shares a trunk; expected new networks")
     trunk = Trunk(len(networks), rescale)
     for other in networks[1:]:
         for name, value in _own_parameters(first, path):
@@ -129,7 +129,7 @@ def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = Fal
             setattr(other.get_submodule(owner), attribute, value)
     for shared in _before(first, path):
         module = first.get_submodule(shared)
-        # An attribute hides the method of the class, and nothing else changes.
+        # An attribute takes precedence over the method of the class; nothing else changes.
         object.__setattr__(module, "forward", _Shared(module, trunk, shared, last=shared == path))
         for other in networks[1:]:
             owner, _, attribute = shared.rpartition(".")
@@ -137,7 +137,7 @@ def share_trunk(networks: Sequence[nn.Module], path: str, *, rescale: bool = Fal
 
 
 def trunk_of(network: nn.Module) -> tuple[Trunk, str] | None:
-    """The trunk that a network shares with others, and the path where it ends; None for one that stands alone."""
+    """The trunk that a network shares with others, and the path where it ends; None if it shares none."""
     for module in network.modules():
         shared = vars(module).get("forward")
         if isinstance(shared, _Shared) and shared.last:
@@ -146,10 +146,10 @@ def trunk_of(network: nn.Module) -> tuple[Trunk, str] | None:
 
 
 def counters_left_out(module: nn.Module, state: Mapping[str, Any], prefix: str) -> list[str]:
-    """The counters of the batch normalisations that a state has nothing of, because shared tensors are saved once.
+    """The names of batch norm counters that must be reported as missing, because shared tensors are saved once.
 
-    Batch normalisation fills its own counter in where a state has no version, as in safetensors; and a shared name that
-    does not come out as missing is one too many for ``safetensors.torch.load_model``.
+    Batch norm fills in its own counter if a state dict has no version, as with safetensors, and then does not report it
+    as missing; but ``safetensors.torch.load_model`` expects all names of a shared tensor but one to be missing.
     """
     names = [
         f"{prefix}{name}."
@@ -171,7 +171,7 @@ def _why_not(path: str) -> str:
 
 
 def _before(network: nn.Module, path: str) -> list[str]:
-    """The outermost modules that are called up to the end of ``path``, itself the last."""
+    """The outermost modules that are called up to and including ``path``."""
     found, prefix, module = [], "", network
     for part in path.split("."):
         for name, child in module.named_children():
@@ -183,14 +183,14 @@ def _before(network: nn.Module, path: str) -> list[str]:
 
 
 def _called(path: str, module: nn.Module) -> list[str]:
-    """The path itself, or for a list, which is never called, those of what is in it."""
+    """The path itself, or for a list, which is never called, the paths of its entries."""
     if not isinstance(module, _LISTS):
         return [path]
     return [called for name, child in module.named_children() for called in _called(f"{path}.{name}", child)]
 
 
 def _own_parameters(network: nn.Module, path: str) -> list[tuple[str, nn.Parameter]]:
-    """Weights that belong to the containers of ``path`` themselves, such as a transformer's position embedding."""
+    """Parameters of the parents of ``path`` themselves, such as the position embedding of a transformer."""
     parts = path.split(".")
     owners = [".".join(parts[:depth]) for depth in range(len(parts))]
     return [

@@ -1,11 +1,11 @@
-"""Find the stages of any network: the places where images can be mixed and features compared.
+"""Find the stages of any network: the positions where images can be mixed and features compared.
 
-A stage is a run of blocks at one resolution. The stem before the first block is no stage of its own (what leaves it
-is nearly the image), and neither is the classifier. A path names the module at whose output the stage ends, as for
-``get_submodule``, so that a forward hook there sees what the next stage gets.
+A stage is a sequence of blocks at one resolution. The stem before the first block is not a stage (its output is nearly
+the image), and neither is the classifier. The path of a stage, as in ``get_submodule``, is that of the module whose
+output ends the stage, so that a forward hook on it sees the input of the next stage.
 
-Tables of class names, the plainer way, miss the network that was published yesterday. Here the
-structure is read instead: where the weights are, in which order, and which modules have a stride.
+Stages are found from the structure: the position and order of the weights, and the modules with a stride. A table of
+class names would not know new networks.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from itertools import dropwhile, takewhile
 
 from torch import Tensor, nn
 
-_MOST = 6  # more blocks than this are grouped ...
-_GROUPS = 4  # ... evenly into so many
+_MOST = 6  # more blocks than this are grouped
+_GROUPS = 4  # the number of groups, of equal size
 _POINTWISE = tuple(
     f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm", "normalization", "instancenorm", "dropout")
 )
@@ -28,24 +28,24 @@ Blocks = Sequence[tuple[str, nn.Module]]
 
 
 class StagesNotFound(ValueError):
-    """The stages of a network are not known, or a path that was given does not exist."""
+    """No stages were found in a network, or a given path does not exist."""
 
 
 def find_stages(network: nn.Module) -> tuple[str, ...]:
-    """The paths of the modules where the stages of a network end, in the order in which they run.
+    """The paths of the modules where the stages of a network end, in order of execution.
 
-    Tried in this order, from the network inwards: what it says itself (``stage_paths``); numbered children that
-    hold most of the weights (``layer1 .. layer4``); the ``nn.Sequential`` or ``nn.ModuleList`` that does; timm's
-    ``feature_info``; at last numbered convolutions (``conv1, conv2``, which end before their activation).
+    These are tried in order, from the network inwards: its attribute ``stage_paths``; numbered children with most of
+    the layers (``layer1 .. layer4``); the ``nn.Sequential`` or ``nn.ModuleList`` with most of the layers; timm's
+    ``feature_info``; numbered convolutions (``conv1, conv2``; these stages end before the activation).
 
-    Up to four blocks are a stage each. More are joined to stages of one resolution. Where that never falls, as in
-    a ViT, up to six are a stage each. More than six of anything are grouped evenly into four.
+    Up to four blocks are one stage each. More blocks are joined into stages of one resolution. If the resolution never
+    decreases, as in a ViT, up to six blocks are one stage each. More than six stages are grouped evenly into four.
 
-    Only the structure is read, no image is sent through: that a path is called once in a forward pass, and puts
-    out a tensor or a tuple that begins with one, is for the caller to see.
+    Only the structure is read; the network does not run. The caller has to check that each path is called once in a
+    forward pass and returns a tensor, or a tuple that begins with one.
 
     Raises:
-        StagesNotFound: when none of this helps; the message shows paths to choose from.
+        StagesNotFound: no stages were found; the message lists paths to choose from.
 
     >>> from metamixer.models import resnet20
     >>> find_stages(resnet20())
@@ -62,16 +62,16 @@ def find_stages(network: nn.Module) -> tuple[str, ...]:
         shown = ", ".join(f"{path!r} ({type(m).__name__})" for path, m in inside[:8])
         raise StagesNotFound(
             f"no stages found in {type(network).__name__}; pass stages=[...] with the paths of the modules where "
-            f"they end, out of {shown or 'its modules (it has none with weights)'}"
+            f"they end, from {shown or 'its modules (it has none with weights)'}"
         )
     return tuple(found)
 
 
 def check_stages(network: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
-    """The same paths, once each of them is known to name a module inside the network.
+    """The paths as a tuple, checked to name modules inside the network.
 
     Raises:
-        StagesNotFound: naming the first that does not, with paths that come close.
+        StagesNotFound: a path does not exist; the message names the first one and similar paths.
     """
     paths = tuple(paths)
     known = {path: None for path, _ in network.named_modules(remove_duplicate=False) if path}
@@ -85,8 +85,8 @@ def check_stages(network: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def _search(node: nn.Module, last: list[nn.Module]) -> list[str]:
-    """The ends of the stages inside ``node``, as paths from there; empty if there are none."""
-    # not getattr(node, ...): a compiled network passes on the attributes of the one inside, whose paths differ
+    """The ends of the stages inside ``node``, as paths relative to it; empty if there are none."""
+    # not getattr(node, ...): a compiled network forwards the attributes of the wrapped network, whose paths differ
     if stated := vars(node).get("stage_paths") or getattr(type(node), "stage_paths", None):
         return list(check_stages(node, stated))
     blocks = _before_the_head(node, last)
@@ -105,11 +105,11 @@ def _search(node: nn.Module, last: list[nn.Module]) -> list[str]:
     modules = dict(node.named_modules())
     named = [entry.get("module", "") for entry in getattr(info, "info", info)]
     known = dict.fromkeys(path for path in named if path in modules)
-    return list(dropwhile(lambda path: _depth(modules[path]) < 2, known))  # what comes first is the stem
+    return list(dropwhile(lambda path: _depth(modules[path]) < 2, known))  # leading entries with one layer are the stem
 
 
 def _before_the_head(node: nn.Module, last: list[nn.Module]) -> Blocks:
-    """The children up to the classifier: the one with the network's last weight, or what comes after a Flatten."""
+    """The children before the classifier, which has the last weight of the network or follows a Flatten."""
     children: list[tuple[str, nn.Module]] = []
     for path, child in node.named_children():
         weighted = any(_depth(m) for _, m in children)
@@ -124,7 +124,7 @@ def _before_the_head(node: nn.Module, last: list[nn.Module]) -> Blocks:
 
 
 def _numbered(node: nn.Module, blocks: Blocks, least: int) -> list[str]:
-    """Children that share a name and count up, if they hold most: ``layer1 .. layer4``, ``mixed_5b .. mixed_7c``."""
+    """Numbered children with one name and most of the layers: ``layer1 .. layer4``, ``mixed_5b .. mixed_7c``."""
     families: dict[str, list[tuple[int, str, str, nn.Module]]] = {}
     for path, module in blocks:
         match = re.fullmatch(r"(.*\D)(\d+)([a-z]?)", path)
@@ -138,8 +138,8 @@ def _numbered(node: nn.Module, blocks: Blocks, least: int) -> list[str]:
 
 
 def _cut(chain: Blocks) -> list[str]:
-    """The ends of the stages of a chain: the last block before each fall of the resolution."""
-    least = 2 if any(_depth(m) > 1 for _, m in chain) else 1  # beside real blocks a lone layer is stem or transition
+    """The ends of the stages of a chain of modules: the last block before each decrease of the resolution."""
+    least = 2 if any(_depth(m) > 1 for _, m in chain) else 1  # among blocks, a single layer is a stem or transition
     runs: list[list[int]] = []
     fallen = True
     for i, (_, module) in enumerate(chain):
@@ -152,10 +152,10 @@ def _cut(chain: Blocks) -> list[str]:
             runs[-1][-1] = i
     if not runs:
         return []
-    tail = chain[runs[-1][-1] + 1 :]  # a last convolution belongs to the last stage: it widens the map that is pooled
+    tail = chain[runs[-1][-1] + 1 :]  # a final convolution before pooling belongs to the last stage
     runs[-1][-1] += sum(1 for _ in takewhile(lambda b: _belongs(b[1]) and not _is_strided(b[1]), tail))
     every = [end for run in runs for end in run]
-    few = len(every) <= _GROUPS and least > 1  # whoever builds up to four blocks means them as stages
+    few = len(every) <= _GROUPS and least > 1  # up to four blocks are meant as stages
     ends = every if few or len(runs) == 1 else [run[-1] for run in runs]
     if len(ends) > _MOST:
         ends = [ends[group * len(ends) // _GROUPS - 1] for group in range(1, _GROUPS + 1)]
@@ -163,14 +163,14 @@ def _cut(chain: Blocks) -> list[str]:
 
 
 def _called(path: str, module: nn.Module) -> str:
-    """The path itself, or its last child's where it is a list, which is never called and so never runs a hook."""
+    """The path itself, or for a list, which is never called and never runs a hook, the path of its last entry."""
     while isinstance(module, nn.ModuleList) and len(module):
         path, module = f"{path}.{len(module) - 1}", module[-1]
     return path
 
 
 def _holds_most(blocks: Blocks, part: Blocks) -> bool:
-    """Whether there are at least three times more layers in the part than convolutions around it."""
+    """Whether the part has at least three times as many layers as there are convolutions outside it."""
     paths = [path for path, _ in part]
     outside = sum(_depth(module, least=3) for path, module in blocks if path not in paths)
     return 3 * outside <= sum(_depth(module) for _, module in part)
@@ -182,7 +182,7 @@ def _has_weight(module: nn.Module, least: int = 2) -> bool:
 
 
 def _depth(module: nn.Module, least: int = 2) -> int:
-    """The layers inside: those whose weight has 2 axes or more (no norms), with ``least=3`` the convolutions."""
+    """The number of layers inside whose weight has at least ``least`` axes: 2 excludes norms, 3 linear layers too."""
     return sum(_has_weight(each, least) for each in module.modules())
 
 

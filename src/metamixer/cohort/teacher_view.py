@@ -1,6 +1,6 @@
-"""What a teacher that was trained elsewhere needs: images in its own normalisation, its outputs in the order of ours.
+"""Adapt a teacher that was trained elsewhere: normalise its input as in its training, and reorder its outputs.
 
-Both are hooks with buffers that no state dict holds, so that weights and checkpoints stay those of the network itself.
+Both are hooks with non-persistent buffers, so that the state dict is still that of the network itself.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 def rescale(
     network: nn.Module, ours: tuple[Sequence[float], Sequence[float]], own: tuple[Sequence[float], Sequence[float]]
 ) -> None:
-    """Let images that were normalised with our mean and deviation reach a network as if they were with its own.
+    """Convert the input of a network from our normalisation to its own.
 
-    Mixing commutes with it: images are blended and pasted linearly, with weights that add up to 1.
+    The conversion commutes with mixing, because images are mixed linearly with weights that sum to 1.
 
     Args:
-        network: gets ``(B, C, ...)`` images.
-        ours: mean and standard deviation of each channel, 255 = 1.
-        own: those that the network was trained with.
+        network: takes ``(B, C, ...)`` images.
+        ours: mean and standard deviation of each channel that the images were normalised with, for pixels in [0, 1].
+        own: mean and standard deviation that the network was trained with.
     """
     (mean, std), (own_mean, own_std) = (
         tuple(torch.tensor(numbers, dtype=torch.float64) for numbers in pair) for pair in (ours, own)
@@ -33,13 +33,13 @@ def rescale(
 
 
 def reorder(network: nn.Module, order: Sequence[int]) -> None:
-    """Let output ``order[k]`` of a network be its logit of our class k."""
+    """Reorder the outputs of a network: output ``order[k]`` becomes the logit of class k."""
     network.register_buffer("teacher_order", torch.tensor(order, dtype=torch.int64), persistent=False)
     network.register_forward_hook(_reordered)
 
 
 def has_view(network: nn.Module) -> bool:
-    """Whether a network has a normalisation or an order of classes of its own."""
+    """Whether the input or the outputs of a network are adapted by :func:`rescale` or :func:`reorder`."""
     return any(name in ("teacher_factor", "teacher_order") for name, _ in network.named_buffers(recurse=False))
 
 

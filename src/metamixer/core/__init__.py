@@ -1,1 +1,1 @@
-"""Values that every layer shares: plans, batches, seeds, files."""
+"""Values that all layers share: plans, batches, seeds, files."""

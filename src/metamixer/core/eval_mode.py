@@ -10,7 +10,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside of the block, and after it every module as it was: frozen ones may be in it for good."""
+    """Put networks in evaluation mode inside the block; afterwards every module gets its own mode back.
+
+    The mode of each module is restored, not that of the network: frozen modules may always be in evaluation mode.
+    """
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()

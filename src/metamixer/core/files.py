@@ -8,12 +8,12 @@ from typing import Any
 
 
 def write_whole(path: Path, text: str, *, newline: str | None = None, errors: str = "strict") -> None:
-    """Write a text file (UTF-8) beside its place and move it there: nobody ever reads half of it.
+    """Write a text file (UTF-8) atomically: to a temporary file beside it, which is then renamed.
 
     Args:
-        path: in a folder that is there. A file of that name is replaced.
-        text: its content.
-        newline, errors: as of ``open``.
+        path: in an existing folder. An existing file is replaced.
+        text: the content.
+        newline, errors: as in ``open``.
     """
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(text, encoding="utf-8", newline=newline, errors=errors)
@@ -21,7 +21,7 @@ def write_whole(path: Path, text: str, *, newline: str | None = None, errors: st
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where the file is missing, damaged, or holds something else."""
+    """The object in a JSON file; empty if the file is missing, damaged, or holds something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-_LARGEST = 1e100  # beyond it nothing is measured, and sums of such numbers overflow
+_LARGEST = 1e100  # no measurement is larger, and sums of larger numbers overflow
 
 
 def _finite(value: float | None) -> float | None:
@@ -21,17 +21,17 @@ def _or_nan(value: Any) -> Any:
 Number = Annotated[
     float, BeforeValidator(_or_nan), Field(strict=True), AfterValidator(_finite), AfterValidator(_or_nan)
 ]
-"""A measured number; NaN where a file has none, or one that is not finite."""
+"""A measured number; NaN if the file has null or a number that is not finite."""
 
 Maybe = Annotated[float | None, Field(strict=True), AfterValidator(_finite)]
-"""A number that is measured only sometimes; None where it is not, or where it is not finite."""
+"""An optional measured number; None if it was not measured or is not finite."""
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
-"""How many of something."""
+"""A number of items."""
 
 
 def plain(value: Any) -> Any:
-    """Dictionaries, lists, numbers and text, with None for NaN and infinity.
+    """A copy of nested dictionaries, lists, numbers and text, with None for NaN and infinity.
 
     >>> plain({"shares": (0.5, float("nan"))})
     {'shares': [0.5, None]}

@@ -1,4 +1,4 @@
-"""Labels: class indices of any integer type, or soft labels, a distribution for each image."""
+"""Labels: class indices of any integer type, or soft labels with a distribution for each image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_TOLERANCE = 1e-2  # sums of half precision
+_TOLERANCE = 1e-2  # allows for sums computed in half precision
 
 
 def soft_targets(labels: Tensor, classes: int) -> Tensor:
@@ -14,10 +14,10 @@ def soft_targets(labels: Tensor, classes: int) -> Tensor:
 
     Args:
         labels: integers, or a distribution in each row.
-        classes: C.
+        classes: the number of classes C.
 
     Raises:
-        ValueError: another shape or kind; on a CPU also a label out of range, and rows that are no distribution.
+        ValueError: another shape or type; on a CPU also a label out of range, or a row that is not a distribution.
 
     >>> soft_targets(torch.tensor([1, 0], dtype=torch.int32), 2)
     tensor([[0., 1.],
@@ -31,7 +31,7 @@ def soft_targets(labels: Tensor, classes: int) -> Tensor:
 
 
 def class_indices(labels: Tensor) -> Tensor:
-    """``(B,)`` int64: the labels themselves, or of soft ones the class with the largest share.
+    """``(B,)`` int64: the labels themselves, or for soft labels the class with the largest share.
 
     >>> class_indices(torch.tensor([[0.2, 0.8], [0.6, 0.4]]))
     tensor([1, 0])
@@ -40,7 +40,7 @@ def class_indices(labels: Tensor) -> Tensor:
 
 
 def wrong_labels(labels: Tensor, classes: int) -> str:
-    """What is wrong with labels, in words; empty if nothing is. Values are looked at on a CPU only."""
+    """An error message for invalid labels, or an empty string. Values are checked on a CPU only."""
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.ndim == 1 and whole:
         if labels.device.type != "cpu" or not len(labels):
@@ -62,8 +62,8 @@ def wrong_labels(labels: Tensor, classes: int) -> str:
 
 
 def check_distribution(targets: Tensor) -> None:
-    """Raise ValueError unless each row of ``(B, C)`` is at least 0 everywhere and sums to 1. Waits for the device."""
-    off = ((targets.sum(-1) - 1).abs() > _TOLERANCE) | (targets < 0).any(-1)  # NaN is for those who look at losses
+    """Raise ValueError unless each row of ``(B, C)`` is nonnegative and sums to 1. Synchronizes with the device."""
+    off = ((targets.sum(-1) - 1).abs() > _TOLERANCE) | (targets < 0).any(-1)  # NaN passes: the loss checks find it
     if bool(off.any()):
         row = int(off.nonzero()[0])
         found = targets[row].detach()

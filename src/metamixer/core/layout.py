@@ -1,6 +1,6 @@
-"""Which axis of a stage's output holds the channels: 1 in convolutional networks, the last in transformers.
+"""The channel axis of a stage output: axis 1 in convolutional networks, the last axis in transformers.
 
-One place that finds it, and one that moves it, so that losses and activation maps read all networks alike.
+Losses and activation maps use these functions, so they handle all networks in the same way.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ _WIDTHS = ("out_features", "out_channels", "num_features", "num_channels", "embe
 
 
 class Layout(NamedTuple):
-    """How a stage's output ``(B, ...)`` is to be read.
+    """The layout of a stage output ``(B, ...)``.
 
     Args:
-        channels: the axis of the channels: 1, or the last one.
-        prefix: how many tokens of no place, such as a class token, the network says it puts before those of the image.
+        channels: the channel axis: 1, or the last one.
+        prefix: the number of tokens without a position, such as a class token, that precede those of the image,
+            according to the network.
     """
 
     channels: int = 1
@@ -33,16 +34,16 @@ class Layout(NamedTuple):
 
 
 def stage_layouts(network: nn.Module, images: Tensor, paths: Sequence[str]) -> tuple[Layout, ...]:
-    """The layout of what each of the modules ``paths`` puts out, found by one forward pass in evaluation mode.
+    """The layouts of the outputs of the modules ``paths``, found by one forward pass in evaluation mode.
 
-    The last layer inside that put out the stage's shape decides: a convolution or a batch norm has its channels on
-    axis 1, a linear layer or a layer norm on the last one. Where no layer did, the number of channels of the last layer
-    that fits one axis only decides, then ``output_fmt`` of timm; without any of these it is axis 1.
+    The last layer whose output has the shape of the stage output decides: convolutions and batch norms have their
+    channels on axis 1, linear layers and layer norms on the last axis. If no layer has that shape, the number of
+    channels of the last layer that fits exactly one axis decides, then timm's ``output_fmt``; otherwise it is axis 1.
 
     Args:
-        network: keeps its modes, statistics and hooks.
-        images: ``(B, C, ...)``; the first one is enough.
-        paths: of modules that put out a tensor, or a tuple that begins with one.
+        network: its modes, statistics and hooks are unchanged afterwards.
+        images: ``(B, C, ...)``; only the first one is used.
+        paths: modules whose output is a tensor, or a tuple that begins with one.
     """
     layers: list[tuple[int, int | None, tuple[int, ...]]] = []
     found: dict[str, Layout] = {}
@@ -71,14 +72,13 @@ def stage_layouts(network: nn.Module, images: Tensor, paths: Sequence[str]) -> t
 
 
 def channels_first(features: Tensor, layout: Layout, image: Sequence[int] = ()) -> Tensor:
-    """A stage's output as ``(B, C, ...)``: of tokens those of the image, on its grid.
+    """A stage output as ``(B, C, ...)``; image tokens are arranged on the grid of the image.
 
     Args:
-        features: ``(B, ...)`` as the layout says.
+        features: ``(B, ...)`` in the given layout.
         layout: from :func:`stage_layouts`.
-        image: ``(H, W)`` of the images; tokens ``(B, N, C)`` become ``(B, C, h, w)`` with h : w = H : W, without those
-            before them: as many as the network says, or else up to two. Where none fits, all stay in a row,
-            ``(B, C, N)``.
+        image: ``(H, W)`` of the images. Tokens ``(B, N, C)`` become ``(B, C, h, w)`` with h : w = H : W, without prefix
+            tokens: as many as the network states, or else up to two. If no grid fits, they become ``(B, C, N)``.
 
     >>> channels_first(torch.zeros(2, 17, 8), Layout(channels=2), image=(32, 32)).shape  # a class token, 4 x 4 patches
     torch.Size([2, 8, 4, 4])
@@ -88,7 +88,7 @@ def channels_first(features: Tensor, layout: Layout, image: Sequence[int] = ()) 
     moved = features.movedim(layout.channels, 1)
     if moved.ndim != 3:
         return moved
-    for prefix in (layout.prefix, 0, 1, 2):  # what a network says may hold for its last blocks alone
+    for prefix in (layout.prefix, 0, 1, 2):  # the number that a network states may hold for its last blocks only
         if grid := _grid(moved.shape[2] - prefix, image):
             return moved[:, :, prefix:].reshape(len(moved), -1, *grid)
     return moved
@@ -111,14 +111,14 @@ def _width(module: nn.Module) -> int | None:
 
 
 def _channels(shape: tuple[int, ...], layers: Sequence[tuple[int, int | None, tuple[int, ...]]], stated: str) -> int:
-    """The axis of the channels, from what the layers so far put out, the last of them first."""
+    """The channel axis, derived from the outputs of the layers so far, the latest first."""
     last = len(shape) - 1
     if last < 2:
         return 1
     for axis, width, put_out in reversed(layers):
         if put_out == shape:
             axis = axis % len(shape)
-            # A norm over another axis than its kind usually has: its width says which.
+            # A norm over another axis than is usual for its type: its width says which.
             return axis if width in (None, shape[axis]) or width not in (shape[1], shape[last]) else last + 1 - axis
     for _, width, _ in reversed(layers):
         if width is not None and (shape[1] == width) != (shape[last] == width):
@@ -127,13 +127,13 @@ def _channels(shape: tuple[int, ...], layers: Sequence[tuple[int, int | None, tu
 
 
 def _prefix(network: nn.Module) -> int:
-    """How many tokens a network of timm says it puts before those of the image."""
+    """The number of prefix tokens that a timm network states."""
     stated = [getattr(module, "num_prefix_tokens", None) for module in network.modules()]
     return next((count for count in stated if isinstance(count, int)), 0)
 
 
 def _grid(count: int, image: Sequence[int]) -> tuple[int, int] | None:
-    """``count`` places as rows and columns in the image's proportions; None where there are no such."""
+    """Rows and columns of ``count`` positions in the proportions of the image; None if there is no such grid."""
     if len(image) != 2 or count < 1:
         return None
     height, width = image

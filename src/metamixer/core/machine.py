@@ -1,4 +1,4 @@
-"""Processors and memory available to this process, inside of a container too."""
+"""CPU cores and memory available to this process; limits of a container count."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ _SYSTEM = Path("/proc")
 
 
 def cores() -> int:
-    """Processors."""
+    """The number of CPU cores that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _words(_CONTAINER / "cpu.max")  # "200000 100000": microseconds of work in so many of time
+    quota = _words(_CONTAINER / "cpu.max")  # "200000 100000": microseconds of CPU time per microseconds of wall time
     if len(quota) == 2 and quota[0] != "max":
         count = min(count, int(quota[0]) // int(quota[1]))
     return max(1, count)
 
 
 def load() -> float:
-    """Processors that were busy in the last minute, on average; those of the machine, in a container too."""
+    """The average number of busy CPU cores in the last minute; of the whole machine, even in a container."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def available_memory() -> float:
-    """Bytes that can still be taken; infinite where the system does not say."""
+    """Bytes that can still be allocated; infinity if the system does not report it."""
     found = float(_named(_SYSTEM / "meminfo", "MemAvailable:", default="inf")) * 1024
     limit, taken = _words(_CONTAINER / "memory.max"), _words(_CONTAINER / "memory.current")
     if limit and taken and limit != ["max"]:
-        cache = int(_named(_CONTAINER / "memory.stat", "inactive_file", default="0"))  # given back when asked for
+        cache = int(_named(_CONTAINER / "memory.stat", "inactive_file", default="0"))  # can be reclaimed
         found = min(found, int(limit[0]) - int(taken[0]) + cache)
     return found
 
 
 def resident_memory(process: int) -> int:
-    """Bytes that a process has now; 0 where the system does not say."""
+    """Resident memory of a process in bytes; 0 if the system does not report it."""
     return 1024 * int(_named(_SYSTEM / str(process) / "status", "VmRSS:", default="0"))
 
 

@@ -1,4 +1,4 @@
-"""Mix two samples, as tensors: blend whole samples, or paste a box. Deterministic; nothing is drawn."""
+"""Mix pairs of samples: blend whole samples, or paste a box. Deterministic: all random values are arguments."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ def _format(x: Tensor) -> torch.memory_format:
 
 
 def _rows(x: Tensor, order: torch.memory_format) -> Tensor:
-    """``x`` as ``(B, F)`` rows in memory order: a view where it has that order."""
+    """``x`` as ``(B, F)`` rows in memory order; a view if ``x`` already has that order."""
     return (x if order == torch.contiguous_format else x.movedim(1, -1)).reshape(len(x), -1)
 
 
 def _gather(x: Tensor, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``x[partner]`` in ``x``'s memory format, its rows to write into, and the rows of ``x``.
+    """``x[partner]`` in the memory format of ``x``, a writable view of its rows, and the rows of ``x``.
 
-    The first is a tensor of its own and no view of the rows: autograd forbids in-place activations on a view that a
-    custom function returns.
+    The first is not a view of the rows: autograd forbids in-place activations on a view that a custom function returns.
     """
     order = _format(x)
     rows = _rows(x, order)
@@ -37,11 +36,11 @@ def _gather(x: Tensor, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class _Blend(torch.autograd.Function):
     """``lam * x + other * x[partner]`` in one pass over memory, forward and backward; ``other`` None is ``1 - lam``.
 
-    Written by hand because ``x[partner]`` of a channels-last activation comes back in the default format and slows
-    every layer after it, and because autograd's own backward of the gather is a scatter: several times slower on a CPU.
-    Where the partners are a permutation its backward is a gather too, which is this function again: so it has
-    derivatives of every order. Without ``setup_context``, which costs 0.1 ms a step: function transforms get
-    :func:`_plain`.
+    A custom function because ``x[partner]`` of a channels-last activation is in the default format, which slows down
+    every later layer, and because autograd computes the backward of a gather as a scatter, several times slower on a
+    CPU. If the partners are a permutation, the backward is a gather as well, computed by this same function, so it has
+    derivatives of every order. It has no ``setup_context``, which costs 0.1 ms per step; function transforms use
+    :func:`_plain` instead.
     """
 
     @staticmethod
@@ -65,25 +64,25 @@ class _Blend(torch.autograd.Function):
             return found.contiguous(memory_format=_format(grad)), None, None, None, None
         inverse = torch.empty_like(partner)
         inverse[partner] = torch.arange(len(partner), dtype=partner.dtype, device=partner.device)
-        if lam.ndim:  # the row that comes back carries the share that its receiver gave it
+        if lam.ndim:  # a gradient row comes back with the share that it had in the mixed sample
             other = (1 - lam if other is None else other)[inverse]
         return _Blend.apply(grad, lam, other, inverse, True), None, None, None, None  # type: ignore[no-untyped-call]
 
 
 def _plain(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-    """The same by operations of PyTorch: with derivatives by ``lam``, and for ``torch.func``."""
+    """The same with plain PyTorch operations: differentiable with respect to ``lam``, and usable in ``torch.func``."""
     share = lam.reshape(-1, *[1] * (x.ndim - 1)) if lam.ndim else lam
     mixed = torch.lerp(x.index_select(0, partner), x, share)
     return mixed.contiguous(memory_format=_format(x))
 
 
 def _transformed() -> bool:
-    """Whether a function transform of ``torch.func`` is at work, such as ``grad`` or ``vmap``."""
+    """Whether a function transform of ``torch.func`` is active, such as ``grad`` or ``vmap``."""
     return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())
 
 
 def _permutes(partner: Tensor) -> bool:
-    """Whether no partner comes twice, asked only where the answer is free: reading a GPU stops it."""
+    """Whether the partners are a permutation. Checked on the CPU only: on a GPU the check would synchronize."""
     if partner.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return len(set(partner.tolist())) == len(partner)
@@ -92,15 +91,15 @@ def _permutes(partner: Tensor) -> bool:
 def blend(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
     """``lam * x + (1 - lam) * x[partner]``, keeping dtype and memory format.
 
-    It has derivatives of every order by ``x``, and by ``lam`` where ``lam`` requires them.
+    Differentiable to every order with respect to ``x``, and to ``lam`` if ``lam`` requires a gradient.
 
     Args:
         x: ``(B, ...)`` floating point.
-        lam: 0-d or ``(B,)``, the share that a sample keeps, in [0, 1]. It is rounded to ``x``'s dtype.
-        partner: ``(B,)`` int64 in 0 ... B-1. A permutation that is on the CPU has the fastest backward pass.
+        lam: 0-d or ``(B,)``, the share that a sample keeps, in [0, 1]. It is rounded to the dtype of ``x``.
+        partner: ``(B,)`` int64 in 0 ... B-1. The backward pass is fastest with a permutation on the CPU.
 
     Raises:
-        ValueError: ``x`` holds integers, or ``lam`` or ``partner`` has another length.
+        ValueError: ``x`` has an integer dtype, or ``lam`` or ``partner`` has another length.
     """
     check_rows(x, lam, partner)
     if not (x.is_floating_point() or x.is_complex()):
@@ -114,7 +113,7 @@ def blend(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
 
 
 def check_rows(x: Tensor, lam: Tensor | None, partner: Tensor | None) -> None:
-    """Raise ValueError unless there is a partner and a share for each row of ``x``."""
+    """Raise ValueError unless ``lam`` and ``partner``, if given, have one entry for each row of ``x``."""
     size = x.shape[:1]
     if (partner is not None and partner.shape != size) or (lam is not None and lam.ndim and lam.shape != size):
         found = " and ".join(
@@ -138,7 +137,7 @@ def box_share(low: Tensor, high: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def box_mask(low: Tensor, high: Tensor, size: tuple[int, ...], device: torch.device) -> Tensor:
-    """True inside the box: ``(B, S)`` bounds, or ``(1, S)`` for all, -> ``(B, 1, *size)`` or ``(1, 1, *size)``."""
+    """A mask, True inside the box: ``(B, S)`` or ``(1, S)`` bounds -> ``(B, 1, *size)`` or ``(1, 1, *size)``."""
     low, high = low.to(device), high.to(device)
     mask = torch.ones((len(low), *[1] * (len(size) + 1)), dtype=torch.bool, device=device)
     for axis, length in enumerate(size):
@@ -149,18 +148,18 @@ def box_mask(low: Tensor, high: Tensor, size: tuple[int, ...], device: torch.dev
 
 
 def paste(x: Tensor, source: Tensor, partner: Tensor | None, low: Tensor, high: Tensor) -> Tensor:
-    """``x`` with a box of ``source[partner]`` (of ``source``, row by row, where ``partner`` is None) in each sample.
+    """``x`` with a box of ``source[partner]`` in each sample (of ``source``, row by row, if ``partner`` is None).
 
     Args:
         x: ``(B, C, *size)`` with S spatial axes.
         source: ``(B, C, *size)``; may be ``x``.
         partner: ``(B,)`` int64 or None.
-        low, high: ``(S,)`` one box for the batch, or ``(B, S)`` one for each sample; ``low <= position < high``.
-            Bounds of one box are read on the host, so they should live on the CPU: slices are the fastest. ``(1, S)``
-            is one box that stays on the device, as a mask.
+        low, high: ``(S,)`` for one box, or ``(B, S)`` for one box per sample; ``low <= position < high``. ``(S,)``
+            bounds are read on the host and should be on the CPU: pasting by slices is fastest. ``(1, S)`` bounds stay
+            on their device and are applied as a mask.
 
     Raises:
-        ValueError: ``partner`` has another length than ``x``.
+        ValueError: ``partner`` and ``x`` differ in length.
     """
     check_rows(x, None, partner)
     if low.ndim == 1:

@@ -1,7 +1,7 @@
 """The mix plan of a step: which samples are mixed with which, how, and at which stage of the networks.
 
-A mixer draws it once; all peers follow it. Images, activations and targets are mixed by the same operations, so that a
-label can never disagree with its image.
+A mixer draws the plan once and all peers use it. Images, activations and targets are mixed by the same operations, so
+labels always match their images.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from metamixer.core.labels import soft_targets
 from metamixer.core.mixing import blend, box_share, paste
 
 Stage = int | float
-"""Where an operation happens: 0 is the images, ``k`` the output of the k-th stage. A float in [0, 1) is a relative
-depth: networks with K stages mix at ``int(depth * K)``, which makes a uniform depth a uniform choice among the images
-and every boundary before the end of the last stage, without knowing the networks when it is drawn."""
+"""Where an operation is applied: 0 is the images, ``k`` the output of the k-th stage. A float in [0, 1) is a relative
+depth: networks with K stages mix at ``int(depth * K)``. A uniform depth is then a uniform choice among the images and
+all stage outputs but the last, and it can be drawn without knowing the networks."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Blend:
 
     Args:
         lam: 0-d or ``(B,)`` float, the share that a sample keeps.
-        partner: ``(B,)`` int64, rows of the batch; every mixer here draws a permutation.
-        stage: where; a tuple gives each peer its own.
+        partner: ``(B,)`` int64, rows of the batch; all mixers of this package draw a permutation.
+        stage: where to mix; a tuple has one stage per peer.
     """
 
     lam: Tensor
@@ -39,7 +39,7 @@ class Blend:
 
     @property
     def drawn(self) -> Tensor:
-        """What identifies the draw: the same for all peers that follow it."""
+        """A tensor that identifies the draw: the same object for all peers."""
         return self.lam
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -47,19 +47,19 @@ class Blend:
         return blend(x, self.lam, self.partner)
 
     def mix_targets(self, targets: Tensor) -> Tensor:
-        """``(B, C)`` -> ``(B, C)``: the labels by the shares of the samples."""
+        """``(B, C)`` -> ``(B, C)``: the labels, weighted by the shares of the samples."""
         return blend(targets, self.lam, self.partner)
 
 
 @dataclass(frozen=True)
 class Paste:
-    """A box of another image pasted at the same place (CutMix, arXiv 1905.04899), at the input.
+    """A box of another image pasted at the same position (CutMix, arXiv 1905.04899), at the input.
 
     Args:
-        low, high: ``(S,)`` one box for the batch or ``(B, S)`` one a sample, int64 on the CPU: ``low <= i < high``
-            on each of the S spatial axes. ``(1, S)``: one for the batch, on any device.
-        size: the S spatial sizes that the box was drawn for.
-        partner: ``(B,)`` int64, whose box is pasted; None with ``source``.
+        low, high: bounds of the box, int64 on the CPU: ``low <= i < high`` on each of the S spatial axes. ``(S,)``: one
+            box for the batch; ``(B, S)``: one per sample; ``(1, S)``: one for the batch, on any device.
+        size: the S spatial sizes for which the box was drawn.
+        partner: ``(B,)`` int64, the rows from which boxes are pasted; None if ``source`` is given.
         source: ``(B, C, *size)`` companions: images from outside the batch with the same labels, pasted row by row.
     """
 
@@ -73,7 +73,7 @@ class Paste:
 
     @property
     def drawn(self) -> Tensor:
-        """What identifies the draw: the same for all peers that follow it."""
+        """A tensor that identifies the draw: the same object for all peers."""
         return self.low
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Paste:
         return paste(x, x if self.source is None else self.source, self.partner, self.low, self.high)
 
     def mix_targets(self, targets: Tensor) -> Tensor:
-        """``(B, C)`` -> ``(B, C)``: the labels by the pasted area. Companions share the label: nothing changes."""
+        """``(B, C)`` -> ``(B, C)``: the labels, weighted by the pasted area; unchanged for companions."""
         if self.partner is None:
             return targets
         share = box_share(self.low, self.high, self.size).to(targets)
@@ -93,10 +93,10 @@ class Paste:
 
 @dataclass(frozen=True)
 class PerPeer:
-    """Each peer has a box of its own, all of one area, so that every peer's image has the same label (CutnMix).
+    """A different box for each peer, all of the same area, so that the images of all peers have one label (CutnMix).
 
     Args:
-        pastes: one for each peer; shadows, which come after the peers, have those of their peers.
+        pastes: one per peer; shadows use those of their peers.
     """
 
     pastes: tuple[Paste, ...]
@@ -105,15 +105,15 @@ class PerPeer:
 
     @property
     def drawn(self) -> Tensor:
-        """What identifies the draw."""
+        """A tensor that identifies the draw."""
         return self.pastes[0].low
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The first peer's box; :meth:`MixPlan.at` gives a peer its own."""
+        """Paste the box of the first peer; :meth:`MixPlan.at` selects that of another peer."""
         return self.pastes[0](x)
 
     def mix_targets(self, targets: Tensor) -> Tensor:
-        """``(B, C)`` -> ``(B, C)``: one answer for all peers, because all boxes have one area."""
+        """``(B, C)`` -> ``(B, C)``: the same for all peers, because all boxes have the same area."""
         return self.pastes[0].mix_targets(targets)
 
 
@@ -122,9 +122,9 @@ Operation = Blend | Paste | PerPeer
 
 @dataclass(frozen=True)
 class MixPlan:
-    """What happens to one batch: operations in order, each at its stage. ``MixPlan()`` mixes nothing.
+    """The operations applied to one batch, in order, each at its stage. ``MixPlan()`` mixes nothing.
 
-    Plans are joined by ``+``: a local and a global plan make MetaMixer.
+    ``+`` joins plans: MetaMixer joins a local and a global one.
 
     >>> plan = MixPlan((Blend(torch.tensor(0.75), torch.tensor([1, 0])),))
     >>> plan.targets(torch.tensor([0, 2]), num_classes=3)
@@ -140,10 +140,10 @@ class MixPlan:
         return MixPlan(self.operations + other.operations)
 
     def apply(self, x: Tensor, stage: int) -> Tensor:
-        """Run the operations of ``stage`` on its tensor: ``(B, ...)`` -> ``(B, ...)``.
+        """Apply the operations of ``stage`` to a tensor: ``(B, ...)`` -> ``(B, ...)``.
 
         Raises:
-            ValueError: an operation's stage is still relative or per peer; :meth:`at` settles it.
+            ValueError: the stage of an operation is relative or per peer; call :meth:`at` first.
         """
         for operation in self.operations:
             try:
@@ -157,17 +157,17 @@ class MixPlan:
         return x
 
     def after_images(self) -> MixPlan:
-        """The operations inside of the networks: those that are not at stage 0."""
+        """The operations inside the networks: those that are not at stage 0."""
         return MixPlan(tuple(operation for operation in self.operations if operation.stage != 0))
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Soft targets: ``(B,)`` class indices or ``(B, num_classes)`` soft labels -> ``(B, num_classes)`` float32.
 
-        The fold of the operations over one-hot or soft labels, rows summing to 1. Same-class pasting leaves one-hot
-        ones as they are.
+        The operations are applied in order to the one-hot or soft labels; rows sum to 1. Same-class pasting leaves
+        one-hot labels unchanged.
 
         Raises:
-            ValueError: labels of another shape or kind, out of range, or no distribution.
+            ValueError: the labels have another shape or type, are out of range, or are not a distribution.
         """
         targets = soft_targets(labels, num_classes)
         for operation in self.operations:
@@ -175,12 +175,12 @@ class MixPlan:
         return targets
 
     def within(self, parts: int) -> MixPlan:
-        """The plan whose partners stay inside of ``parts`` interleaved parts of the batch: sample i is in i mod parts.
+        """The plan with partners restricted to ``parts`` interleaved parts of the batch: sample i is in i mod parts.
 
-        Processes and micro-batches that see one part each can then follow it, and one process with the whole batch can
-        repeat what they do. All else stays as it was drawn for the whole batch: lambda, boxes, stages. Each sample gets
-        the first one of its own part on its way around the circle partner, partner's partner, ...; so partners are
-        still a permutation, as random as it was, and inside of a class where they were.
+        Processes and micro-batches that see one part each can then apply the plan, and one process with the whole batch
+        can reproduce them. Everything else stays as drawn for the whole batch: lambda, boxes, stages. Each sample gets
+        the first sample of its own part along the cycle partner, partner of the partner, and so on. The partners are
+        therefore still a random permutation, and partners of the same class stay in that class.
 
         >>> plan = MixPlan((Blend(torch.tensor(0.5), torch.tensor([1, 2, 3, 0])),))
         >>> plan.within(2).operations[0].partner
@@ -193,12 +193,12 @@ class MixPlan:
         )
 
     def part(self, number: int, parts: int, companions: Tensor | None = None) -> MixPlan:
-        """What the plan does to the samples ``number``, ``number + parts``, ... of the batch, for :meth:`within`.
+        """The plan for the samples ``number``, ``number + parts``, ... of the batch; call :meth:`within` first.
 
         Args:
-            number: which part, from 0.
-            parts: how many.
-            companions: those of the part, where the plan was drawn without those of the others; None: they are taken
+            number: index of the part, from 0.
+            parts: number of parts.
+            companions: companions of this part, if the plan was drawn without those of the other parts; None: take them
                 from the plan.
         """
         if parts == 1 and companions is None:
@@ -219,16 +219,16 @@ class MixPlan:
         return MixPlan(tuple(_replaced(operation, own) for operation in self.operations))
 
     def at(self, stages: int, peer: int = 0) -> MixPlan:
-        """The plan for one peer of ``stages`` stages: relative and per-peer stages become plain numbers.
+        """The plan for one peer with ``stages`` stages: relative and per-peer stages become stage numbers.
 
         Raises:
-            ValueError: the network is not that deep, or no stage was drawn for this peer.
+            ValueError: the network has fewer stages, or no stage was drawn for this peer.
         """
         return MixPlan(tuple(_settle(operation, stages, peer) for operation in self.operations))
 
 
 def _replaced(operation: Operation, change: Callable[[Blend | Paste], Blend | Paste]) -> Operation:
-    """The operation, changed; of one for each peer every one."""
+    """The changed operation; for a per-peer operation, every part is changed."""
     if isinstance(operation, PerPeer):
         return replace(operation, pastes=tuple(cast(Paste, change(paste)) for paste in operation.pastes))
     return change(operation)
@@ -273,17 +273,17 @@ def _settle(operation: Operation, stages: int, peer: int) -> Operation:
 class Mixer(Protocol):
     """A frozen dataclass of settings that draws plans.
 
-    One that never pastes companions says so by ``wants_companions = False``, and none are loaded for it.
+    A mixer with ``wants_companions = False`` never pastes companions, and none are loaded.
 
     Args of the call:
         images: ``(B, C, ...)``; only shape and device are used.
         labels: ``(B,)`` int64.
         companions: ``(B, C, ...)`` images of the same labels, or None.
-        generator: a CPU generator that every draw comes from; None takes torch's global one.
+        generator: a CPU generator for all draws; None: the global generator of PyTorch.
         progress: the share of training that is done, in [0, 1], for settings that change with it; None: full strength.
 
-    One whose setting ``strength`` is ``"auto"`` takes a further argument ``strength``, the number in [0, 1] that scales
-    its probabilities now.
+    A mixer whose setting ``strength`` is ``"auto"`` takes one more argument, ``strength``: a number in [0, 1] that
+    scales its probabilities.
     """
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Log-domain arithmetic of probabilities."""
+"""Arithmetic with log probabilities."""
 
 from __future__ import annotations
 

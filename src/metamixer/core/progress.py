@@ -1,4 +1,4 @@
-"""Progress of long loops, reported to a watcher that the caller sets."""
+"""Report the progress of long loops to a watcher set by the caller."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Watcher = Callable[[str, int, int], None]
-"""(what is done, items done, items in all)"""
+"""(name of the loop, items done, total number of items)"""
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Let ``watcher`` see the loops inside of this block, from the thread that runs them."""
+    """Call ``watcher`` for all loops inside the block, from the thread that runs them."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -26,7 +26,7 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 
 
 def watched(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The items, each reported after it was used; ``total`` None: as many as they say that they are.
+    """Yield the items and report each one after it was used; ``total`` None: take the length of ``items``.
 
     >>> seen = []
     >>> with watched_by(lambda what, done, total: seen.append((what, done, total))):

@@ -1,4 +1,4 @@
-"""Ranges of settings, written once in their annotations and checked by constructors and recipes."""
+"""Ranges of settings, defined once in annotations and checked by both constructors and recipes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model_of(owner: Callable[..., Any]) -> type[BaseModel]:
 
 
 def _annotated(owner: Callable[..., Any]) -> Any:
-    """What holds the annotations of the settings: a dataclass itself, or the ``__init__`` of another class."""
+    """The object that has the annotations of the settings: a dataclass itself, or the ``__init__`` of another class."""
     if not isinstance(owner, type):
         return owner
     home = next(each for each in owner.__mro__ if "__init__" in vars(each))
@@ -38,11 +38,11 @@ def _annotated(owner: Callable[..., Any]) -> Any:
 
 
 def check(owner: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Raise one ValueError that names every setting that does not fit the signature of ``owner``."""
+    """Raise one ValueError that names all settings that do not match the annotations of ``owner``."""
     wrong: dict[Any, str] = {}
     try:
         valid = model_of(owner).model_validate(settings)
-        for name, value in settings.items():  # a recipe's text becomes a number, here it would stay text
+        for name, value in settings.items():  # pydantic converts text to a number, but the caller keeps the text
             if isinstance(value, str) and not isinstance(read := getattr(valid, name), str):
                 wrong[name] = f"input should be of type {type(read).__name__}"
     except ValidationError as error:
@@ -52,6 +52,9 @@ def check(owner: Callable[..., Any], settings: Mapping[str, Any]) -> None:
 
 
 def check_fields(settings: Any) -> None:
-    """:func:`check` for the fields of a dataclass, in its ``__post_init__``; a subclass may have other settings."""
+    """:func:`check` for the fields of a dataclass, to be called in ``__post_init__``.
+
+    Only the fields of the closest dataclass are checked: a subclass that is not one may have other settings.
+    """
     owner = next(each for each in type(settings).__mro__ if "__dataclass_fields__" in vars(each))
     check(owner, {each.name: getattr(settings, each.name) for each in fields(owner) if each.init})

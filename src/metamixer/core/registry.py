@@ -1,4 +1,4 @@
-"""Registries: names that can be listed without importing torch; a part is imported when it is used."""
+"""Registries: names can be listed without importing torch; a part is imported on first use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a registry.
+    """One entry of a registry.
 
     Args:
         target: ``package.module:Name``.
-        summary: what it is, in a line.
-        paper: where the method was published.
+        summary: a description of one line.
+        paper: the publication of the method.
         needs: what a recipe has to provide for a loss: the ``needs`` of its class.
-        deploys: which network is deployed in the end.
+        deploys: the network that is deployed after training.
     """
 
     target: str
@@ -28,7 +28,7 @@ class Entry:
 
 
 class Registry(Mapping[str, Any]):
-    """A table of names. ``registry[name]`` imports what the name stands for; ``registry.entries`` imports nothing.
+    """A mapping of names. ``registry[name]`` imports the object of that name; ``registry.entries`` imports nothing.
 
     >>> counts = Registry({"counter": Entry("collections:Counter", "counts things")})
     >>> counts["counter"].__name__, counts.entries["counter"].summary
@@ -57,17 +57,17 @@ class Registry(Mapping[str, Any]):
 
 
 def load(target: str) -> Any:
-    """What ``package.module:Name`` names. It is imported, so it never comes from a file: see ``trusted_imports``."""
+    """Import ``package.module:Name``. Never pass a name from a file: see ``trusted_imports``."""
     module, _, attribute = target.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def lazy_names(package: str, targets: Iterable[str]) -> tuple[Callable[[str], Any], list[str]]:
-    """``__getattr__`` and ``__all__`` of a package whose names are imported when they are first used (PEP 562).
+    """``__getattr__`` and ``__all__`` of a package whose names are imported on first use (PEP 562).
 
     Args:
-        package: its ``__name__``.
-        targets: ``package.module:Name``; the package gets ``Name``.
+        package: the ``__name__`` of the package.
+        targets: ``package.module:Name``; the package gets the attribute ``Name``.
     """
     homes = {target.partition(":")[2]: target for target in targets}
 

@@ -1,8 +1,8 @@
-"""Seeds: every random decision is seeded by its purpose.
+"""Seeds: every random decision has a seed derived from its purpose.
 
-No generator's state is ever saved. A run that resumes after step 1,000 draws step 1,001 from
-``generator(seed, "mix", 1001)``, exactly as the run that was never stopped. The plainer way, saving the states of
-all generators, fails as soon as a worker process, a skipped batch or one more draw comes between.
+No generator state is saved. A run that resumes after step 1,000 draws step 1,001 from ``generator(seed, "mix", 1001)``,
+exactly as an uninterrupted run does. Saving the states of all generators instead would fail with worker processes,
+skipped batches or additional draws.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator seeded by :func:`derive`: the same draws whatever device computes."""
+    """A CPU generator seeded by :func:`derive`: the draws do not depend on the training device."""
     return torch.Generator().manual_seed(derive(seed, *purpose))

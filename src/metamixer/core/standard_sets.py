@@ -1,16 +1,16 @@
-"""The standard data sets by name, and their classes in torchvision."""
+"""Standard data sets by name, and their torchvision classes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Standard:
-    """A standard set.
+    """A standard data set.
 
     Args:
         origin: the class in ``torchvision.datasets``; None for the set that comes with the package.
-        summary: what it is, in a line.
-        mirror: whether a mirrored image is still one of its class.
+        summary: a description of one line.
+        mirror: whether a mirrored image still belongs to its class.
     """
 
     origin: str | None

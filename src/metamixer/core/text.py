@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 def clean(text: object) -> str:
-    r"""Text on one line, with control characters and invisible ones shown as escapes.
+    r"""Text on one line, with control characters and invisible characters as escape sequences.
 
-    A file may be called ``x.jpg\nerror: nothing was lost``, or hold sequences that paint over what stands above.
+    A file name may be ``x.jpg\nerror: nothing was lost``, or contain sequences that overwrite earlier terminal output.
 
     >>> clean("a cat\x1b[31m\n")
     'a cat\\x1b[31m\\n'
@@ -19,7 +19,7 @@ def clean(text: object) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula.
+    """Text that no spreadsheet interprets as a formula.
 
     >>> spreadsheet_cell("=cmd()"), spreadsheet_cell("cat")
     ("'=cmd()", 'cat')
@@ -28,7 +28,7 @@ def spreadsheet_cell(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As in ``3 h 20 min``.
+    """A duration such as ``3 h 20 min``.
 
     >>> duration(42), duration(200), duration(12_000)
     ('42 s', '3 min', '3 h 20 min')
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """A number with its thing, in the plural where it is not one.
+    """A number with a noun, in the plural unless the number is 1.
 
     >>> counted(1, "epoch"), counted(2_000, "file")
     ('1 epoch', '2,000 files')
@@ -49,7 +49,7 @@ def counted(count: int, thing: str) -> str:
 
 
 def percent(share: float, images: int = 0) -> str:
-    """A share in per cent, with a second digit where the images are enough for it.
+    """A share in percent, with a second digit from 10,000 images on.
 
     >>> percent(0.7161), percent(0.71614, images=10_000)
     ('71.6 %', '71.61 %')
@@ -58,7 +58,7 @@ def percent(share: float, images: int = 0) -> str:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first names, and how many more there are.
+    """The first names, and the number of those left out.
 
     >>> listed("abc", most=2)
     'a, b and 1 more'
@@ -68,5 +68,5 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 
 def quoted(names: Iterable[str], most: int = 8) -> str:
-    """Names as :func:`listed`, in quotation marks, with control characters escaped."""
+    """:func:`listed` names in quotation marks, with control characters escaped."""
     return listed(map(repr, names), most)

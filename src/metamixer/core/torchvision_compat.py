@@ -1,9 +1,9 @@
 """Make torchvision importable with a torch that it was not built for.
 
-The registry's torchvision is a CUDA build. Beside a CPU-only torch its compiled library cannot load, and the import
-ends in "operator torchvision::nms does not exist", for timm and torchmetrics too. Declaring the two operators that the
-Python side looks up is enough for its transforms, models and data sets. Done only after the plain import has failed,
-because a declaration made first would clash with a library that works.
+The published torchvision wheel is a CUDA build. With a CPU-only torch its compiled library cannot be loaded, and the
+import fails with "operator torchvision::nms does not exist", also for timm and torchmetrics. Declaring the two
+operators that its Python code looks up is enough for transforms, models and data sets. They are declared only after a
+plain import has failed, because an earlier declaration would clash with a working library.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader
 
-_declared: list[Any] = []  # a Library undoes its definitions when it is collected
+_declared: list[Any] = []  # a Library undoes its definitions when it is garbage-collected
 
 
 class _Loader:
-    """Runs torchvision as its own loader does, and once more with the operators declared where they are missing."""
+    """Runs torchvision by its own loader, and again with the operators declared if they are missing."""
 
     def __init__(self, own: Loader) -> None:
         self.own = own
@@ -50,7 +50,7 @@ class _Loader:
 
 
 class _Finder:
-    """Steps in when somebody imports torchvision, which costs nothing before."""
+    """Acts on an import of torchvision; before that it costs nothing."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "torchvision":
@@ -62,6 +62,6 @@ class _Finder:
 
 
 def make_importable() -> None:
-    """From here on an import of torchvision, by whomever, works. Safe to call more than once."""
+    """Let any later import of torchvision succeed. Safe to call more than once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -1,9 +1,9 @@
-"""Import paths, ``package.module:Name``: the one place where a name from a text is imported as code.
+"""Import paths, ``package.module:Name``: the only place where a name given as text is imported as code.
 
-To import a module is to run it, so a name is imported only if the one who runs the program said so: by typing it, by
-``--allow-imports``, by ``allow_imports=True`` or by the environment. A file that names it is no such word, because
-recipes, run folders and networks are passed on. What was allowed is kept in the environment: the processes that a run
-or a study starts inherit it, and there is no second place that could say otherwise.
+Importing a module runs it, so a name is imported only with the consent of the person who runs the program: by typing
+it, by ``--allow-imports``, by ``allow_imports=True`` or by the environment. A name in a file is no consent, because
+recipes, run folders and networks are shared. The allowed names are kept in an environment variable only, so that the
+processes of a run or a study inherit them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from operator import attrgetter
 from typing import Any
 
 VARIABLE = "METAMIXER_ALLOW_IMPORTS"
-"""``all``, or import paths with spaces between them."""
+"""``all``, or import paths separated by spaces."""
 
 LIBRARIES = ("timm:", "torchvision:")
-"""What stands before the name of a network of these libraries."""
+"""Prefixes of the names of networks of these libraries."""
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class ImportRefused(ValueError):
-    """Nobody allowed this import."""
+    """The import was not allowed."""
 
 
 def allow(*names: str) -> None:
-    """Allow these names from now on, here and in processes that are started from here."""
+    """Allow these names from now on, in this process and in those that it starts."""
     known = os.environ.get(VARIABLE, "").split()
     new = [name for name in dict.fromkeys(names) if name not in known]
     if new and not _all():
@@ -53,16 +53,16 @@ def check(name: str) -> None:
 
 
 def load(name: str) -> Any:
-    """What ``package.module:Name`` names; the folder that one is in is looked through last.
+    """Import ``package.module:Name``; the current folder is searched last.
 
     Raises:
-        ImportRefused: nobody allowed it.
-        ImportError, AttributeError: it is not there.
+        ImportRefused: the name was not allowed.
+        ImportError, AttributeError: the module or the name does not exist.
     """
     check(name)
     if not _PATH.fullmatch(name):
         raise ImportError(f"{name!r} is not an import path")
-    # Not before: a folder of somebody else's must not fill in for packages that are not installed.
+    # Only now: a file in the current folder must not stand in for a package that is not installed.
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     module, _, attribute = name.partition(":")
@@ -70,11 +70,11 @@ def load(name: str) -> Any:
 
 
 def named_in(value: Any, *, networks: bool = False) -> list[str]:
-    """The texts inside of plain values that could name code.
+    """The strings inside plain values that could be import paths.
 
     Args:
-        value: texts, mappings and lists.
-        networks: they name networks: those that timm and torchvision have by name are no code of the user's.
+        value: strings, mappings and lists.
+        networks: the strings are names of networks; those of timm and torchvision are then not import paths.
 
     >>> named_in({"name": "ensemble", "members": [{"name": "nets:Net"}, {"name": "resnet20"}], "depth": 3})
     ['nets:Net']
@@ -91,7 +91,7 @@ def named_in(value: Any, *, networks: bool = False) -> list[str]:
 
 @contextmanager
 def scope() -> Iterator[None]:
-    """What is allowed inside is forgotten afterwards: a command's options count for this command."""
+    """Forget at the end of the block what was allowed inside: the options of a command hold for this command only."""
     before = os.environ.get(VARIABLE)
     try:
         yield
@@ -103,7 +103,7 @@ def scope() -> Iterator[None]:
 
 
 def anything_allowed() -> bool:
-    """Whether the next command needs --allow-imports as well."""
+    """Whether any import is allowed, so that the next command needs --allow-imports as well."""
     return bool(os.environ.get(VARIABLE, "").strip())
 
 

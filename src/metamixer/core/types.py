@@ -1,4 +1,4 @@
-"""The values passed between the parts: a batch, the outputs of a cohort, the terms of a loss."""
+"""Values passed between the parts: a batch, the outputs of a cohort, the terms of a loss."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ Terms = Mapping[str, Tensor]
 
 
 _KEYS = (("images", "image", "pixel_values", "img"), ("labels", "label", "targets", "target"))
-"""What a mapping may call images and labels."""
+"""The keys of images and labels that are accepted in a mapping."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their labels, and, where the data side draws them, a companion for every image.
+    """Images with their labels and, if the loader draws them, a companion for every image.
 
     Args:
         images: ``(B, C, ...)`` float, normalised: signals, images or volumes.
         labels: ``(B,)`` class indices, or ``(B, classes)`` soft labels.
-        companions: ``(B, C, ...)``; ``companions[b]`` is another training image of class ``labels[b]``
-            (the image itself, augmented anew, where its class holds no other). None: the mixer pairs inside
-            the batch.
-        views: for methods that show every peer an augmentation of its own: ``views[p]`` are the same images as
+        companions: ``(B, C, ...)``; ``companions[b]`` is another training image of class ``labels[b]`` (if the class
+            has no other image, the image itself with a new augmentation). None: the mixer pairs images of the batch.
+        views: for methods in which every peer sees its own augmentation: ``views[p]`` are the same images as
             ``images``, augmented for peer ``p``. None: all peers see ``images``.
-        whole: ``(N,)`` int64, the labels of the batch that this is one process's part of; None: it is whole. What is
-            drawn for a batch is drawn for all of it.
+        whole: ``(N,)`` int64, the labels of the whole batch, if this is the part of one process; None: this is the
+            whole batch. Plans are drawn for whole batches.
     """
 
     images: Tensor
@@ -44,10 +43,10 @@ class Batch:
 
     @staticmethod
     def of(found: Any) -> Batch:
-        """The batch itself, or one of a pair (images, labels) or of a mapping, as a ``DataLoader`` gives them.
+        """A batch from a pair (images, labels) or a mapping, as a ``DataLoader`` returns them, or the batch itself.
 
         Raises:
-            ValueError: it is nothing of that, or the images are not as many as the labels.
+            ValueError: it is none of these, or the numbers of images and labels differ.
 
         >>> len(Batch.of((torch.zeros(5, 1), torch.arange(5))))
         5
@@ -72,7 +71,7 @@ class Batch:
         return Batch(pair[0], pair[1])
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with everything on a device."""
+        """The batch with all its tensors on a device."""
         if all(each.device == device for each in (self.images, self.labels)):
             return self
 
@@ -85,11 +84,11 @@ class Batch:
 
     @property
     def seen(self) -> Tensor | Sequence[Tensor]:
-        """What a cohort is to look at: the views where there are any."""
+        """The input of a cohort: the views if there are any, else the images."""
         return self.images if self.views is None else self.views
 
     def part(self, number: int, parts: int) -> Batch:
-        """The samples ``number``, ``number + parts``, ...: parts differ by one sample at the most.
+        """The samples ``number``, ``number + parts``, ...; the sizes of parts differ by at most one.
 
         >>> Batch(torch.zeros(5, 1), torch.arange(5)).part(1, 2).labels
         tensor([1, 3])
@@ -106,7 +105,7 @@ class Batch:
 
 
 def on_device_of(module: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
-    """Batches of whatever kind :meth:`Batch.of` takes, one after the other on the device of a module's weights."""
+    """Yield batches, in any form that :meth:`Batch.of` accepts, on the device of the weights of a module."""
     device = next((weight.device for weight in module.parameters()), None)
     for found in batches:
         batch = Batch.of(found)
@@ -114,35 +113,37 @@ def on_device_of(module: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
 
 
 class RunPeer(Protocol):
-    """A peer on other images ``(B, C, ...)`` by the same plan, without mixing at the input: logits ``(B, classes)``.
+    """Runs a peer on other images ``(B, C, ...)`` with the same plan but no mixing at the input.
 
-    With ``training=False`` as one looks at a peer from outside, to search for images: in evaluation mode, so that no
-    statistic moves, and with a graph for images that require gradients, whether or not the peer learns. Otherwise in
-    the mode that it is in, as in the pass that made the outputs.
+    Returns logits ``(B, classes)``.
+
+    ``training=False`` runs the peer in evaluation mode, so that no statistics change, and with a graph for images that
+    require gradients, even if the peer is frozen: for searches over images. Otherwise the peer runs in its current
+    mode, as in the pass that made the outputs.
     """
 
     def __call__(self, peer: int, images: Tensor, /, training: bool = True) -> Tensor:
-        """Run it."""
+        """Run the peer."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a cohort of P peers puts out for one batch.
+    """The outputs of a cohort of P peers for one batch.
 
     Args:
         logits: ``(P, B, C)`` before the softmax.
-        stages: ``stages[p][k]`` is the output of stage ``k + 1`` of peer ``p``, after mixing. Every peer has
-            the same number of entries, aligned by relative depth.
-        features: ``features[p]`` is ``(B, D_p)``, what the last linear layer of peer ``p`` sees.
+        stages: ``stages[p][k]`` is the output of stage ``k + 1`` of peer ``p``, after mixing. All peers have the same
+            number of entries, aligned by relative depth.
+        features: ``features[p]`` is ``(B, D_p)``, the input of the last linear layer of peer ``p``.
         frozen: the peers that do not learn: teachers and shadows.
-        shadows: how many of the last peers follow the first ones instead of learning: peer ``P - shadows + i`` is
-            the shadow of peer ``i``.
-        shared: how many of the first stages all peers have in common; 0 for separate networks.
-        images: ``images[p]`` are the images ``(B, C, ...)`` that peer ``p`` was shown, after mixing at the input.
-        run: runs a peer again, for methods that look at other images.
-        layouts: gives ``layouts()[p][k]``, how ``stages[p][k]`` is to be read; None: channels are on axis 1.
-        without_graph: ``stages`` or ``features`` where a peer that learns computed them without a graph, so that no
-            gradient comes back from them: in ``torch.no_grad``, or in checkpointing with ``use_reentrant=True``.
+        shadows: the number of shadows, which follow a peer instead of learning: peer ``P - shadows + i`` is the shadow
+            of peer ``i``.
+        shared: the number of first stages that all peers share; 0 for separate networks.
+        images: ``images[p]`` are the input images ``(B, C, ...)`` of peer ``p``, after mixing at the input.
+        run: runs a peer again, for methods that need its logits for other images.
+        layouts: ``layouts()[p][k]`` is the layout of ``stages[p][k]``; None: channels are on axis 1.
+        without_graph: ``stages`` or ``features`` if a learning peer computed them without a graph, so that no gradient
+            flows back from them: in ``torch.no_grad``, or in checkpointing with ``use_reentrant=True``.
     """
 
     logits: Tensor
@@ -158,7 +159,7 @@ class Outputs:
 
     @cached_property
     def maps(self) -> tuple[tuple[Tensor, ...], ...]:
-        """The stages as ``(B, C, ...)`` whatever the network: the tokens of a transformer on the grid of the image."""
+        """The stages as ``(B, C, ...)`` for any network; tokens of a transformer are on the grid of the image."""
         if self.layouts is None:
             return self.stages
         sizes = [tuple(each.shape[2:]) for each in self.images] or [()] * len(self.stages)
@@ -179,7 +180,7 @@ class Outputs:
 
 
 def logits_of(output: Any) -> Any:
-    """What a network puts out, or the logits in it: the attribute ``logits`` of an object, the entry of a dict.
+    """The output of a network, or the logits in it: the attribute ``logits`` of an object, or the entry of a dict.
 
     >>> logits_of({"logits": 1, "loss": 2}), logits_of(3)
     (1, 3)
@@ -190,7 +191,7 @@ def logits_of(output: Any) -> Any:
 def total(terms: Terms) -> Tensor:
     """The objective: the sum of all terms of all peers, a 0-d tensor to call ``backward()`` on.
 
-    A sum over the peers and no mean, because the gradient of one peer must not shrink when others join.
+    A sum over the peers rather than a mean, so that the gradient of a peer does not shrink when others join.
 
     >>> total({"task": torch.tensor([1.0, 2.0]), "distill": torch.tensor([0.5, 0.5])})
     tensor(4.)

@@ -1,7 +1,7 @@
 """Feature-map-level online adversarial knowledge distillation (Chung, Park, Kim, Kwak, ICML 2020, arXiv 2002.01775).
 
 Peers learn each other's predictions by a divergence, and the *distribution* of each other's feature maps by a game: a
-discriminator tells a peer's own maps from another's, and the peer learns to be taken for the other.
+discriminator distinguishes the maps of a peer from those of another, and the peer learns to fool it.
 """
 
 from __future__ import annotations
@@ -29,31 +29,32 @@ from metamixer.losses.functional import (
 
 @dataclass(eq=False, repr=False)
 class AFD(Loss):
-    """Peers learn each other's predictions, and by a game the distribution of each other's feature maps.
+    """Peers learn each other's predictions and, adversarially, the distribution of each other's feature maps.
 
-    ``L_i = CE(z_i, y) + weight * T^2 KL(p_j || p_i) + adversarial * (1 - D_i(T_i(G_i)))^2``, peer j before i.
+    ``L_i = CE(z_i, y) + weight * T^2 KL(p_j || p_i) + adversarial * (1 - D_i(T_i(G_i)))^2`` with j the peer before i.
 
-    ``D_i`` minimises ``(1 - D_i(T_j(G_j)))^2 + D_i(T_i(G_i))^2``: the other's maps are real, its own are fake. G are
-    the features of the last stage, T transfer layers (1x1 convolutions) to one width. More than two peers stand in a
-    circle, 1 -> 2 -> ... -> P -> 1, with one discriminator each; logits are learned from all others, as in DML.
+    ``D_i`` minimises ``(1 - D_i(T_j(G_j)))^2 + D_i(T_i(G_i))^2``: the maps of the other peer are real, its own are
+    fake. G are the features of the last stage, T transfer layers (1x1 convolutions) to a common width. More than two
+    peers form a cycle, 1 -> 2 -> ... -> P -> 1, with one discriminator each; logits are learned from all other peers,
+    as in DML.
 
-    The formulas are those of two independent summaries of the paper, which has no official code. The paper updates
-    twice a step, features by Adam at a rate (2e-5, from memory) much below that of the logits. Here one backward pass
-    has both players' gradients, and the slow rate becomes the weight ``adversarial`` on what the *networks* get from
-    the game, and ``discriminator`` on what these do. Transfer layers learn with their networks; those of frozen peers
-    stay as they were drawn. Maps of different sizes are averaged down to the smaller before D, maps of different
-    numbers of axes to vectors.
+    The formulas are from two independent summaries of the paper, which has no official code. The paper makes two
+    updates per step, with Adam for the features at a much lower learning rate (2e-5, from memory) than for the logits.
+    Here one backward pass computes the gradients of both players. The lower rate is replaced by the weight
+    ``adversarial`` for the networks and ``discriminator`` for the discriminators. Transfer layers learn with their
+    networks; those of frozen peers keep their initial weights. Before D, maps are average-pooled to the smaller of two
+    sizes, or to vectors if their numbers of axes differ.
 
     Args:
         temperature: T of both softmaxes (3, from memory).
-        weight: of the divergence; 1 in the paper.
-        adversarial: weight of the networks' part of the game. Ours: for a network of n weights a step of Adam has a
-            length of up to 2e-5 sqrt(n), 0.014 for a ResNet-32, where SGD at 0.1 with momentum 0.9 takes one of about
-            the gradient's norm, which is of the order of 1.
-        discriminator: weight of what the discriminators minimise, which is how fast they learn beside the networks.
-            Ours, from the same comparison of steps (0.004 for the 40,000 weights of a discriminator).
-        width: channels after the transfer layers; None: those of the peer that has the fewest (ours).
-        cyclic_logits: learn logits, too, from the one peer before in the circle. The same for two peers.
+        weight: weight of the divergence; 1 in the paper.
+        adversarial: weight of the adversarial term of the networks. Ours: for a network of n weights, a step of Adam
+            has a length of up to 2e-5 sqrt(n), 0.014 for a ResNet-32. SGD with learning rate 0.1 and momentum 0.9 takes
+            a step of about the norm of the gradient, which is of the order of 1.
+        discriminator: weight of the loss of the discriminators, which sets how fast they learn compared with the
+            networks. Ours, from the same comparison of steps (0.004 for the 40,000 weights of a discriminator).
+        width: channels after the transfer layers; None: the smallest number of channels of any peer (ours).
+        cyclic_logits: learn logits from the previous peer in the cycle only. No difference with two peers.
 
     >>> same = Outputs(torch.zeros(2, 4, 10), stages=((torch.ones(4, 8, 2, 2),),) * 2)
     >>> loss = AFD()
@@ -78,7 +79,7 @@ class AFD(Loss):
         self._made: object = None
 
     def setup(self, outputs: Outputs) -> None:
-        """Make a transfer layer for each peer and a discriminator for each that learns, unless they are there."""
+        """Create a transfer layer for each peer and a discriminator for each learner, unless they exist."""
         require(outputs, "AFD", stages=1)
         if outputs.peers < 2:
             raise ValueError("AFD needs at least two peers")
@@ -102,13 +103,13 @@ class AFD(Loss):
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)``: ``task`` and ``distill`` in nats, ``adversarial`` (the networks) and ``discriminator``.
 
-        ``watched`` has ``discriminator_accuracy`` afterwards: near 1 the game is lost for the networks, 1/2 is chance.
+        Sets ``watched["discriminator_accuracy"]``: 1/2 is chance; near 1 the networks cannot fool the discriminator.
         """
         require(outputs, "AFD", stages=1)
         self.check_made(len(self.transfers), outputs)
         maps = [transfer(single(stages[-1])) for transfer, stages in zip(self.transfers, outputs.maps, strict=True)]
         games = [
-            # The peer before in the circle is real; the first one's is the last.
+            # The previous peer in the cycle is real; for the first peer that is the last one.
             least_squares(self.discriminators[str(peer)], *same_size(maps[peer - 1], maps[peer]))
             for peer in outputs.learners
         ]

@@ -1,7 +1,7 @@
 """Adversarial-based mutual learning network (Zhang, Lu, Gong, Luo, Liu, ECCV 2020).
 
-Peers learn from each other while they compute and not only from what comes out: block by block their features are
-aligned by discriminators, and each block's features are led towards the *final* features of the other.
+Peers also learn from each other's intermediate features: discriminators align the features block by block, and the
+features of each block are matched to the *final* features of the other peer.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ from metamixer.losses.functional import (
 
 @dataclass(eq=False, repr=False)
 class AMLN(Loss):
-    """Peers align their features stage by stage by games, and lead them towards the other's final ones.
+    """Peers align features stage by stage adversarially, and match intermediate to final features.
 
     ``CE(z_i, y) + weight * T^2 KL(p_j || p_i) + adversarial * mean_k (1 - D_ik(F_ik))^2 + align * L2_i``.
 
     At the end of every stage k a discriminator minimises ``(1 - D_ik(F_jk))^2 + D_ik(F_ik)^2``: the features F of the
-    peer before, j = i - 1 in a circle, are real, its own are fake. At every stage but the last an alignment container
-    A maps features to the last stage's of peer j: ``L2_i = mean_k mean (A_ik(F_ik) - F_jK)^2``, the target detached.
-    Stages in a shared trunk, the same for all peers, are left out of both. Logits are learned from all others, as in
-    DML.
+    previous peer in the cycle, j = i - 1, are real, its own are fake. At every stage but the last, an alignment
+    container A maps the features to those of the last stage of peer j: ``L2_i = mean_k mean (A_ik(F_ik) - F_jK)^2``,
+    with the target detached. Stages in a shared trunk are left out of both. Logits are learned from all other peers, as
+    in DML.
 
-    Known at second hand are the parts: discriminators after each block, containers from block to the peer's final
-    feature by L2, the divergence of the predictions. There is no public code, and no weights are published. Ours:
-    every weight, the temperature, least squares as the game (as in AFD), one backward pass for both players, the
-    circle for more than two peers, and the container: a 3x3 convolution, ReLU and a 1x1 convolution on features
-    averaged down to the size of their target. Where peers differ in channels, 1x1 convolutions, which learn with their
-    networks, lead to those of the narrowest before a discriminator; those of frozen peers stay as they were drawn.
+    From secondary sources we know the parts: discriminators after each block, containers from each block to the final
+    features of the other peer with an L2 loss, and the divergence of the predictions. There is no public code, and the
+    loss weights are not published. Ours: all loss weights, the temperature, the least-squares game (as in AFD), one
+    backward pass for both players, the cycle for more than two peers, and the container: a 3x3 convolution, ReLU and a
+    1x1 convolution on features average-pooled to the size of their target. If peers differ in channels, 1x1
+    convolutions reduce them to the smallest number before a discriminator. These learn with their networks; those of
+    frozen peers keep their initial weights.
 
     Args:
         temperature: T of both softmaxes.
-        weight: of the divergence.
-        adversarial: weight of the networks' part of the games.
+        weight: weight of the divergence.
+        adversarial: weight of the adversarial term of the networks.
         align: weight of the intermediate-to-final alignment.
-        discriminator: weight of what the discriminators minimise, as in AFD.
+        discriminator: weight of the loss of the discriminators, as in AFD.
 
     >>> same = Outputs(torch.zeros(2, 4, 10), stages=((torch.ones(4, 6, 4, 4), torch.ones(4, 8, 2, 2)),) * 2)
     >>> loss = AMLN()
@@ -76,7 +77,7 @@ class AMLN(Loss):
         self._peers = 0
 
     def setup(self, outputs: Outputs) -> None:
-        """Make the discriminators of every stage and the layers around them, unless they are there."""
+        """Create the discriminators of every stage and the layers around them, unless they exist."""
         self._check(outputs)
         if outputs.peers < 2:
             raise ValueError("AMLN needs at least two peers")
@@ -114,7 +115,7 @@ class AMLN(Loss):
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Terms ``(P,)``: ``task``, ``distill`` in nats, ``adversarial`` and ``align`` (networks), ``discriminator``.
 
-        ``watched`` has ``discriminator_accuracy`` afterwards, the mean over the stages; 1/2 is chance.
+        Sets ``watched["discriminator_accuracy"]``, the mean over the stages; 1/2 is chance.
         """
         self._check(outputs)
         self.check_made(self._peers, outputs)
@@ -131,7 +132,7 @@ class AMLN(Loss):
         }
 
     def _compare(self, outputs: Outputs, peer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One peer with the one before: what its discriminators minimise, how well it fools them, accuracy, gap."""
+        """Compare a peer with the previous one: loss of its discriminators, its adversarial loss, accuracy, gap."""
         games, gaps = [], []
         other = (peer - 1) % outputs.peers
         final = single(outputs.maps[other][-1]).detach()
@@ -142,7 +143,7 @@ class AMLN(Loss):
                 features, wanted = same_size(single(outputs.maps[peer][stage]), final)
                 gaps.append((single(self.containers[key](features)) - wanted).square().mean())
         telling, fooling, accuracy = (torch.stack(column) for column in zip(*games, strict=True))
-        # A sum where the weights are each discriminator's own: how fast it learns must not depend on their number.
+        # A sum, because each discriminator has its own weights: how fast it learns must not depend on their number.
         gap = torch.stack(gaps).mean() if gaps else final.new_zeros(())
         return telling.sum(), fooling.mean(), accuracy.mean(), gap
 
@@ -155,5 +156,5 @@ class AMLN(Loss):
 
 
 def _key(peer: int, stage: int) -> str:
-    """The stages of the outputs are counted from 1, as plans do."""
+    """The key of a module: stages are counted from 1, as in plans."""
     return f"{peer}-{stage + 1}"

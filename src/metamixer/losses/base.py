@@ -1,4 +1,4 @@
-"""The base class of losses: terms of the peers that learn, and hooks for training loops."""
+"""The base class of losses: terms for each peer, and hooks for training loops."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from metamixer.losses.functional import check_targets, finite, learning, spread
 
 
 class Loss(nn.Module):
-    """A loss defines :meth:`terms`; everything else has a default.
+    """Base class of losses. A subclass defines :meth:`terms`; everything else has a default.
 
-    Its settings are the fields of a ``@dataclass(eq=False, repr=False)`` whose annotations say what is accepted, or
-    come in through an ``__init__`` of its own.
+    The settings are the fields of a ``@dataclass(eq=False, repr=False)``, whose annotations define what is accepted, or
+    the parameters of an ``__init__``.
 
     Attributes:
         needs: what a recipe has to provide, such as ``("trunk",)`` or ``("shadows", "views")``.
-        shadows: what the copies that follow the peers are called in tables, such as ``average``; empty: it has none.
-        watched: numbers of the last call to be logged that are no part of the objective, each ``(P,)``.
+        shadows: the name of shadows in tables, such as ``average``; empty: the loss uses no shadows.
+        watched: values of the last call for logging that are not part of the objective, each ``(P,)``.
     """
 
     needs: tuple[str, ...] = ()
@@ -33,26 +33,26 @@ class Loss(nn.Module):
         self.watched: dict[str, Tensor] = {}
 
     def __post_init__(self) -> None:
-        """Start a loss whose settings are the fields of a dataclass, and check them."""
+        """Initialise a loss whose settings are the fields of a dataclass, and check them."""
         if type(self).__hash__ is None:
             raise TypeError(f"{type(self).__name__} is a torch module; expected @dataclass(eq=False, repr=False)")
         Loss.__init__(self)
         check_fields(self)
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
-        """Each term by name, a number for each of the L peers that learn ``(L,)``, or for all ``(P,)``."""
+        """The terms by name: one number for each of the L peers that learn, ``(L,)``, or for all peers, ``(P,)``."""
         raise NotImplementedError
 
     def forward(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None = None) -> Terms:
         """Logits ``(P, B, C)`` and soft targets ``(B, C)`` -> the terms, each ``(P,)``, 0 for peers that do not learn.
 
         Args:
-            outputs: of a cohort.
-            targets: soft, mixed as the images were.
-            progress: the share of training that is done; None: settings that change with it are at full strength.
+            outputs: outputs of a cohort.
+            targets: soft targets, mixed as the images were.
+            progress: share of training that is done; None: settings that change with it are at their final values.
 
         Raises:
-            ValueError: targets that are no soft ones, or outputs without what the method compares.
+            ValueError: the targets are not soft, or the outputs lack what the method compares.
         """
         check_targets(outputs.logits, targets)
         terms = self.terms(_finite(outputs, targets), targets, progress)
@@ -61,10 +61,10 @@ class Loss(nn.Module):
         return {name: _placed(each, outputs) for name, each in terms.items()}
 
     def setup(self, outputs: Outputs) -> None:
-        """Create trainable parts from the outputs of one example, before the optimizer; those that fit stay."""
+        """Create trainable parts from the outputs of one example, before the optimizer; keep those that fit."""
 
     def check_made(self, parts: int, outputs: Outputs) -> None:
-        """Raise ValueError unless :meth:`setup` made as many parts as there are peers."""
+        """Raise ValueError unless :meth:`setup` created one part for each peer."""
         if parts != outputs.peers:
             raise ValueError(
                 f"{type(self).__name__} has parts for {parts} peers, there are {outputs.peers}: setup(outputs) makes "
@@ -78,20 +78,20 @@ class Loss(nn.Module):
         """Hook after each optimizer step, for averages, queues and copies."""
 
     def set_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """How images are normalised, one mean and one deviation a channel, for attacks in units of pixels."""
+        """Set the normalisation of images, mean and standard deviation per channel, for attacks in units of pixels."""
 
     def deployable(self, peers: int) -> Sequence[int] | None:
-        """Of a cohort of so many peers those that may be deployed; None: any that learns."""
+        """The peers that may be deployed, of a cohort with that number of peers; None: any that learns."""
         return None
 
     @staticmethod
     def of(module: nn.Module) -> Loss:
-        """The module with the whole interface of a loss; what a plain ``nn.Module`` lacks has its default."""
+        """The module with the complete interface of a loss; a plain ``nn.Module`` gets the defaults it lacks."""
         return module if isinstance(module, Loss) else cast(Loss, _Completed(module))
 
 
 def _finite(outputs: Outputs, targets: Tensor) -> Outputs:
-    """The outputs with finite logits for classes that are masked by -inf, in this pass and in others."""
+    """The outputs with finite logits for classes masked by -inf, in this pass and in those of ``run``."""
     run = outputs.run
 
     def again(peer: int, images: Tensor, training: bool = True) -> Tensor:
@@ -102,14 +102,14 @@ def _finite(outputs: Outputs, targets: Tensor) -> Outputs:
 
 
 def _placed(values: Tensor, outputs: Outputs, all: bool = False) -> Tensor:
-    """``(L,)`` or ``(P,)`` -> ``(P,)``; 0 for peers that do not learn, unless ``all`` were given and are to stay."""
+    """``(L,)`` or ``(P,)`` -> ``(P,)``; 0 for peers that do not learn, unless ``all`` keeps given values."""
     if len(values) != outputs.peers:
         return spread(values, outputs)
     return values if all else spread(learning(values, outputs), outputs)
 
 
 class _Completed:
-    """A plain module as a loss: its own attributes come first, then the defaults of :class:`Loss`."""
+    """A plain module as a loss: its own attributes, then the defaults of :class:`Loss`."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -1,7 +1,7 @@
 """Codistillation (Anil, Pereyra, Passos, Ormandi, Dahl, Hinton, ICLR 2018, arXiv 1804.03235).
 
-Peers learn from what the others predicted some time ago, so that they need not run in step, nor in one process: they
-exchange weights, and rarely.
+Peers learn from predictions of earlier copies of the others. They need not run synchronously or in one process, because
+they only exchange weights, and rarely.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from metamixer.losses.functional import divergence_from, learning, require, sing
 
 @dataclass(eq=False, repr=False)
 class Codistillation(Loss):
-    """Peers learn from what the others predicted some time ago; they may live in other processes.
+    """Peers learn from predictions of earlier copies of the others, which may run in other processes.
 
     ``L_i = CE(z_i, y) + weight * T^2 KL(mean over j != i of p_j^earlier || p_i)`` (Algorithm 1), teachers detached.
 
-    The teachers are earlier copies of the others, refreshed every ``interval`` steps: the cohort's shadows. The paper
-    has the cross-entropy of the mean; KL has the same gradient and is 0 where there is nothing to learn. It also gives
-    each peer a part of the data of its own, which is up to the loader.
+    The teachers are earlier copies of the others, refreshed every ``interval`` steps: the shadows of the cohort. The
+    paper uses the cross-entropy with the mean; KL has the same gradient and is 0 when peer and mean agree. The paper
+    also trains each peer on a different part of the data, which is up to the loader.
 
-    With ``exchange`` every process trains one peer and finds the others' weights in a folder that all of them reach.
-    Its cohort is the own network and, frozen, the networks of the other processes in the order of their numbers, of
-    whatever architectures: ``Cohort([own, *others], frozen=[1, ...])``. Every ``interval`` steps the own weights
-    replace ``peer-<peer>.safetensors`` at once, and the others' are read. A file that is missing, damaged or not
-    finite is passed over: its peer stays as it was, and does not teach before its first file has come. A peer that
-    dies stops changing, and nobody waits for it. Such runs are not repeated in the same bits. Each needs a new folder.
+    With ``exchange``, every process trains one peer and reads the weights of the others from a shared folder. Its
+    cohort is its own network followed by the networks of the other processes, frozen and in the order of their
+    numbers, of any architectures: ``Cohort([own, *others], frozen=[1, ...])``. Every ``interval`` steps the process
+    atomically replaces ``peer-<peer>.safetensors`` by its own weights and reads those of the others. A file that is
+    missing, damaged or not finite is skipped: its peer keeps its weights, and does not teach before its first file has
+    been read. No process waits for another, so a failed one does not block the others. Such runs are not reproducible
+    bit by bit. Each run needs a new folder.
 
     Args:
-        weight: of the distillation once the burn-in is over, 1 in a third-party implementation.
+        weight: weight of the distillation after the burn-in; 1 in a third-party implementation.
         temperature: T of both softmaxes; the paper has none (1).
         interval: steps between refreshes; 50 in a third-party implementation.
-        burn_in: the share of training before peers learn from each other. The paper gives steps of its own runs; 0.4
-            is 28 of 70 epochs of a third-party ImageNet recipe.
-        exchange: the folder; None: all peers are in this process.
-        peer: the number of this process's peer, from 0; only with ``exchange``.
-        peers: how many there are in all processes; only with ``exchange``.
+        burn_in: share of training before peers learn from each other. The paper gives steps of its own runs; 0.4 is 28
+            of 70 epochs of a third-party ImageNet recipe.
+        exchange: the shared folder; None: all peers are in this process.
+        peer: number of the peer of this process, from 0; only with ``exchange``.
+        peers: number of peers in all processes; only with ``exchange``.
 
     >>> old, new = torch.tensor([[[0.0, 2.0]], [[1.0, 0.0]]]), torch.zeros(2, 1, 2)
     >>> outputs = Outputs(torch.cat([new, old]), frozen=(2, 3), shadows=2)
@@ -72,7 +73,7 @@ class Codistillation(Loss):
         self.arrived: Tensor | None
         self.register_buffer("arrived", None if self.exchange is None else torch.zeros(self.peers - 1))
         if self.exchange is not None:
-            self.shadows = ""  # the other processes' peers are in their place
+            self.shadows = ""  # the peers of other processes take their place
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats."""
@@ -91,7 +92,7 @@ class Codistillation(Loss):
         return float(progress is None or progress >= self.burn_in)
 
     def _shares(self, outputs: Outputs) -> Tensor:
-        """``(L, F)``: how much each of the L learners takes of each of the F frozen peers; rows of zeros: of none."""
+        """``(L, F)``: the weight of each of the F frozen peers for each of the L learners; zeros: no teacher."""
         learners, frozen = len(outputs.learners), len(outputs.frozen)
         if self.arrived is None:
             require(outputs, "codistillation", shadows=True)

@@ -1,7 +1,7 @@
-"""The distillation framework around Cut^nMix (Shen, Xu, Yang, Li, Guo, arXiv 2206.12370), in our reading.
+"""The distillation framework of Cut^nMix (Shen, Xu, Yang, Li, Guo, arXiv 2206.12370), in our interpretation.
 
-We know the abstract: the framework is "to enhance the distillation with feature level mutual learning and a
-self-ensemble teacher". No formula, no weight and no code of the authors are known to us.
+We know only the abstract: the framework is "to enhance the distillation with feature level mutual learning and a
+self-ensemble teacher". We know no formulas, weights or code of the authors.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from metamixer.losses.kd import softened_mean
 
 @dataclass(eq=False, repr=False)
 class CutnMixLoss(Loss):
-    """Peers teach each other by logits and by features, and the mean of their averaged selves teaches all of them.
+    """Peers teach each other by logits and features; the ensemble of their averaged copies teaches all.
 
-    Our reading of the paper's abstract, in every formula and every default. ``L_i = CE(z_i, y) + r(t) (...)`` with
+    All formulas and defaults are our interpretation of the abstract. ``L_i = CE(z_i, y) + r(t) (...)`` with
 
     - ``weight`` times the mean over j != i of ``T^2 KL(p_j || p_i)``;
-    - ``feature_weight`` times the mean over j != i of ``||n(W_ij f_i) - n(f_j)||^2``: f_i is what the last linear layer
-      of peer i sees, W_ij a learned projection to the width of f_j, and n scales to length 1;
+    - ``feature_weight`` times the mean over j != i of ``||n(W_ij f_i) - n(f_j)||^2``: f_i is the input of the last
+      linear layer of peer i, W_ij a learned projection to the width of f_j, and n scales to length 1;
     - ``ensemble_weight`` times ``T^2 KL(p_e || p_i)``: p_e is the mean of the softened probabilities of all shadows. A
-      shadow is a copy of a peer that follows it as a moving average of its weights.
+      shadow is a copy of a peer whose weights are a moving average of those of the peer.
 
-    Who teaches is detached, p_j and f_j as well as p_e. The features of the teaching side are compared as they are: two
-    learned projections could agree on one direction for all images, and nothing would be taught.
+    All teachers are detached: p_j, f_j and p_e. The features of the teaching side are not projected: two learned
+    projections could map all images to the same direction and teach nothing.
 
-    Made for the mixer ``cutnmix``, works with every mixer. The paper's networks and how it deploys are unknown to us; a
-    peer is deployed here, not its average.
+    Designed for the mixer ``cutnmix``; works with every mixer. We do not know the networks of the paper, nor which
+    network it deploys; here a peer is deployed, not its average.
 
     Args:
-        temperature: T of all softmaxes, 3 as in other online methods.
-        weight: of mutual learning by logits.
-        feature_weight: of mutual learning by features.
-        ensemble_weight: of what the averages teach.
-        decay: of the averages: ``shadow = decay * shadow + (1 - decay) * peer`` after every step; after step n
-            1 - 1 / n while that is less, which is the plain mean of all steps.
-        ramp_up: the share of training over which all three weights rise to their full values, 80 of 300 epochs in other
+        temperature: T of all softmaxes; 3, as in other online methods.
+        weight: weight of mutual learning by logits.
+        feature_weight: weight of mutual learning by features.
+        ensemble_weight: weight of learning from the ensemble of the averages.
+        decay: decay of the averages, ``shadow = decay * shadow + (1 - decay) * peer`` after every step. After step n it
+            is at most 1 - 1 / n, which gives the plain mean of all steps at first.
+        ramp_up: share of training over which all three weights rise to their full values; 80 of 300 epochs in other
             online methods.
 
     >>> outputs = Outputs(torch.zeros(4, 3, 10), features=tuple(torch.rand(4, 3, 8)), frozen=(2, 3), shadows=2)
@@ -73,7 +73,7 @@ class CutnMixLoss(Loss):
         self.count = StepCount()
 
     def setup(self, outputs: Outputs) -> None:
-        """Create a projection for every ordered pair of peers; those that fit stay."""
+        """Create a projection for every ordered pair of peers; keep those that fit."""
         require(outputs, "CutnMixLoss", features=True, shadows=True)
         widths = [features.shape[1] for features in outputs.features[: outputs.peers - outputs.shadows]]
         shapes = {f"{i}-{j}": (to, own) for i, own in enumerate(widths) for j, to in enumerate(widths) if j != i}
@@ -116,5 +116,5 @@ class CutnMixLoss(Loss):
         return torch.stack([torch.stack(row).mean() if row else goals[0].new_zeros(()) for row in rows])
 
     def after_step(self, cohort: Any) -> None:
-        """Let the averages follow the peers, for the first steps as the plain mean of all steps."""
+        """Update the averages; in the first steps they are the plain mean of all steps."""
         cohort.update_shadows(min(self.decay, 1 - 1 / self.count.add()))

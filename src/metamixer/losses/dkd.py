@@ -1,7 +1,8 @@
 """Decoupled knowledge distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679).
 
-KL(p_t || p_s) = TCKD + (1 - p_t[target]) NCKD: how sure the teacher is of the label, and what it thinks of the other
-classes. Where a teacher is sure, the second hardly counts; given a weight of its own it counts always.
+KL(p_t || p_s) = TCKD + (1 - p_t[target]) NCKD: a term for the probability of the target class, and one for the
+distribution over the other classes. If the teacher is confident, the second has almost no weight; DKD gives it a weight
+that does not depend on the confidence.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from metamixer.losses.kd import mean_teacher
 
 @dataclass(eq=False, repr=False)
 class DKD(Loss):
-    """Peers learn from a frozen teacher: its trust in the label and its view of the other classes, apart.
+    """Peers learn from a frozen teacher, with separate terms for the target and the other classes.
 
-    A frozen teacher, target class and the others apart: ``CE + w (alpha T^2 TCKD + beta T^2 NCKD)``.
+    ``L_i = CE(z_i, y) + w (alpha T^2 TCKD + beta T^2 NCKD)``.
 
-    TCKD is the KL of (p[target], 1 - p[target]), NCKD that of the softmaxes over the other classes. The teachers are
-    the frozen peers of the cohort. Of several, the mean of their softened probabilities teaches.
+    TCKD is the KL divergence of (p[target], 1 - p[target]), NCKD that of the softmaxes over the other classes. The
+    teachers are the frozen peers of the cohort; the mean of their softened probabilities teaches.
 
-    The paper has one label a sample. For the soft targets of a mixer the target class is the one with the largest
-    share, the first of equal ones; that is our generalisation.
+    In the paper every sample has one label. With the soft targets of a mixer, the target class is the first one with
+    the largest share (our generalisation).
 
     Args:
         temperature: T of all softmaxes. 4, as in the official code.
-        alpha: weight of the target class (TCKD), 1.
-        beta: weight of the others (NCKD). 8 is the official code's default; there it is tuned to each pair of networks,
-            such as 2 for ResNet-56 and ResNet-20, 6 for WRN-40-2 and WRN-16-2.
-        warm_up: the share of training over which w rises linearly from 0 to 1: 20 of 240 epochs in the official code.
+        alpha: weight of the target class (TCKD).
+        beta: weight of the other classes (NCKD). 8 is the default of the official code, which tunes it for each pair of
+            networks: 2 for ResNet-56 and ResNet-20, 6 for WRN-40-2 and WRN-16-2.
+        warm_up: share of training over which w rises linearly from 0 to 1: 20 of 240 epochs in the official code.
 
     >>> outputs = Outputs(torch.zeros(2, 4, 10), frozen=(1,))
     >>> sorted(DKD()(outputs, torch.eye(10)[:4]))
@@ -70,10 +71,10 @@ class DKD(Loss):
 
 
 def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """``(P, B, C)`` -> ``(P, B, 2)``, logits of "the target class or any other", and ``(P, B, C - 1)``, of the others.
+    """``(P, B, C)`` -> ``(P, B, 2)`` logits of the target class and of all others, ``(P, B, C - 1)`` of the others.
 
-    The target's column is left out by its index. To push it away by a large number, as the official code does, lets it
-    come back where a network is very sure, and a mask of infinities has gradients that are not numbers.
+    The column of the target is removed by its index. Subtracting a large number from it, as in the official code, fails
+    if a network is very confident, and masking with -inf gives NaN gradients.
     """
     logits = single(logits)
     label = targets.argmax(-1, keepdim=True)

@@ -1,7 +1,7 @@
 """FFL, feature fusion learning (Kim, Hyun, Chung, Kwak, arXiv 1904.09058).
 
-The peers' last feature maps are fused and classified. The peers' mean teaches the fused classifier, and that teaches
-every peer.
+The last feature maps of the peers are fused and classified. The mean of the peers teaches the fused classifier, which
+teaches every peer.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from metamixer.losses.functional import divergence, learning, ramp_up, require, 
 class FFL(Loss):
     """The peers' feature maps are fused and classified; the fused classifier teaches every peer.
 
-    ``sum_i CE(z_i) + CE(z_f) + weight r(t) T^2 [sum_i KL(p_f || p_i) + KL(p_e || p_f)]``, z_e the mean of the z_i.
+    ``sum_i CE(z_i) + CE(z_f) + weight r(t) T^2 [sum_i KL(p_f || p_i) + KL(p_e || p_f)]`` with z_e the mean of the z_i.
 
-    z_f is what the fusion module makes of the last stages' maps: concatenated, 3x3 depthwise convolution, 1x1
-    convolution (each with batch norm and ReLU), mean over the positions, linear. Who teaches is detached. The features
-    are not: CE(z_f) and KL(p_e || p_f) train the peers through them, as in the official code. For branches on one trunk
-    (the paper's sub-networks) and for separate networks.
+    z_f is the output of the fusion module for the maps of the last stages: concatenation, 3x3 depthwise convolution,
+    1x1 convolution (each with batch norm and ReLU), mean over the positions, linear layer. Teachers are detached; the
+    features are not: CE(z_f) and KL(p_e || p_f) train the peers through them, as in the official code. Peers may be
+    branches on a shared trunk (the sub-networks of the paper) or separate networks.
 
-    What belongs to the fused classifier is divided evenly over the peers that learn. A frozen peer's map is fused and
-    its logits are in the mean, and it learns nothing. A peer is deployed, without the fusion module.
+    The terms of the fused classifier are divided evenly over the peers that learn. The map of a frozen peer is fused
+    and its logits are part of the mean, but it learns nothing. A peer is deployed without the fusion module.
 
-    Ours: maps of different sizes are averaged down to the smallest, and the module is as wide as the widest peer (one
-    peer's width, as in the paper, where all have the same). The official code trains the module with a weight decay of
-    its own, 1e-5; here it has the optimizer's.
+    Ours: maps of different sizes are average-pooled to the smallest, and the module is as wide as the widest peer (in
+    the paper all peers have the same width). The official code trains the module with a separate weight decay of 1e-5;
+    here the one of the optimizer applies.
 
     Args:
         temperature: T of all softmaxes. 3, as in the official code.
-        weight: of the distillation, 1 as there.
-        ramp_up: the share of training over which the weight rises to its full value: 80 of 300 epochs there.
+        weight: weight of the distillation. 1, as in the official code.
+        ramp_up: share of training over which the weight rises to its full value: 80 of 300 epochs in the official code.
 
     >>> maps = torch.rand(2, 4, 6, 5, 5)
     >>> outputs = Outputs(torch.zeros(2, 4, 10), tuple((each,) for each in maps))
@@ -61,10 +61,10 @@ class FFL(Loss):
         self.fusion: Fusion | None = None
 
     def setup(self, outputs: Outputs) -> None:
-        """Create the fusion module for the shapes of these outputs; one that fits them stays.
+        """Create the fusion module for the shapes of these outputs, unless the existing one fits.
 
         Raises:
-            ValueError: the stages do not end in feature maps of 1 to 3 axes, the same number for all peers.
+            ValueError: the stages do not end in feature maps with 1 to 3 spatial axes, the same number for all peers.
         """
         require(outputs, "FFL", stages=1)
         maps = [stages[-1] for stages in outputs.maps]
@@ -72,8 +72,8 @@ class FFL(Loss):
         if len(axes) > 1 or not axes <= {1, 2, 3}:
             shapes = ", ".join(f"peer {index} {tuple(each.shape)}" for index, each in enumerate(maps))
             raise ValueError(
-                f"FFL fuses feature maps (B, channels, ...) of 1 to 3 axes, as many for all peers; the last stages put "
-                f"out {shapes}: stages=[...] of a Cohort names modules that end in such maps"
+                f"FFL fuses feature maps (B, channels, ...) with 1 to 3 spatial axes, as many for all peers; the last "
+                f"stages return {shapes}: name modules that return such maps by stages=[...] of a Cohort"
             )
         shape = (tuple(each.shape[1] for each in maps), axes.pop(), outputs.logits.shape[-1])
         if self.fusion is None or self.fusion.shape != shape:
@@ -82,7 +82,7 @@ class FFL(Loss):
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task", "distill", "fused", "distill_fused"}``, each ``(P,)``.
 
-        ``fused`` is CE(z_f), ``distill_fused`` KL(p_e || p_f), both in equal parts for the peers that learn.
+        ``fused`` is CE(z_f) and ``distill_fused`` KL(p_e || p_f), both divided evenly over the peers that learn.
 
         Raises:
             ValueError: :meth:`setup` was not called.
@@ -108,9 +108,9 @@ class Fusion(nn.Module):
     """Feature maps of all peers -> logits ``(B, classes)``.
 
     Args:
-        channels: of each peer's map.
-        axes: spatial axes of the maps, 1 to 3.
-        classes: how many.
+        channels: channels of the map of each peer.
+        axes: number of spatial axes of the maps, 1 to 3.
+        classes: number of classes.
     """
 
     def __init__(self, channels: tuple[int, ...], axes: int, classes: int) -> None:
@@ -129,7 +129,7 @@ class Fusion(nn.Module):
         )
         self.last = nn.Linear(width, classes)
         for layer in self.body:
-            if isinstance(layer, conv):  # as the official code
+            if isinstance(layer, conv):  # as in the official code
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Functions shared by losses: soft cross-entropy and divergences between peers, one number per peer."""
+"""Functions shared by losses: soft cross-entropy and divergences between peers, one value per peer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CLASS_WEIGHTS: ContextVar[Tensor | None] = ContextVar("class_weights", default=
 
 @contextmanager
 def weighing(weights: Tensor | None) -> Iterator[None]:
-    """Weights of the classes ``(C,)`` in every :func:`soft_cross_entropy` meanwhile; None: all count alike.
+    """Apply class weights ``(C,)`` in every :func:`soft_cross_entropy` inside the block; None: equal weights.
 
-    A context and no argument, so that it reaches the cross-entropies of every method, those of ensembles included.
+    A context rather than an argument, so that it applies to all cross-entropies of all methods, also of ensembles.
     """
     token = _CLASS_WEIGHTS.set(weights)
     try:
@@ -33,7 +33,8 @@ def weighing(weights: Tensor | None) -> Iterator[None]:
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """``(P, B, C), (B, C) -> (P,)``: -sum_c t_c log p_c in nats, the mean over the batch.
 
-    Inside of :func:`weighing` -sum_c w_c t_c log p_c, as ``torch.nn.functional.cross_entropy`` has it.
+    Inside :func:`weighing` it is the batch mean of -sum_c w_c t_c log p_c, as in ``torch.nn.functional.cross_entropy``
+    with soft targets.
     """
     if (weights := _CLASS_WEIGHTS.get()) is not None:
         targets = targets * weights.to(targets)
@@ -43,9 +44,9 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """``(..., B, C), (..., B, C) -> (...)``: T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats.
 
-    The sum over the classes, the mean over the batch. A mean over the classes as well, which
-    ``reduction="mean"`` of ``KLDivLoss`` takes, is too weak by the number of classes. T^2 keeps the size of the
-    gradient when T changes (Hinton, Vinyals, Dean, arXiv 1503.02531).
+    The sum over the classes and the mean over the batch. ``KLDivLoss(reduction="mean")`` also divides by the number of
+    classes, which makes the term too weak. T^2 keeps the size of the gradient independent of T (Hinton, Vinyals, Dean,
+    arXiv 1503.02531).
 
     No gradient flows into the teacher.
     """
@@ -55,7 +56,7 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
 def softened_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """``(..., C), (..., C) -> (...)``: KL(softmax(teacher / T) || softmax(student / T)), with gradients for both.
 
-    In single precision at least: in half precision T^2 KL overflows where peers are sure of different classes.
+    Computed in float32 at least: in half precision T^2 KL overflows if peers confidently predict different classes.
     """
     log_teacher = (single(teacher) / temperature).log_softmax(-1)
     log_student = (single(student) / temperature).log_softmax(-1)
@@ -68,13 +69,13 @@ def row_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tens
 
 
 def divergence_from(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """:func:`divergence` from probabilities ``(..., B, C)``, of which some may be 0, to logits ``(..., B, C)``."""
+    """:func:`divergence` of logits ``(..., B, C)`` from probabilities ``(..., B, C)``, some of which may be 0."""
     log_student = (single(student) / temperature).log_softmax(-1)
     return temperature**2 * (torch.xlogy(teacher, teacher) - teacher * log_student).sum(-1).mean(-1)
 
 
 def mutual_divergence(logits: Tensor, temperature: float) -> Tensor:
-    """``(P, B, C) -> (P,)``: for each peer the mean of the divergences from each of the others; 0 for a single one."""
+    """``(P, B, C) -> (P,)``: for each peer the mean divergence from the other peers; 0 for a single peer."""
     peers = len(logits)
     if peers == 1:
         return single(logits).new_zeros(1)
@@ -83,10 +84,10 @@ def mutual_divergence(logits: Tensor, temperature: float) -> Tensor:
 
 
 def ramp_up(progress: float | Tensor | None, length: float) -> float | Tensor:
-    """The weight of distillation while peers still know little: exp(-5 (1 - min(progress / length, 1))^2).
+    """A weight that rises to 1 in the first part of training: exp(-5 (1 - min(progress / length, 1))^2).
 
-    The sigmoid-shaped ramp of ONE, OKDDip and FFL (80 of 300 epochs there). 1 without a length or a progress. A 0-d
-    tensor gives a tensor.
+    The sigmoid-shaped ramp of ONE, OKDDip and FFL (80 of 300 epochs there). 1 if ``length`` is 0 or ``progress`` is
+    None. A 0-d tensor returns a tensor.
 
     >>> ramp_up(None, 0.25), ramp_up(0.1, 0.0), ramp_up(0.25, 0.25), round(ramp_up(0.0, 0.25), 4)
     (1.0, 1.0, 1.0, 0.0067)
@@ -96,7 +97,7 @@ def ramp_up(progress: float | Tensor | None, length: float) -> float | Tensor:
 
 
 def linear_ramp(progress: float | Tensor | None, length: float) -> float | Tensor:
-    """``min(progress / length, 1)``; 1 without a length or a progress."""
+    """``min(progress / length, 1)``; 1 if ``length`` is 0 or ``progress`` is None."""
     if progress is None or length == 0:
         return 1.0
     share = progress / length
@@ -104,14 +105,17 @@ def linear_ramp(progress: float | Tensor | None, length: float) -> float | Tenso
 
 
 def learning(values: Tensor, outputs: Outputs) -> Tensor:
-    """``(P, ...) -> (L, ...)``: the rows of the L peers that learn. No list as an index: graphs forbid the copy."""
+    """``(P, ...) -> (L, ...)``: the rows of the L peers that learn.
+
+    Stacked rather than indexed by a list, because CUDA graphs forbid the copy of the list to the device.
+    """
     if len(outputs.learners) == outputs.peers:
         return values
     return torch.stack([values[index] for index in outputs.learners])
 
 
 def spread(values: Tensor, outputs: Outputs) -> Tensor:
-    """``(L,) -> (P,)``: the numbers of the L peers that learn in the places of all P; 0 for those that do not."""
+    """``(L,) -> (P,)``: the values of the L peers that learn at their indices; 0 for the other peers."""
     if len(outputs.learners) == outputs.peers:
         return values
     rows = [values.new_zeros(())] * outputs.peers
@@ -132,12 +136,12 @@ def require(
     """Raise ValueError, with what is accepted, unless the outputs have what a method compares.
 
     Args:
-        outputs: of the cohort.
-        method: for the message.
-        features: what the last linear layers see.
-        stages: at least so many stage outputs of each peer.
-        trunk: peers that are branches on a shared trunk.
-        shadows: peers that follow the others.
+        outputs: outputs of a cohort.
+        method: name of the method in messages.
+        features: the features of each peer are needed.
+        stages: the least number of stage outputs of each peer.
+        trunk: the peers must be branches on a shared trunk.
+        shadows: shadows of the peers are needed.
     """
     if features and len(outputs.features) < outputs.peers:
         raise ValueError(f"{method} compares features: outputs of a Cohort have them, these have none")
@@ -161,7 +165,7 @@ def require(
 def check_targets(logits: Tensor, targets: Tensor) -> None:
     """Raise ValueError unless the targets are soft, ``(B, C)``: a batch of class indices would broadcast.
 
-    Whether they are a distribution is looked at on a CPU only: reading them stops other devices.
+    Whether each row is a distribution is checked on a CPU only, because reading values synchronizes other devices.
     """
     if logits.ndim != 3 or not logits.shape[1] or logits.shape[2] < 2:
         raise ValueError(
@@ -177,12 +181,12 @@ def check_targets(logits: Tensor, targets: Tensor) -> None:
 
 
 MASKED = -1e4
-"""What stands for a logit of -inf: its probability is 0 at any temperature, and 0 times its logarithm is 0."""
+"""The replacement for a logit of -inf: its probability is 0 at any usual temperature, and its logarithm is finite."""
 
 
 def finite(logits: Tensor, targets: Tensor) -> Tensor:
-    """``(..., B, C)`` logits with :data:`MASKED` for -inf, which masks a class; but not where a target ``(B, C)`` has a
-    share in it: such a loss is infinite, and has to be seen.
+    """``(..., B, C)`` logits with :data:`MASKED` in place of -inf, which masks a class. Logits of classes with a share
+    in the target ``(B, C)`` are kept: that loss is infinite, and must not be hidden.
 
     >>> finite(torch.tensor([[0.0, -torch.inf, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]])).tolist()
     [[0.0, -inf, -10000.0]]
@@ -191,7 +195,7 @@ def finite(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def layer(channels: int, width: int, axes: int, size: int = 1, stride: int = 1) -> nn.Module:
-    """A convolution over ``axes`` axes (1 to 3) that keeps the size but for its stride; over vectors a linear layer."""
+    """A padded convolution over ``axes`` axes (1 to 3), or a linear layer for vectors (``axes=0``)."""
     if axes == 0:
         return nn.Linear(channels, width)
     if axes > 3:
@@ -200,9 +204,9 @@ def layer(channels: int, width: int, axes: int, size: int = 1, stride: int = 1) 
 
 
 def same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Two feature maps ``(B, C, ...)`` averaged down to the smaller size on each axis.
+    """Two feature maps ``(B, C, ...)``, average-pooled to the smaller size on each axis.
 
-    Where they differ in the number of axes both become vectors ``(B, C)``, the means over all positions.
+    If they differ in the number of axes, both become vectors ``(B, C)``, the means over all positions.
     """
     if one.ndim != other.ndim:
         return pooled(one), pooled(other)
@@ -218,5 +222,5 @@ def _average(features: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def single(values: Tensor) -> Tensor:
-    """In single precision at least."""
+    """The values in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

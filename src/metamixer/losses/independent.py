@@ -1,4 +1,4 @@
-"""Peers that do not teach each other: cross-entropy alone, the baseline."""
+"""Peers that do not teach each other: cross-entropy only, the baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metamixer.losses.functional import learning, soft_cross_entropy
 
 
 class Independent(Loss):
-    """Cross-entropy of each peer with the soft targets, in nats: plain training of P networks side by side."""
+    """Cross-entropy of each peer with the soft targets, in nats: plain training of P networks."""
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,)}``."""

@@ -1,7 +1,7 @@
 """Instance-level (mutual information) and distribution-level (adversarial) alignment between peers.
 
-A loss of this package, put together from published parts. It is **not** the objective of MetaMixer (arXiv 2303.07951),
-whose abstract and figure show mixing and mutual distillation; it goes with MetaMixer's mixing as with any other.
+A loss of this package, composed of published parts. It is **not** the objective of MetaMixer (arXiv 2303.07951), whose
+abstract and figure show mixing and mutual distillation; it can be combined with the mixing of MetaMixer and any other.
 """
 
 from __future__ import annotations
@@ -35,33 +35,36 @@ from metamixer.losses.functional import learning, ramp_up, require, spread
 class InfoMaxAdversarial(
     NoiseSettings, AttackSettings, AdversarySettings, InformationSettings, DistillationSettings, Loss
 ):
-    """Peers share information about each image and meet an adversary: ours, not MetaMixer's objective.
+    """Mutual information and adversarial alignment between peers; ours, not the objective of MetaMixer.
 
-    ``L_i = CE + r w T^2 KL + r alpha L_MI + r_adv beta L_adv``, means over the others j: ours, not MetaMixer's.
+    ``L_i = CE + r w T^2 KL + r alpha L_MI + r_adv beta L_adv``, with means over the other peers j.
 
-    - ``KL(p_j || p_i)`` at temperature T, as in DML, the teacher detached.
-    - ``L_MI(i, j)`` bounds the mutual information of the two peers' features from below; nothing flows into j.
-      ``infonce``: ``-log exp(u_b.v_b / tau) / sum_c exp(u_b.v_c / tau)``, both directions, on projected features of
-      length 1. ``jsd``: the Jensen-Shannon bound of the same critic. ``vid``: a Gaussian q(F_j | F_i), F what the last
-      stages put out.
-    - ``L_adv`` in mode ``features``: a least-squares discriminator D_i takes F_j for real and F_i for fake (as in AFD);
-      peer i minimises ``(D_i(F_i) - 1)^2``. The term ``discriminator`` is what D_i minimises from the start. It is 0
-      while D_i is right in more than 90 % of a batch; momentum and weight decay of the shared optimizer continue.
-    - ``L_adv`` in mode ``inputs``: ``T^2 KL(p_j(x) || p_i(x + d))``, x what peer i was shown, d inside of ``eps`` what
-      raises ``KL(p_j(x) || p_i(x + d))`` most. One attack on each peer, with three peers or more on the mean over j. It
-      is made in evaluation mode; the pass that is learned from is in training mode, and its batch statistics count.
+    - ``KL(p_j || p_i)`` at temperature T, as in DML, with the teacher detached.
+    - ``L_MI(i, j)`` maximises a lower bound on the mutual information of the features of the two peers; those of j are
+      detached. ``infonce``: ``-log exp(u_b.v_b / tau) / sum_c exp(u_b.v_c / tau)``, both directions, on projected
+      features of length 1. ``jsd``: the Jensen-Shannon bound of the same critic. ``vid``: a Gaussian q(F_j | F_i),
+      where F is the output of the last stage.
+    - ``L_adv`` in mode ``features``: for a least-squares discriminator D_i, F_j is real and F_i is fake (as in AFD);
+      peer i minimises ``(D_i(F_i) - 1)^2``. The term ``discriminator`` is the loss of D_i, from the start of training.
+      It is 0 while the accuracy of D_i in a batch is above 90 %; momentum and weight decay of the shared optimizer
+      still apply.
+    - ``L_adv`` in mode ``inputs``: ``T^2 KL(p_j(x) || p_i(x + d))``, where x is the input of peer i and d, with
+      ``|d| <= eps``, maximises ``KL(p_j(x) || p_i(x + d))``. There is one attack on each peer, with three or more peers
+      on the mean over j. The attack runs in evaluation mode, the pass with x + d in training mode, and that pass
+      updates the batch statistics.
 
-    Information ties instances and not spaces, a discriminator ties distributions and not instances (our reasoning, and
-    no paper's). Both make peers alike, so their weights are small and come late. With noisy labels there are two gates
-    (``noise_rate``, ``confidence``), and ``mask_same_class`` should stay off. Stages of different sizes are averaged
-    down to the smallest; for D, stages of different widths are projected to the least width, by layers that learn with
-    their peers. Where the numbers of axes differ, the features before the last linear layers take the stages' place.
+    Information aligns instances rather than spaces; a discriminator aligns distributions rather than instances (our
+    reasoning, not from a paper). Both make peers similar, so their weights are small and set in late. Two settings
+    handle noisy labels (``noise_rate``, ``confidence``); with them ``mask_same_class`` should be off. Stages of
+    different sizes are average-pooled to the smallest; for D, stages of different widths are projected to the smallest
+    width by layers that learn with their peers. If the numbers of axes differ, the features before the last linear
+    layer replace the stages.
 
-    The settings are those of the five classes that it extends, all of them keyword arguments.
+    The settings are those of the five base classes, all of them keyword arguments.
 
     ``watched``: ``information_nats`` (log B - NCE over all pairs, at most log B; for ``jsd`` the divergence, at most
-    log 2; for ``vid`` an estimate for each number of F_j), ``agreement`` (the share of samples for which two peers name
-    one class), ``discriminator_accuracy`` (0.5 to 0.8 is healthy), and with ``balance`` the weights.
+    log 2; for ``vid`` an estimate per element of F_j), ``agreement`` (the share of samples for which two peers predict
+    the same class), ``discriminator_accuracy`` (0.5 to 0.8 is healthy), and with ``balance`` the weights.
 
     >>> outputs = Outputs(torch.zeros(2, 4, 10), features=(torch.eye(4), torch.eye(4)))
     >>> loss = InfoMaxAdversarial(mode="none")
@@ -89,11 +92,11 @@ class InfoMaxAdversarial(
             self.set_pixels(self.mean or (), self.std or ())
 
     def set_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Say how images are normalised, one mean and one deviation a channel; pixels lie in [0, 1]."""
+        """Set the normalisation of images, mean and standard deviation per channel, for pixels in [0, 1]."""
         self.pixel_range = torch.stack(Pixels.of(mean, std))
 
     def setup(self, outputs: Outputs) -> None:
-        """Make what estimates the information, and the discriminators, unless they are there."""
+        """Create the estimators of information and the discriminators, unless they exist."""
         self._check(outputs)
         features = [each.shape[1] for each in (last_maps(outputs) if self.estimator == "vid" else outputs.features)]
         stages = [(each.shape[1], each.ndim - 2) for each in last_maps(outputs)] if self.mode == "features" else []
@@ -112,7 +115,7 @@ class InfoMaxAdversarial(
         """Terms ``(P,)``: ``task``, ``distill``, ``information``; ``adversarial`` unless the mode is ``none``;
         ``discriminator`` in mode ``features``.
 
-        ``progress`` is the share of training that is done; None: all weights are at their full values.
+        ``progress`` is the share of training that is done; None: full weights.
         """
         self._check(outputs)
         trusted = self.trusted(outputs.logits)

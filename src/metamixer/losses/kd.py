@@ -1,6 +1,6 @@
 """Knowledge distillation (Hinton, Vinyals, Dean, arXiv 1503.02531) from a pretrained teacher.
 
-The classic that online distillation does without. Here for comparison, and for a teacher that is at hand anyway.
+The classic method, for comparison with online distillation, and for cases in which a teacher is available anyway.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from metamixer.losses.functional import divergence, learning, single, soft_cross
 
 @dataclass(eq=False, repr=False)
 class KD(Loss):
-    """Peers learn from a frozen teacher's soft predictions beside the labels.
+    """Peers learn from the labels and from the soft predictions of a frozen teacher.
 
-    A frozen teacher's soft predictions beside the labels: ``L_i = (1 - a) CE(z_i, y) + a T^2 KL(p_t || p_i)``.
+    ``L_i = (1 - a) CE(z_i, y) + a T^2 KL(p_t || p_i)``.
 
-    The teachers are the frozen peers of the cohort. Of several, p_t is the mean of their softened probabilities. The
-    peers that learn learn from the teachers alone and not from each other, so two of them are two runs of KD.
+    The teachers are the frozen peers of the cohort; p_t is the mean of their softened probabilities. The other peers
+    learn from the teachers only and not from each other, so training two of them equals two runs of KD.
 
     Args:
-        temperature: T of both softmaxes. 4, as in the usual comparisons (mdistiller, RepDistiller).
-        alpha: a, the share of distillation; 1 - a is left for the labels. 0.9, from there as well: the paper has no
-            number.
+        temperature: T of both softmaxes. 4, as in common benchmarks (mdistiller, RepDistiller).
+        alpha: a, the weight of the distillation; the labels have the weight 1 - a. 0.9, as in these benchmarks; the
+            paper gives no value.
 
     >>> KD()(Outputs(torch.zeros(2, 4, 10), frozen=(1,)), torch.eye(10)[:4])
     {'task': tensor([0.2303, 0.0000]), 'distill': tensor([0., 0.])}
@@ -58,10 +58,10 @@ class KD(Loss):
 
 
 def mean_teacher(outputs: Outputs, temperature: float, method: str) -> Tensor:
-    """``(B, C)`` logits whose softmax at ``temperature`` is the mean of the frozen peers', with no gradient.
+    """``(B, C)`` detached logits whose softmax at ``temperature`` is the mean of those of the frozen peers.
 
     Raises:
-        ValueError: there is no frozen peer but shadows.
+        ValueError: there are no frozen peers other than shadows.
     """
     teachers = [index for index in outputs.frozen if index < outputs.peers - outputs.shadows]
     if not teachers:
@@ -76,5 +76,5 @@ def mean_teacher(outputs: Outputs, temperature: float, method: str) -> Tensor:
 def softened_mean(logits: Tensor, temperature: float) -> Tensor:
     """``(N, B, C)`` -> ``(B, C)``: logits whose softmax at ``temperature`` is the mean of the N softmaxes at it."""
     logits = single(logits)
-    # Not divided by N: what is added to all logits alike does not change a softmax.
+    # Not divided by N: a constant added to all logits does not change a softmax.
     return temperature * (logits / temperature).log_softmax(-1).logsumexp(0)

@@ -1,7 +1,7 @@
 """KDCL: online knowledge distillation via collaborative learning (Guo et al., CVPR 2020, pages 11020-11029).
 
-All peers learn from one soft target, made of the predictions of all of them. The paper shows every peer an augmentation
-of its own, so that the target also makes them invariant to it.
+All peers learn from one soft target, made from the predictions of all of them. In the paper every peer sees a different
+augmentation, so that the target also makes them invariant to it.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from metamixer.losses.functional import divergence_from, learning, single, soft_
 
 Kind = Literal["naive", "linear", "minlogit", "general"]
 RIDGE = 1e-4
-"""Of the errors' mean square, added to the diagonal of their covariance before it is inverted."""
+"""Ridge added to the diagonal of the error covariance before it is inverted, as a share of the mean squared error."""
 
 
 @dataclass(eq=False, repr=False)
 class KDCL(Loss):
-    """All peers learn from one soft target that is made of the predictions of all of them.
+    """All peers learn from one soft target, made from the predictions of all of them.
 
-    ``L_i = CE(z_i, y) + weight * T^2 KL(p_t || p_i)`` with one teacher ``p_t`` made of all peers, detached.
+    ``L_i = CE(z_i, y) + weight * T^2 KL(p_t || p_i)`` with one detached teacher ``p_t`` made from all peers.
 
-    - ``naive``: of each sample the peer with the least cross-entropy.
-    - ``linear``: the mixture of the logits with the least cross-entropy, ``argmin_a CE(a^T Z, y)`` over the simplex,
-      of each sample by itself. Solved by :func:`best_mixture`.
-    - ``minlogit``: of each class the least logit, after each peer's logit of the label was subtracted. Its
-      cross-entropy at T = 1 is no greater than that of any peer. With soft targets t the label's logit is
-      ``sum_c t_c z_c`` (ours; the same for one-hot ones).
-    - ``general``: ``p_t = sum_i w_i p_i`` with ``w = C^-1 1 / (1^T C^-1 1)``, the mixture with the least squared error
-      on held-out images, where C_ij is the mean of ``(p_i - y) . (p_j - y)`` there; anew before every epoch. Equal
-      weights without held-out images.
+    - ``naive``: for each sample the peer with the smallest cross-entropy.
+    - ``linear``: for each sample the mixture of logits with the smallest cross-entropy, ``argmin_a CE(a^T Z, y)`` over
+      the simplex, solved by :func:`best_mixture`.
+    - ``minlogit``: for each class the smallest logit over the peers, after the logit of the label was subtracted. Its
+      cross-entropy at T = 1 is at most that of the best peer. With soft targets t the logit of the label is
+      ``sum_c t_c z_c`` (ours; equal for one-hot targets).
+    - ``general``: ``p_t = sum_i w_i p_i`` with ``w = C^-1 1 / (1^T C^-1 1)``, the mixture with the smallest squared
+      error on held-out images, where C_ij is their mean of ``(p_i - y) . (p_j - y)``. It is computed before every
+      epoch; without held-out images all weights are equal.
 
-    The general weights may be negative; then the mixture is cut at 0 and normalised (ours), as is the ridge that makes
-    C invertible when peers agree. Frozen peers are in the teacher like the others and learn nothing. No official code
-    is known; formulas, temperature and weight are from second-hand accounts of the paper.
+    General weights may be negative; the mixture is then clamped at 0 and normalised (ours). The ridge that makes C
+    invertible when peers agree is ours too. Frozen peers contribute to the teacher like the others and learn nothing.
+    We know no official code; formulas, temperature and weight are from secondary sources on the paper.
 
     Args:
-        kind: how the teacher is made. ``general`` is best on CIFAR-100 in the paper, ``linear`` and ``minlogit`` on
-            ImageNet (second-hand).
-        temperature: T of both softmaxes; 2 for CIFAR in the paper (second-hand).
-        weight: of the distillation; 1 in the paper, and much the same from 0.2 to 5 (second-hand).
+        kind: type of the teacher. In the paper ``general`` is best on CIFAR-100, ``linear`` and ``minlogit`` on
+            ImageNet (from secondary sources).
+        temperature: T of both softmaxes; 2 for CIFAR in the paper (from secondary sources).
+        weight: weight of the distillation; 1 in the paper, with similar results from 0.2 to 5 (from secondary sources).
 
     >>> sure, unsure = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.0, 1.0]])
     >>> outputs, targets = Outputs(torch.stack([sure, unsure])), torch.tensor([[1.0, 0.0, 0.0]])
@@ -69,7 +69,7 @@ class KDCL(Loss):
         self.register_buffer("weights", None)
 
     def setup(self, outputs: Outputs) -> None:
-        """Equal weights for the peers; those that are there already stay."""
+        """Create equal weights for the peers, unless there are weights already."""
         if self.kind == "general" and (self.weights is None or len(self.weights) != outputs.peers):
             self.weights = torch.full((outputs.peers,), 1 / outputs.peers, device=outputs.logits.device)
 
@@ -84,7 +84,7 @@ class KDCL(Loss):
         }
 
     def _teacher(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """``(P, B, C), (B, C) -> (B, C)``: the probabilities that all peers learn."""
+        """``(P, B, C), (B, C) -> (B, C)``: the probabilities of the teacher."""
         if self.kind == "general":
             found = (logits / self.temperature).softmax(-1)
             mixed = found.mean(0) if self.weights is None else torch.einsum("p,pbc->bc", self.weights.to(found), found)
@@ -101,7 +101,7 @@ class KDCL(Loss):
 
     @torch.no_grad()
     def before_epoch(self, cohort: Any, held_out: Iterable[Batch] | None) -> None:
-        """Weigh the peers of ``general`` by their errors on the held-out batches; None leaves the weights."""
+        """Compute the weights of ``general`` from the errors on held-out batches; None keeps the weights."""
         if self.kind != "general" or held_out is None:
             return
         training, sums, images = cohort.training, None, 0
@@ -121,9 +121,9 @@ class KDCL(Loss):
 
 
 def ensemble_weights(covariance: Tensor) -> Tensor:
-    """``(P, P) -> (P,)``: weights that sum to 1 of the mixture with the least squared error, C^-1 1 / (1^T C^-1 1).
+    """``(P, P) -> (P,)``: the weights, with the sum 1, of the mixture with the smallest squared error.
 
-    Two peers of which one errs three times as much, independently:
+    They are C^-1 1 / (1^T C^-1 1). For two peers with independent errors, one with three times the squared error:
 
     >>> ensemble_weights(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     tensor([0.7500, 0.2500], dtype=torch.float64)
@@ -139,12 +139,12 @@ def ensemble_weights(covariance: Tensor) -> Tensor:
 def best_mixture(logits: Tensor, targets: Tensor) -> Tensor:
     """``(P, B, C), (B, C) -> (P, B)``: for each sample the a in the simplex that minimises CE(a^T Z, t).
 
-    A convex problem. Of two peers it is a search along a line, of more an interior-point method: gradient steps, which
-    are plainer, stall or overshoot, because the curvature grows with the square of the logits.
+    The problem is convex. It is solved by a line search for two peers, and by an interior-point method for more.
+    Gradient steps would be simpler, but stall or overshoot, because the curvature grows with the square of the logits.
 
     Args:
-        logits: of all peers.
-        targets: soft.
+        logits: logits of all peers.
+        targets: soft targets.
     """
     if len(logits) > 2:
         return _interior_point(logits, targets)
@@ -158,10 +158,11 @@ def best_mixture(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _interior_point(logits: Tensor, targets: Tensor, rounds: int = 40, lengths: int = 12) -> Tensor:
-    """:func:`best_mixture` by Newton steps on ``CE(a^T Z, t) - mu sum_p log a_p``, mu falling from the logits' range.
+    """:func:`best_mixture` by Newton steps on ``CE(a^T Z, t) - mu sum_p log a_p``, where mu decreases.
 
-    Of each direction the best of ``lengths`` steps is taken, each half of the one before. In double precision, where
-    the device has it. The excess is below 1e-6 nats for logits of deviation 8, below 1e-3 for 30.
+    mu starts at the range of the logits divided by P. In each direction the best of ``lengths`` step lengths is taken,
+    each half of the previous one. Computed in double precision if the device supports it. The result exceeds the
+    minimum by less than 1e-6 nats for logits with a standard deviation of 8, and by less than 1e-3 for 30.
     """
     peers = len(logits)
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
@@ -176,7 +177,7 @@ def _interior_point(logits: Tensor, targets: Tensor, rounds: int = 40, lengths: 
         rise = (z * found[:, None]).sum(-1)
         curve = (z * found[:, None]) @ z.mT - rise[:, :, None] * rise[:, None] + torch.diag_embed(mu / a**2)
         sides = torch.stack([rise - mu / a, torch.ones_like(a)], -1)
-        down, even = torch.linalg.solve_ex(curve, sides).result.unbind(-1)  # without waiting for the device
+        down, even = torch.linalg.solve_ex(curve, sides).result.unbind(-1)  # solve would synchronize
         direction = even * (down.sum(-1, keepdim=True) / even.sum(-1, keepdim=True)) - down  # its sum is 0
         direction = direction.nan_to_num(0, 0, 0)
         room = torch.where(direction < 0, -0.99 * a / direction, torch.inf).amin(-1, keepdim=True).clamp(max=1)
@@ -190,9 +191,9 @@ def _interior_point(logits: Tensor, targets: Tensor, rounds: int = 40, lengths: 
 
 
 def _lowest(start: Tensor, direction: Tensor, targets: Tensor, room: Tensor, lines: int = 10) -> Tensor:
-    """``(B, C), (B, C), (B, C), (B,) -> (B,)``: how far along ``direction``, in [0, room], the cross-entropy is least.
+    """``(B, C), (B, C), (B, C), (B,) -> (B,)``: the step in [0, room] along ``direction`` with the smallest loss.
 
-    Newton's method where it stays between the bounds that are known, and halving where it does not.
+    Newton's method as long as it stays within the known bounds, otherwise bisection.
     """
     low, high, at = torch.zeros_like(room), room, room
     for _ in range(lines):
@@ -207,5 +208,5 @@ def _lowest(start: Tensor, direction: Tensor, targets: Tensor, room: Tensor, lin
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """``(P, B, C), (B,) -> (B, C)``: of each sample the row of one peer."""
+    """``(P, B, C), (B,) -> (B, C)``: for each sample the row of one peer."""
     return values.gather(0, index[None, :, None].expand(1, -1, values.shape[-1]))[0]

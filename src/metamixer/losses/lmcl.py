@@ -1,6 +1,6 @@
 """Layer-wise mutual contrastive learning (Yang, An, Zhou, Zhuang, Xu, Zhang, TPAMI 2023, arXiv 2207.11518).
 
-MCL between all pairs of stages of two peers. Each stage has an exit of its own; the exits together teach the final one.
+MCL between all pairs of stages of two peers. Each stage has an early exit; together the exits teach the final one.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from metamixer.losses.functional import divergence, layer, learning, require, ro
 
 @dataclass(eq=False, repr=False)
 class LMCL(Loss):
-    """Contrastive learning between all pairs of stages of two peers, whose exits teach the final one.
+    """Contrastive learning between all pairs of stages of two peers; early exits teach the final one.
 
     Cross-entropy of every exit, MCL between the stages of peers, and ``sum_j T^2 KL(aggregated_j || final_i)``.
 
-    Each of the last ``stages`` stages but the last one has an exit: a refinement to the width of the last stage, and a
-    classifier. An attention network of each peer (from the features of its exits, a softmax over them) mixes its exits'
-    logits and the final ones into ``aggregated_i``, which learns from the labels; the final logits of each peer learn
-    from the aggregated logits of all peers, its own among them, detached. The four terms of
-    :class:`~metamixer.losses.MCL` are summed over all other peers j and all pairs of a stage k of i and a stage z of j,
-    every anchor weighted by ``w = sigmoid(cos(linear(f_ik), linear(f_jz)))``, which lies in (0.27, 0.73). They count
-    twice, as in the official code, which goes through every pair of peers in both orders with all four terms of both.
-    The rest is the code's too.
+    Each of the last ``stages`` stages except the last one has an exit: a refinement to the width of the last stage, and
+    a classifier. An attention network of each peer (a softmax over its exits, computed from their features) combines
+    the logits of the exits and the final logits to ``aggregated_i``, which learns from the labels. The final logits of
+    each peer learn from the detached aggregated logits of all peers, including its own. The four terms of
+    :class:`~metamixer.losses.MCL` are summed over all other peers j and all pairs of a stage k of i and a stage z of j.
+    Every anchor is weighted by ``w = sigmoid(cos(linear(f_ik), linear(f_jz)))``, which lies in (0.27, 0.73). The terms
+    count twice, as in the official code, which visits every pair of peers in both orders with all four terms of both.
+    All else is as in that code.
 
-    **What replaces the paper's meta-optimisation.** There the network of w is trained by bilevel steps: every 50 steps
-    two inner updates on the contrastive terms and an outer gradient of the cross-entropy through them. Here it is
-    trained by the one backward pass: ``weighting`` is the mean of ``w r - log(w) / 2``, r being the pair's loss over
-    the mean loss of all pairs of stages of the two peers, detached. Its least value is at ``w = 1 / (2 r)``: an average
-    pair keeps 1/2, what fits better counts more, what fits worse less, as in weighting by uncertainty
-    (arXiv 1705.07115), here relative, so that it does not drift as the losses fall. Minimising ``w L`` alone would
-    choose the least weight for all. No gradient of w reaches the peers, as in the paper. Published results are no
-    evidence for this weighting.
+    **What replaces the meta-optimisation of the paper.** The paper trains the network of w by bilevel optimisation:
+    every 50 steps two inner updates on the contrastive terms, and an outer gradient of the cross-entropy through them.
+    Here the same backward pass trains it: ``weighting`` is the mean of ``w r - log(w) / 2``, where r, detached, is the
+    loss of the pair divided by the mean loss of all pairs of stages of the two peers. The minimum is at
+    ``w = 1 / (2 r)``: an average pair has the weight 1/2, a better match more and a worse match less. This is weighting
+    by uncertainty (arXiv 1705.07115), but relative, so that weights do not drift as the losses decrease. Minimising
+    ``w L`` alone would choose the smallest weight for all pairs. No gradient of w reaches the peers, as in the paper.
+    Published results are no evidence for this weighting.
 
-    Also ours: a refinement is one 3x3 convolution of stride 2 for each stage to come, with batch normalisation (the
-    official code repeats the stages themselves), and soft targets as in MCL. Exits of frozen peers learn, their
-    cross-entropy is shared by the peers that learn. All parts stay behind when a peer is deployed.
+    Also ours: a refinement has one 3x3 convolution of stride 2 with batch norm for each later stage (the official code
+    repeats the stages themselves), and soft targets are handled as in MCL. Exits of frozen peers learn; their
+    cross-entropy is divided among the peers that learn. None of the parts is deployed with a peer.
 
     Args:
         temperature: T of soft terms and logits; 3 in the official code.
-        tau: temperature of the similarities, 0.1 in the code.
-        vcl, soft_vcl, icl, soft_icl: weights of the four terms, the code's.
-        stages: how many of the last stages are compared; 3 in the code. All, where there are fewer.
-        width: of the embeddings and of what w compares, 128 in the code.
+        tau: temperature of the similarities; 0.1 in the official code.
+        vcl, soft_vcl, icl, soft_icl: weights of the four terms, as in the official code.
+        stages: number of last stages that are compared; 3 in the official code. All stages if there are fewer.
+        width: width of the embeddings and of the projections that w compares; 128 in the official code.
 
     >>> stages = torch.ones(4, 8, 2, 2), torch.ones(4, 6)
     >>> same = Outputs(torch.zeros(2, 4, 10), (stages, stages), (torch.ones(4, 6),) * 2)
@@ -80,7 +80,7 @@ class LMCL(Loss):
         self._made: object = None
 
     def setup(self, outputs: Outputs) -> None:
-        """Make exits, attention, projectors and the network of w for each peer, unless they are there."""
+        """Create exits, attention, projectors and the network of w for each peer, unless they exist."""
         require(outputs, "LMCL", features=True, stages=1)
         maps, classes = self._maps(outputs), outputs.logits.shape[-1]
         ends = [each.shape[1] for each in outputs.features]
@@ -88,7 +88,7 @@ class LMCL(Loss):
         if made == self._made:
             return
         self.exits = nn.ModuleList(_Exits(own, end, classes) for own, end in zip(maps, ends, strict=True))
-        # What an exit puts out is as wide as the last stage; the last one's features are the network's own.
+        # Exits have the width of the last stage; the features of the final exit are those of the network.
         widths = [[own[-1].shape[1]] * (len(own) - 1) + [end] for own, end in zip(maps, ends, strict=True)]
         self.projectors = nn.ModuleList(projector(each, self.width) for own in widths for each in own)
         self.trust = nn.ModuleList(nn.Linear(each, self.width) for own in widths for each in own)
@@ -96,7 +96,7 @@ class LMCL(Loss):
         self._made = made
 
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
-        """Terms ``(P,)``, weighted and named as above; ``exits``: of the exits and of the aggregated logits."""
+        """Terms ``(P,)``, weighted and named as above; ``exits`` sums the losses of exits and aggregated logits."""
         require(outputs, "LMCL", features=True, stages=1)
         self.check_made(len(self.exits), outputs)
         maps = self._maps(outputs)
@@ -149,7 +149,7 @@ class LMCL(Loss):
 
 
 class _Exits(nn.Module):
-    """A peer's exits, one for each stage but the last, and the attention over them and the network's own end."""
+    """The exits of a peer, one for each stage except the last, and the attention over these and the final exit."""
 
     def __init__(self, maps: Sequence[Tensor], features: int, classes: int) -> None:
         super().__init__()
@@ -162,8 +162,8 @@ class _Exits(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor], features: Tensor, logits: Tensor) -> tuple[list[Tensor], Tensor]:
-        """K stages ``(B, C_k, ...)``, the features ``(B, D)`` and logits ``(B, classes)`` of the end -> the features of
-        all K, and ``(K, B, classes)``: the logits of the exits, then the aggregated ones."""
+        """K stages ``(B, C_k, ...)``, final features ``(B, D)`` and logits ``(B, classes)`` -> the features of all K
+        exits, and ``(K, B, classes)``: the logits of the early exits, then the aggregated ones."""
         early = [single(pooled(refine(single(each)))) for refine, each in zip(self.refine, maps, strict=False)]
         exits = [single(classify(each)) for classify, each in zip(self.classify, early, strict=True)]
         own = [*early, single(features)]
@@ -173,7 +173,7 @@ class _Exits(nn.Module):
 
 
 def _refinement(maps: Sequence[Tensor]) -> nn.Sequential:
-    """From the output of a stage, the first of ``maps``, to as many channels as the last of them has."""
+    """Layers from the output of a stage, the first of ``maps``, to the number of channels of the last of them."""
     axes = maps[0].ndim - 2
     norm = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[min(axes, 3)]
     steps: list[nn.Module] = []

@@ -1,6 +1,6 @@
 """Online knowledge distillation with diverse peers (OKDDip; Chen, Mei, Wang, Feng, Chen, AAAI 2020, arXiv 1912.00350).
 
-Auxiliary peers each learn from a mixture of their own choice, by attention, and stay diverse; a leader learns from all.
+Auxiliary peers stay diverse because attention gives each its own mixture to learn from; a leader learns from all.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from metamixer.losses.functional import learning, ramp_up, require, single, soft
 
 @dataclass(eq=False, repr=False)
 class OKDDip(Loss):
-    """Auxiliary peers learn from mixtures of their own choice, and a leader learns from all of them.
+    """Auxiliary peers learn from individual mixtures of each other; a leader learns from all of them.
 
     ``L = sum_i CE(z_i, y) + weight r(t) [sum_a T^2 KL(t_a || p_a) + T^2 KL(mean_a z_a || p_leader)]``.
 
-    The last peer that learns is the group leader, which is deployed; all others are auxiliary (a, b). Each has a
-    target ``t_a = sum_b alpha_ab z_b`` of its own, itself included, with ``alpha_ab`` the softmax over b of
-    ``(W_L h_a) . (W_E h_b)`` from the features h that its last linear layer sees. The paper mixes softened
-    predictions, the official code logits; this is the code's way, as is all that follows. ``W_L`` and ``W_E`` are
-    linear layers without bias from C to C / 8 numbers, the same for all peers, and the products are not scaled.
+    The last peer that learns is the group leader, which is deployed; all others are auxiliary peers (a, b). The target
+    of an auxiliary peer is ``t_a = sum_b alpha_ab z_b``, where b includes a and ``alpha_ab`` is the softmax over b of
+    ``(W_L h_a) . (W_E h_b)``, with h the input of the last linear layer. The paper mixes softened predictions, the
+    official code mixes logits; we follow the code here and in the following. ``W_L`` and ``W_E`` are linear layers
+    without bias from C to C / 8 channels, shared by all peers, and the products are not scaled.
 
-    Nothing is detached: that is how ``W_L`` and ``W_E`` learn, and it lets the targets' gradients into the peers that
-    make them up, so that the leader's term moves the auxiliary peers as well. ``detach=True``, ours, keeps them out of
-    the peers' logits; the attention (and the features that it sees) learns from them in either case.
+    Nothing is detached: this is how ``W_L`` and ``W_E`` learn. Gradients of the targets also flow into the peers that
+    contribute to them, so that the term of the leader moves the auxiliary peers too. ``detach=True`` (ours) keeps these
+    gradients out of the logits of the peers; the attention and the features before it still learn from them.
 
-    Peers may be networks of their own or branches on a trunk. Where their features differ in width, which the paper
-    does not have, each width has layers of its own, to an eighth of the smallest. A frozen peer is left aside.
+    Peers may be separate networks or branches on a trunk. If their features differ in width, which does not occur in
+    the paper, each width has its own layers, to an eighth of the smallest width. Frozen peers are ignored.
 
     Args:
         temperature: T of both softmaxes; 3 in the official code.
-        weight: of the distillation; 1 in the official code.
-        ramp_up: the share of training over which that weight rises; 80 of 300 epochs in the official code.
-        reduction: C over the width of the attention; 8 in the official code.
-        detach: keep the gradients of the targets out of the peers' logits.
+        weight: weight of the distillation; 1 in the official code.
+        ramp_up: share of training over which that weight rises; 80 of 300 epochs in the official code.
+        reduction: C divided by the width of the attention; 8 in the official code.
+        detach: keep gradients of the targets out of the logits of the peers.
 
     >>> outputs = Outputs(torch.zeros(4, 5, 10), features=(torch.zeros(5, 16),) * 4)
     >>> loss = OKDDip()
@@ -64,7 +64,7 @@ class OKDDip(Loss):
         self._leader: int | None = None
 
     def setup(self, outputs: Outputs) -> None:
-        """Create the attention's layers for the features of one example; those that fit already stay."""
+        """Create the layers of the attention for the features of one example; keep those that fit."""
         require(outputs, "OKDDip", features=True)
         auxiliary = self._auxiliary(outputs)
         self._leader = outputs.learners[-1]
@@ -79,7 +79,7 @@ class OKDDip(Loss):
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
         Raises:
-            ValueError: fewer than two peers that learn, or before :meth:`setup`.
+            ValueError: fewer than two peers learn, or :meth:`setup` was not called.
         """
         require(outputs, "OKDDip", features=True)
         logits = learning(outputs.logits, outputs)  # (A + 1, B, C), the leader last
@@ -95,7 +95,7 @@ class OKDDip(Loss):
         }
 
     def deployable(self, peers: int) -> list[int]:
-        """The leader alone: of ``peers`` the last that learns."""
+        """The leader only: the last peer that learns."""
         return [peers - 1 if self._leader is None else self._leader]
 
     def _auxiliary(self, outputs: Outputs) -> list[Tensor]:
@@ -107,7 +107,7 @@ class OKDDip(Loss):
         return [outputs.features[index] for index in outputs.learners[:-1]]
 
     def _attention(self, auxiliary: list[Tensor], precision: torch.dtype) -> Tensor:
-        """``(A, A, B)``: how much of peer b is in the target of peer a, for each image; the sum over b is 1."""
+        """``(A, A, B)``: for each image the share of peer b in the target of peer a; the sum over b is 1."""
         found = []
         for layers in (self.query, self.key):
             if missing := [features.shape[1] for features in auxiliary if str(features.shape[1]) not in layers]:

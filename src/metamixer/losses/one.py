@@ -1,6 +1,6 @@
 """Knowledge distillation by on-the-fly native ensemble (ONE; Lan, Zhu, Gong, NeurIPS 2018, arXiv 1806.04606).
 
-Branches on one trunk learn from an ensemble of themselves, in which a gate weighs them for each image.
+Branches on a shared trunk learn from their ensemble, in which a gate weights them for each image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metamixer.losses.functional import divergence, learning, ramp_up, require, 
 
 
 class Gate(nn.Module):
-    """How much each branch counts in the ensemble: the trunk's pooled features ``(B, D) -> (B, M)``, rows sum to 1."""
+    """The weights of the branches in the ensemble: pooled features of the trunk ``(B, D) -> (B, M)``, rows sum to 1."""
 
     def __init__(self, width: int, branches: int) -> None:
         super().__init__()
@@ -25,9 +25,9 @@ class Gate(nn.Module):
         self.norm = nn.BatchNorm1d(branches)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Linear, batch normalisation, ReLU, softmax, as in the official code."""
+        """Linear layer, batch norm, ReLU, softmax, as in the official code."""
         scores = self.linear(features.to(self.linear.weight.dtype))
-        if self.training and len(scores) == 1:  # one image has no variance: the running statistics stand in
+        if self.training and len(scores) == 1:  # one image has no variance: use the running statistics
             norm = self.norm
             scores = F.batch_norm(scores, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
@@ -37,23 +37,23 @@ class Gate(nn.Module):
 
 @dataclass(eq=False, repr=False)
 class ONE(Loss):
-    """Branches on one trunk learn from an ensemble of themselves, weighed by a gate.
+    """Branches on a shared trunk learn from their ensemble, weighted by a gate.
 
     ``L = sum_b CE(z_b, y) + CE(z_e, y) + weight r(t) sum_b T^2 KL(p_e || p_b)`` with ``z_e = sum_b g_b z_b``.
 
-    ``g`` is the gate's softmax over the M branches, a number for each branch and image. As in the official code, the
-    ensemble is detached where it teaches, so that its own cross-entropy alone trains the gate; and that one reaches
-    the trunk through the gate and every branch through its share. It is the term ``ensemble``, divided evenly among
-    the branches. With soft targets both cross-entropies are the soft ones. The gate's batch normalisation takes its
-    running statistics for a batch of one image; that is ours.
+    ``g`` is the softmax of the gate over the M branches, with one value for each branch and image. As in the official
+    code, the ensemble is detached as a teacher, so that only its own cross-entropy trains the gate. That cross-entropy
+    also trains the trunk through the gate, and every branch in proportion to its weight. It is the term ``ensemble``,
+    divided evenly among the branches. With soft targets both cross-entropies are soft. For a batch of one image the
+    batch norm of the gate uses its running statistics (ours).
 
-    Any branch can be deployed: the official code logs the first, here it is the one that validates best. The gated
-    ensemble is a part of training only. The paper has three branches that share all but the last stage.
+    Any branch can be deployed: the official code logs the first, here it is the one with the best validation accuracy.
+    The gated ensemble is used in training only. The paper has three branches that share all but the last stage.
 
     Args:
         temperature: T of both softmaxes; 3 in the official code.
-        weight: of the distillation; 1 in the official code.
-        ramp_up: the share of training over which that weight rises; 80 of 300 epochs in the official code.
+        weight: weight of the distillation; 1 in the official code.
+        ramp_up: share of training over which that weight rises; 80 of 300 epochs in the official code.
 
     >>> import torch
     >>> outputs = Outputs(torch.zeros(3, 4, 10), stages=((torch.zeros(4, 8, 2, 2), torch.zeros(4, 16)),) * 3, shared=1)
@@ -75,7 +75,7 @@ class ONE(Loss):
         self.gate: Gate | None = None
 
     def setup(self, outputs: Outputs) -> None:
-        """Create the gate for the trunk and the number of branches of one example; one that fits already stays."""
+        """Create the gate for the trunk and the branches of one example, unless the existing one fits."""
         features = self._of_trunk(outputs)
         width, branches = features.shape[1], len(outputs.learners)
         if self.gate is None or self.gate.linear.weight.shape != (branches, width):
@@ -84,10 +84,10 @@ class ONE(Loss):
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``task``, ``ensemble`` and ``distill``, each ``(P,)`` in nats.
 
-        ``watched["gate"]`` is then the mean share of each branch in the ensemble.
+        Sets ``watched["gate"]`` to the mean weight of each branch in the ensemble.
 
         Raises:
-            ValueError: peers without a trunk, or before :meth:`setup`.
+            ValueError: the peers do not share a trunk, or :meth:`setup` was not called.
         """
         features = self._of_trunk(outputs)
         if self.gate is None:

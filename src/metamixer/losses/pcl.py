@@ -1,7 +1,7 @@
 """PCL: peer collaborative learning (Wu, Gong, AAAI 2021, arXiv 2006.04147).
 
-Peers learn from two kinds of teachers that are made as they train: a classifier over the features of all of them, and
-the average of each of the other peers over time.
+Peers learn from two kinds of teachers that are made during training: a classifier over the features of all peers, and
+the averages of the weights of the other peers over time.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from metamixer.losses.functional import divergence, learning, ramp_up, require, 
 
 @dataclass(eq=False, repr=False)
 class PCL(Loss):
-    """Peers learn from a classifier over all their features, and from the others' averages over time.
+    """Peers learn from a classifier over all their features, and from averaged copies of the others.
 
     ``sum_i CE(z_i) + CE(z_e) + r sum_i T^2 KL(e || i) + r sum_i mean over j != i of T^2 KL(average_j || i)``.
 
     ``z_e`` is a linear layer over the concatenated features of the peers. Its cross-entropy trains that layer and,
-    through the features, all peers: the paper's ablation of this term alone would otherwise change nothing, and a
-    re-implementation does the same. As teachers the ensemble and the averages are detached. The averages are the
-    cohort's shadows: ``average = d * average + (1 - d) * peer`` after every step, ``d = min(1 - 1 / steps, decay)``.
-    Here they average batch norm's statistics as well and use them; the re-implementation averages weights only and
-    lets its teachers take the statistics of the batch.
+    through the features, all peers. Otherwise the ablation of this term in the paper could not change anything; a
+    re-implementation does the same. As teachers, the ensemble and the averages are detached. The averages are the
+    shadows of the cohort: ``average = d * average + (1 - d) * peer`` after every step, ``d = min(1 - 1 / steps,
+    decay)``. Here the statistics of batch norm are averaged and used as well; the re-implementation averages weights
+    only, and its teachers use the statistics of the batch.
 
-    In the paper the peers are branches on a trunk and each sees an augmentation of its own; separate networks of any
-    widths work too. The cross-entropy of the ensemble is divided evenly over the peers.
+    In the paper the peers are branches on a trunk, and each sees its own augmentation; separate networks of any widths
+    are accepted too. The cross-entropy of the ensemble is divided evenly over the peers.
 
     Args:
-        temperature: T of the softmaxes of teachers and students; the paper has 3 (second-hand; 3 in the
-            re-implementation).
-        weight: of both distillation terms, 1 in the paper.
-        decay: of the averages, 0.999 in the paper.
-        ramp_up: the share of training over which the weight rises, r: 80 of 300 epochs in the paper.
+        temperature: T of the softmaxes of teachers and students; 3 in the paper (from secondary sources) and in the
+            re-implementation.
+        weight: weight of both distillation terms; 1 in the paper.
+        decay: decay of the averages; 0.999 in the paper.
+        ramp_up: share of training over which the weight r rises; 80 of 300 epochs in the paper.
 
     Raises:
         ValueError: the cohort has no shadows.
@@ -67,7 +67,7 @@ class PCL(Loss):
         self.classifier: nn.Linear | None = None
 
     def setup(self, outputs: Outputs) -> None:
-        """The ensemble's classifier over the features of all peers; one that fits already stays."""
+        """Create the classifier of the ensemble over the features of all peers, unless the existing one fits."""
         require(outputs, "PCL", features=True, shadows=True)
         features = [outputs.features[index] for index in outputs.learners]
         width, classes = sum(each.shape[1] for each in features), outputs.logits.shape[-1]
@@ -79,12 +79,12 @@ class PCL(Loss):
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, features ``P`` times ``(B, D_p)``, targets ``(B, C)`` -> four terms ``(P,)`` in nats.
 
-        ``ensemble`` is the cross-entropy of the ensemble, ``distill_ensemble`` what peers learn from it, and
-        ``distill_average`` what they learn from the averages of the others.
+        ``ensemble`` is the cross-entropy of the ensemble, ``distill_ensemble`` the divergence of the peers from it, and
+        ``distill_average`` their divergence from the averages of the others.
         """
         require(outputs, "PCL", features=True, shadows=True)
         if self.classifier is None:
-            raise ValueError("PCL has a classifier of its own: loss.setup(cohort(images)) before training")
+            raise ValueError("PCL has no classifier yet: call loss.setup(cohort(images)) before training")
         students = learning(outputs.logits, outputs)
         averages, peers = outputs.logits[outputs.peers - outputs.shadows :], len(students)
         ensemble = self.classifier(torch.cat([outputs.features[index] for index in outputs.learners], 1))[None]
@@ -99,7 +99,7 @@ class PCL(Loss):
         }
 
     def after_step(self, cohort: Any) -> None:
-        """Let the averages follow: the mean of all steps at first, and then the exponential one."""
+        """Update the averages: the plain mean of all steps at first, then an exponential moving average."""
         cohort.update_shadows(min(1 - 1 / self.count.add(), self.decay))
 
     def deployable(self, peers: int) -> range:

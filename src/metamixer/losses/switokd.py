@@ -1,6 +1,6 @@
 """SwitOKD, switchable online knowledge distillation (Qian, Wang, Yin, Hong, Wang, ECCV 2022, arXiv 2209.04996).
 
-A teacher that runs ahead of its student waits: it is paused while the gap between their predictions is too wide.
+A teacher that is too far ahead of its student pauses, until the gap between their predictions is small enough.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ _PEERS = {"pair": (1, 1), "1t2s": (1, 2), "2t1s": (2, 1)}
 
 @dataclass(eq=False, repr=False)
 class SwitOKD(Loss):
-    """Mutual learning of large and small peers, where a large one pauses while it is too far ahead of a small one.
+    """Mutual learning of large and small peers; a large one pauses while it is too far ahead of a small one.
 
     For a teacher t and a student s, with means over the batch, ``G = ||p_s - p_t||_1``, ``d_s = ||p_s - y||_1``,
-    ``d_t = ||p_t - y||_1`` and ``delta = d_s - exp(-d_t / (d_s + d_t)) d_t``. Expert mode where ``G > delta`` and
-    ``d_t < d_s``, else learning mode:
+    ``d_t = ||p_t - y||_1`` and ``delta = d_s - exp(-d_t / (d_s + d_t)) d_t``. A pair is in expert mode if ``G > delta``
+    and ``d_t < d_s``, else in learning mode:
 
     - a student: ``CE + sum over all other peers j of T^2 KL(p_j || p_s)``, in both modes;
-    - a teacher: the same in learning mode, nothing in expert mode. With several students the KL from a student counts
-      while that pair is in learning mode, the rest unless all pairs are in expert mode.
+    - a teacher: the same in learning mode, nothing in expert mode. With several students, the KL from a student counts
+      if its pair is in learning mode, and the other terms count unless all pairs are in expert mode.
 
-    A paused teacher's terms are 0 by a choice on the device, so nothing waits for the answer. Its batch statistics go
-    on moving, as in the official code. Unlike there, so do momentum and weight decay, because one optimizer steps for
-    all. A frozen peer takes part like the others and learns nothing.
+    The terms of a paused teacher are set to 0 on the device, without synchronization. Its batch statistics still
+    change, as in the official code. Unlike there, momentum and weight decay still apply, because one optimizer updates
+    all peers. A frozen peer takes part like the others and learns nothing.
 
-    The multi-network official code takes exp(...) of one pair for the other pair, too; here each has its own, as in the
-    formula. With soft targets y is the soft target: our generalisation.
+    The official code for several networks uses exp(...) of one pair for the other pair as well; here each pair has its
+    own, as in the formula. With soft targets, y is the soft target (our generalisation).
 
     Args:
-        form: who is who, by the order of the peers, teachers first: ``pair``: a teacher and a student; ``1t2s``: a
-            teacher and two students; ``2t1s``: two teachers and a student. ``auto``, ours: the first peer is the
-            teacher of all others.
-        temperature: T of all softmaxes, G and the distances included. 1, as in the official code.
-        weight: of the distillation, 1 as there.
+        form: roles in the order of the peers, teachers first. ``pair``: a teacher and a student; ``1t2s``: a teacher
+            and two students; ``2t1s``: two teachers and a student; ``auto`` (ours): the first peer is the teacher of
+            all others.
+        temperature: T of all softmaxes, including those of G and the distances. 1, as in the official code.
+        weight: weight of the distillation. 1, as in the official code.
 
     >>> ahead, behind = [[3.0, 2.6, -9.0]], [[0.0, -9.0, 1.4]]  # the label is class 0
     >>> loss = SwitOKD()
@@ -64,10 +64,10 @@ class SwitOKD(Loss):
     def terms(self, outputs: Outputs, targets: Tensor, progress: float | Tensor | None) -> Terms:
         """Logits ``(P, B, C)``, targets ``(B, C)`` -> ``{"task": (P,), "distill": (P,)}`` in nats.
 
-        ``watched["expert"]`` is ``(P,)``: the share of a peer's teacher-student pairs that are in expert mode.
+        ``watched["expert"]`` is ``(P,)``: the share of the pairs of a peer that are in expert mode.
 
         Raises:
-            ValueError: the peers are not as many as the form says.
+            ValueError: the number of peers does not fit the form.
         """
         teachers = self._teachers(outputs.peers)
         expert = _expert(outputs.logits, targets, teachers, self.temperature)
@@ -104,6 +104,6 @@ def _expert(logits: Tensor, targets: Tensor, teachers: int, temperature: float) 
     gap = (student - teacher).abs().sum(-1).mean(-1)
     off = (predicted - targets).abs().sum(-1).mean(-1)
     off_teacher, off_student = off[:teachers, None], off[None, teachers:]
-    both = (off_teacher + off_student).clamp(min=torch.finfo(off.dtype).tiny)  # both are right: learning mode
+    both = (off_teacher + off_student).clamp(min=torch.finfo(off.dtype).tiny)  # if both are 0: learning mode
     delta = off_student - (-off_teacher / both).exp() * off_teacher
     return ((gap > delta) & (off_teacher < off_student)).to(predicted.dtype)

@@ -1,4 +1,4 @@
-"""Mixers: settings that draw a plan for every batch. One method a file, and one line here."""
+"""Mixers: settings that draw a plan for every batch. Each method has one file, and one line here."""
 
 from metamixer.core.registry import Entry, Registry, lazy_names
 
@@ -10,12 +10,12 @@ def _mixer(target: str, summary: str, paper: str = "") -> Entry:
 # One line for each method.
 # fmt: off
 MIXERS = Registry({
-    "none": _mixer("no_mix:NoMix", "Plain training: nothing is mixed."),
-    "mixup": _mixer("mixup:Mixup", "Blends each image with a random other one, and their labels by the same share.", "arXiv 1710.09412"),
-    "cutmix": _mixer("cutmix:CutMix", "Pastes a box of a random other image; the labels mix by the pasted area.", "arXiv 1905.04899"),
-    "cutnmix": _mixer("cutnmix:CutnMix", "CutMix with a box of its own for each peer.", "arXiv 2206.12370"),
+    "none": _mixer("no_mix:NoMix", "Plain training without mixing."),
+    "mixup": _mixer("mixup:Mixup", "Blends each image with another random one, and their labels in the same proportion.", "arXiv 1710.09412"),
+    "cutmix": _mixer("cutmix:CutMix", "Pastes a box of another random image; labels are mixed by the pasted area.", "arXiv 1905.04899"),
+    "cutnmix": _mixer("cutnmix:CutnMix", "CutMix with a different box for each peer.", "arXiv 2206.12370"),
     "manifold-mixup": _mixer("manifold_mixup:ManifoldMixup", "Mixup at a random stage of the networks.", "arXiv 1806.05236"),
-    "same-class-cutmix": _mixer("cutmix:SameClassCutMix", "CutMix with another image of the same class, so that the label stays what it is.", "arXiv 2303.07951"),
+    "same-class-cutmix": _mixer("cutmix:SameClassCutMix", "CutMix with another image of the same class; labels do not change.", "arXiv 2303.07951"),
     "metamixer": _mixer("metamixer:MetaMixer", "Same-class CutMix at the input, then manifold mixup at a random stage.", "arXiv 2303.07951"),
 })
 # fmt: on

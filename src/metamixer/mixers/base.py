@@ -1,4 +1,4 @@
-"""The base class of mixers: the signature of the call, and the window of training in which they mix."""
+"""Base classes of mixers: the signature of the call, and the part of training in which they mix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metamixer.mixers.sampling import happens, strength
 
 @dataclass(frozen=True)
 class Draw:
-    """What a plan is drawn from: the arguments of a mixer's call, as :class:`~metamixer.Mixer` describes them."""
+    """The arguments of the call of a mixer, as described in :class:`~metamixer.Mixer`."""
 
     images: Tensor
     labels: Tensor
@@ -27,7 +27,7 @@ class Draw:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """The spatial sizes of the images; ValueError where there are none."""
+        """The spatial sizes of the images; ValueError if they have no spatial axes."""
         size = tuple(self.images.shape[2:])
         if not size:
             raise ValueError(f"a box needs spatial axes: images are (B, C, ...), not {tuple(self.images.shape)}")
@@ -35,7 +35,7 @@ class Draw:
 
 
 class BaseMixer:
-    """A mixer whose frozen dataclass defines :meth:`draw`. A mixer may also be any callable with this signature."""
+    """Base of mixers: a frozen dataclass that defines :meth:`draw`. Any callable with this signature is a mixer too."""
 
     wants_companions: ClassVar[bool] = False
 
@@ -54,10 +54,10 @@ class BaseMixer:
     ) -> MixPlan:
         """Draw the plan of one batch; the arguments are those of :class:`~metamixer.Mixer`.
 
-        Of soft labels ``(B, C)`` the class with the largest share counts where partners have to be of one class.
+        With soft labels ``(B, C)`` the class of an image is the one with the largest share.
 
         Raises:
-            ValueError: no images, or not as many labels.
+            ValueError: there are no images, or the numbers of images and labels differ.
         """
         if not len(images) or len(labels) != len(images):
             raise ValueError(
@@ -67,12 +67,12 @@ class BaseMixer:
         return self.draw(Draw(images, labels, companions, generator, progress, strength))
 
     def draw(self, draw: Draw) -> MixPlan:
-        """The plan of one batch."""
+        """Draw the plan of one batch."""
         raise NotImplementedError
 
 
 class WindowedMixer(BaseMixer):
-    """A mixer that mixes in a window of training, at a strength that scales its probabilities."""
+    """A mixer that mixes in a part of training, with a strength that scales its probabilities."""
 
     until: float
     ramp: float
@@ -84,7 +84,7 @@ class WindowedMixer(BaseMixer):
             raise ValueError(f"ramp={self.ramp!r}: the ramp lies in [0, until], until={self.until!r}")
 
     def mixes(self, probability: float, draw: Draw) -> bool:
-        """Whether this batch is mixed: one draw."""
+        """Draw whether this batch is mixed."""
         given = 1.0 if draw.strength is None else draw.strength
         scaled = probability * (given if self.strength == "auto" else self.strength)
         return happens(strength(scaled, self.until, self.ramp, draw.progress), draw.generator)

@@ -1,4 +1,4 @@
-"""CutMix (Yun et al., ICCV 2019, arXiv 1905.04899), between any two images and between two images of one class."""
+"""CutMix (Yun et al., ICCV 2019, arXiv 1905.04899), of any two images or of two images of one class."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ Partners = Literal["same_class", "any"]
 
 @dataclass(frozen=True)
 class CutMix(WindowedMixer):
-    """Pastes a box of a random other image; the labels mix by the pasted area.
+    """Pastes a box of another random image; labels are mixed by the pasted area.
 
-    The box has as many sides as the input has spatial axes: a window of a signal, a rectangle, a block of a volume.
+    The box has as many dimensions as the input: a window of a signal, a rectangle of an image, a block of a volume.
 
     Args:
-        alpha: of Beta(alpha, alpha), the share of the box. 1 as in the paper: every area is equally likely.
-        probability: that a batch is mixed. The paper has 0.5 on CIFAR and 1 on ImageNet.
-        box: one box for the ``batch`` (the authors' code, and the fast one) or one for each ``sample``.
-        until: the share of training after which mixing stops.
-        ramp: the share of training before ``until`` over which the probability falls to 0.
-        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the area of the box. 1, as in the paper, makes all
+            areas equally likely.
+        probability: probability that a batch is mixed. The paper uses 0.5 on CIFAR and 1 on ImageNet.
+        box: draw one box per ``batch`` (as in the authors' code; faster) or one per ``sample``.
+        until: share of training after which mixing stops.
+        ramp: share of training before ``until`` over which the probability falls to 0.
+        strength: factor of the probability; ``auto`` starts at 0 and rises as the peers overfit.
     """
 
     alpha: Alpha = 1.0
@@ -47,20 +48,20 @@ class CutMix(WindowedMixer):
 
 @dataclass(frozen=True)
 class SameClassCutMix(WindowedMixer):
-    """Pastes a box of another image of the same class, so that the label stays what it is.
+    """Pastes a box of another image of the same class; labels do not change.
 
-    The local half of MetaMixer: the network has to find the object in two places at once, with no doubt about what
-    it is. Each image's partner is its companion where the batch has them (another training image of its class),
-    otherwise another one of its class in the batch, and itself where it is alone.
+    The local half of MetaMixer: the network has to recognise parts of two objects of one class. The partner of an image
+    is its companion if the batch has companions (another training image of its class), otherwise another image of its
+    class in the batch, or the image itself if there is no other.
 
     Args:
-        alpha: of Beta(alpha, alpha), the share of the box.
-        probability: that a batch is mixed. 0.5, as for CutMix on CIFAR.
-        box: one box for the ``batch`` or one for each ``sample``.
-        partners: ``same_class``, or ``any``: then it is plain CutMix and the labels mix by the pasted area.
-        until: the share of training after which mixing stops.
-        ramp: the share of training before ``until`` over which the probability falls to 0.
-        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the area of the box.
+        probability: probability that a batch is mixed. 0.5, as for CutMix on CIFAR.
+        box: draw one box per ``batch`` or one per ``sample``.
+        partners: ``same_class``, or ``any`` for plain CutMix, with labels mixed by the pasted area.
+        until: share of training after which mixing stops.
+        ramp: share of training before ``until`` over which the probability falls to 0.
+        strength: factor of the probability; ``auto`` starts at 0 and rises as the peers overfit.
     """
 
     alpha: Alpha = 1.0
@@ -73,7 +74,7 @@ class SameClassCutMix(WindowedMixer):
 
     @property
     def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides
-        """Whether images from outside of the batch would be pasted."""
+        """Whether images from outside the batch are pasted."""
         return self.partners == "same_class" and self.probability > 0 and self.strength != 0
 
     def draw(self, draw: Draw) -> MixPlan:

@@ -1,7 +1,7 @@
-"""Cut^nMix (Shen, Xu, Yang, Li, Guo, arXiv 2206.12370): CutMix where every peer has a box of its own.
+"""Cut^nMix (Shen, Xu, Yang, Li, Guo, arXiv 2206.12370): CutMix with a different box for every peer.
 
-We know the abstract: "an even stronger MSR (mixed sample regularization) specifically for online distillation, named
-as Cut^nMix". That n peers see n boxes of one pair of images, with one label, is our reading of the name.
+We know only the abstract: "an even stronger MSR (mixed sample regularization) specifically for online distillation,
+named as Cut^nMix". That n peers see n boxes of one pair of images, with one label, is our interpretation of the name.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from metamixer.mixers.sampling import Alpha, Strength, beta, permutation
 
 @dataclass(frozen=True)
 class CutnMix(WindowedMixer):
-    """Pastes a box of a random other image, for each peer at a place of its own; the labels mix by the pasted area.
+    """Pastes a box of another random image, at a different position for each peer; labels are mixed by the pasted area.
 
-    Our reading of the paper's abstract. All peers have the same partners and boxes of the same size, so that one label
-    holds for all of them and they can teach each other, while each has to recognise other parts of the two images. For
-    the areas to agree exactly the boxes are not cut off at the edges, as CutMix's are: each lies inside, all such
-    places being equally likely. Large boxes are therefore more frequent than in CutMix, and parts near the edges rarer.
+    Our interpretation of the abstract of the paper. All peers have the same partners and boxes of the same size, so
+    that one label holds for all of them and they can teach each other, while each sees other parts of the two images.
+    So that the areas are equal, boxes are not clipped at the edges as in CutMix: each lies inside the image, at a
+    uniformly drawn position. Large boxes are therefore more frequent than in CutMix, and pixels near the edges are
+    pasted less often.
 
     Args:
-        alpha: of Beta(alpha, alpha), the share of the box. 1 as in CutMix: every area is equally likely.
-        probability: that a batch is mixed. 0.5, as CutMix on CIFAR.
-        peers: how many boxes, one for each peer of the cohort; its shadows have those of their peers.
-        until: the share of training after which mixing stops.
-        ramp: the share of training before ``until`` over which the probability falls to 0.
-        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the area of the box. 1, as in CutMix, makes all
+            areas equally likely.
+        probability: probability that a batch is mixed. 0.5, as CutMix on CIFAR.
+        peers: number of boxes, one for each peer of the cohort; shadows use the boxes of their peers.
+        until: share of training after which mixing stops.
+        ramp: share of training before ``until`` over which the probability falls to 0.
+        strength: factor of the probability; ``auto`` starts at 0 and rises as the peers overfit.
     """
 
     alpha: Alpha = 1.0
@@ -48,7 +50,7 @@ class CutnMix(WindowedMixer):
             return MixPlan()
         size = draw.size
         sides = self._sides(size, draw.generator)
-        # From 0 to size - sides, both included.
+        # Positions range from 0 to size - sides, both included.
         free = torch.tensor(size) - sides + 1
         place = torch.rand((self.peers, len(size)), generator=draw.generator, dtype=torch.float64)
         partner = permutation(len(draw.labels), draw.generator).to(draw.images.device)

@@ -1,4 +1,4 @@
-"""Manifold mixup (Verma et al., ICML 2019, arXiv 1806.05236): mixup of what a random stage of the network puts out."""
+"""Manifold mixup (Verma et al., ICML 2019, arXiv 1806.05236): mixup of the output of a random stage of the network."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Stages = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class ManifoldMixup(WindowedMixer):
-    """Blends each sample with a random other one at a random stage, and their labels by the same share.
+    """Blends each sample with another random one at a random stage, and their labels in the same proportion.
 
     Args:
-        alpha: of Beta(alpha, alpha). 2, the authors' setting for CIFAR.
-        probability: that a batch is mixed.
-        stages: where it may happen, all equally likely: 0 is the images, ``k`` the end of stage k. None: the images
-            and every stage boundary before the last stage's end, whatever networks come.
-        stage_draws: 1: one stage for all peers. P: one stage for each of P peers; they still see the same mixture.
-        lam: one share for the ``batch`` or one for each ``sample``.
-        until: the share of training after which mixing stops.
-        ramp: the share of training before ``until`` over which the probability falls to 0.
-        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the share. 2, as in the authors' code for CIFAR.
+        probability: probability that a batch is mixed.
+        stages: stages to choose from with equal probability: 0 is the images, ``k`` the output of stage k. None: the
+            images and the outputs of all stages but the last, for any network.
+        stage_draws: 1 draws one stage for all peers; P draws one stage for each of P peers, with the same mixture.
+        lam: draw one share per ``batch`` or one per ``sample``.
+        until: share of training after which mixing stops.
+        ramp: share of training before ``until`` over which the probability falls to 0.
+        strength: factor of the probability; ``auto`` starts at 0 and rises as the peers overfit.
     """
 
     alpha: Alpha = 2.0

@@ -1,11 +1,11 @@
 """MetaMixer (Wang, Xiao, Yamasaki, arXiv 2303.07951): mix locally inside a class, then globally between classes.
 
-Local mixing (CutMix of two images of one class, before the input) teaches the peers low-level, localizable
-knowledge; global mixing (manifold mixup of two classes, at a random stage) teaches high-level knowledge about the
-whole image. Each mixed sample holds four images of two classes.
+Local mixing (CutMix of two images of one class, at the input) teaches the peers low-level, localizable knowledge;
+global mixing (manifold mixup of two classes, at a random stage) teaches high-level knowledge about the whole image.
+Each mixed sample consists of four images of two classes.
 
-The abstract and Figure 1 are what we know of the paper. Distributions, probabilities and the set of stages are our
-reading, and options.
+We know only the abstract and Figure 1 of the paper. Distributions, probabilities and the set of stages are our
+interpretation, and are settings.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from metamixer.mixers.sampling import Alpha, Per, Strength
 
 @dataclass(frozen=True)
 class MetaMixer(WindowedMixer):
-    """Same-class CutMix at the input, then manifold mixup at a random stage: two plans, joined.
+    """Same-class CutMix at the input, then manifold mixup at a random stage.
 
     Args:
-        local_alpha: of Beta(alpha, alpha), the share of the pasted box. 1: every area is equally likely (CutMix).
-        local_probability: that a batch is mixed locally; 0 leaves the global half alone. 0.5, as CutMix on CIFAR: with
-            1 our networks were worse in 200 epochs of 500 images (docs/results.md).
-        partners: ``same_class`` (Figure 1), or ``any``: the labels then mix by the pasted area as well.
-        box: one box for the ``batch`` or one for each ``sample``.
-        global_alpha: of Beta(alpha, alpha), the share that a sample keeps. 1: every share is equally likely.
-        global_probability: that a batch is mixed globally; 0 leaves the local half alone.
-        stages: where global mixing may happen, all equally likely: 0 is the images, ``k`` the end of stage k. None:
-            "prior to any stage", the images and every stage boundary before the last stage's end.
-        stage_draws: 1: one stage for all peers. P: one for each of P peers; lambda and partners stay shared, because
-            peers that see different mixtures have nothing to teach each other.
-        lam: one share for the ``batch`` or one for each ``sample``.
-        until: the share of training after which both halves stop.
-        ramp: the share of training before ``until`` over which both probabilities fall to 0.
-        strength: scales both probabilities; ``auto``: as much as the peers overfit, from 0 on.
+        local_alpha: parameter of Beta(alpha, alpha), the distribution of the area of the pasted box. 1, as in CutMix,
+            makes all areas equally likely.
+        local_probability: probability that a batch is mixed locally; 0 turns local mixing off. 0.5, as CutMix on CIFAR;
+            with 1 our networks were less accurate after 200 epochs on 500 images (docs/results.md).
+        partners: ``same_class`` (Figure 1), or ``any``; labels are then mixed by the pasted area as well.
+        box: draw one box per ``batch`` or one per ``sample``.
+        global_alpha: parameter of Beta(alpha, alpha), the distribution of the share that a sample keeps. 1 makes all
+            shares equally likely.
+        global_probability: probability that a batch is mixed globally; 0 turns global mixing off.
+        stages: stages of global mixing, chosen with equal probability: 0 is the images, ``k`` the output of stage k.
+            None: "prior to any stage", that is the images and the outputs of all stages but the last.
+        stage_draws: 1 draws one stage for all peers; P draws one stage for each of P peers. Lambda and partners are
+            always shared, because peers that see different mixtures cannot teach each other.
+        lam: draw one share per ``batch`` or one per ``sample``.
+        until: share of training after which both halves stop.
+        ramp: share of training before ``until`` over which both probabilities fall to 0.
+        strength: factor of both probabilities; ``auto`` starts at 0 and rises as the peers overfit.
     """
 
     local_alpha: Alpha = 1.0
@@ -58,18 +60,18 @@ class MetaMixer(WindowedMixer):
 
     @property
     def wants_companions(self) -> bool:  # type: ignore[override]  # a setting decides
-        """Whether images from outside of the batch would be pasted."""
+        """Whether images from outside the batch are pasted."""
         return self.local_half.wants_companions
 
     @cached_property
     def local_half(self) -> SameClassCutMix:
-        """What happens at the input, inside a class."""
+        """The local half: mixing at the input, inside a class."""
         window = (self.until, self.ramp, self.strength)
         return SameClassCutMix(self.local_alpha, self.local_probability, self.box, self.partners, *window)
 
     @cached_property
     def global_half(self) -> ManifoldMixup:
-        """What happens at a random stage, between classes."""
+        """The global half: mixing at a random stage, between classes."""
         return ManifoldMixup(
             alpha=self.global_alpha,
             probability=self.global_probability,

@@ -14,15 +14,16 @@ from metamixer.mixers.sampling import Alpha, Per, Strength
 
 @dataclass(frozen=True)
 class Mixup(WindowedMixer):
-    """Blends each image with a random other one, and their labels by the same share.
+    """Blends each image with another random one, and their labels in the same proportion.
 
     Args:
-        alpha: of Beta(alpha, alpha). 1 as in the authors' CIFAR code: every share is equally likely.
-        probability: that a batch is mixed.
-        lam: one share for the ``batch`` (the authors' code) or one for each ``sample``.
-        until: the share of training after which mixing stops.
-        ramp: the share of training before ``until`` over which the probability falls to 0.
-        strength: scales the probability; ``auto``: as much as the peers overfit, from 0 on.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the share. 1, as in the authors' code for CIFAR,
+            makes all shares equally likely.
+        probability: probability that a batch is mixed.
+        lam: draw one share per ``batch`` (as in the authors' code) or one per ``sample``.
+        until: share of training after which mixing stops.
+        ramp: share of training before ``until`` over which the probability falls to 0.
+        strength: factor of the probability; ``auto`` starts at 0 and rises as the peers overfit.
     """
 
     alpha: Alpha = 1.0

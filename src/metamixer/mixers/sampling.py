@@ -1,4 +1,4 @@
-"""Random draws of mixers: strength, lambda, partners, boxes. On the CPU, so that a seed gives one plan anywhere."""
+"""Random draws of mixers: lambda, partners, boxes. On the CPU, so that a seed gives the same plan on any device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metamixer.core.ranges import Share
 
 Per = Literal["batch", "sample"]
 Alpha = Annotated[float, Field(ge=0.01)]
-"""Of Beta(alpha, alpha). Below 0.01 both its gamma variates underflow."""
+"""The parameter of Beta(alpha, alpha). Below 0.01 both gamma variates of its sampler underflow."""
 
 
 def _check_strength(value: Any) -> Any:
@@ -25,11 +25,11 @@ def _check_strength(value: Any) -> Any:
 Strength = Annotated[
     Share | Literal["auto"], BeforeValidator(_check_strength), Field(json_schema_extra={"neutral": 1.0})
 ]
-"""What scales the probability of mixing: a number, or ``auto``: a number of the training loop."""
+"""The factor of the probability of mixing: a number, or ``auto`` for a number that the training loop passes."""
 
 
 def strength(probability: float, until: float, ramp: float, progress: float | None) -> float:
-    """The probability of mixing at ``progress``: full, then falling linearly to 0 over the ``ramp`` before ``until``.
+    """The probability of mixing at ``progress``: constant, then falling linearly to 0 in the ``ramp`` before ``until``.
 
     >>> [strength(0.5, 1.0, 0.5, at) for at in (0.0, 0.75, 1.0)]
     [0.5, 0.25, 0.0]
@@ -42,13 +42,13 @@ def strength(probability: float, until: float, ramp: float, progress: float | No
 
 
 def happens(probability: float, generator: torch.Generator | None) -> bool:
-    """One draw for the batch. It is drawn even where the answer is sure, so that later draws do not shift."""
+    """Draw an event of the given probability. Always takes one random number, so that later draws do not shift."""
     return bool(torch.rand((), generator=generator, dtype=torch.float64) < probability)
 
 
 def beta(alpha: float, count: int | None, generator: torch.Generator | None) -> Tensor:
     """Beta(alpha, alpha): 0-d (``count`` None) or ``(count,)`` float64 in [0, 1], on the CPU."""
-    # torch.distributions.Beta takes no generator; this is the sampler behind it.
+    # torch.distributions.Beta takes no generator; this is its sampler.
     concentration = torch.full((count or 1, 2), alpha, dtype=torch.float64)
     share = torch._sample_dirichlet(concentration, generator=generator)[:, 0]
     return share[0] if count is None else share
@@ -60,11 +60,11 @@ def permutation(count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def same_class_partners(labels: Tensor, generator: torch.Generator | None) -> Tensor:
-    """``(B,)`` int64 -> ``(B,)``: for every sample another one of its class, itself where it is alone.
+    """``(B,)`` int64 -> ``(B,)``: for every sample another one of its class, or itself if there is no other.
 
-    The samples of a class, in random order, each take the next one, the last the first. So the partners are a
-    permutation, each other sample of the class is equally likely, and nothing depends on the values of the labels on
-    the host: no loop over classes and no synchronisation.
+    The samples of each class are put in random order; each takes the next one, and the last takes the first. The
+    partners are therefore a permutation, and all other samples of the class are equally likely. The host reads no
+    labels: there is no loop over classes and no synchronisation.
     """
     shuffle = permutation(len(labels), generator).to(labels.device)
     shuffled = labels[shuffle]
@@ -83,10 +83,10 @@ def same_class_partners(labels: Tensor, generator: torch.Generator | None) -> Te
 def boxes(
     alpha: float, size: tuple[int, ...], count: int | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """CutMix's box in any number of dimensions: bounds ``(S,)`` or ``(count, S)`` int64, on the CPU.
+    """The box of CutMix in any number of dimensions: bounds ``(S,)`` or ``(count, S)`` int64, on the CPU.
 
-    lambda ~ Beta(alpha, alpha); the sides are ``size * (1 - lambda) ** (1 / S)``, the centre is uniform, and what
-    lies outside is cut off (Yun et al., arXiv 1905.04899: S = 2 and the square root).
+    lambda ~ Beta(alpha, alpha); the sides are ``size * (1 - lambda) ** (1 / S)``, the centre is uniform, and the box is
+    clipped at the edges (Yun et al., arXiv 1905.04899, where S = 2).
     """
     extent = torch.tensor(size)
     share = (1 - beta(alpha, count, generator)).pow(1 / len(size)).unsqueeze(-1)

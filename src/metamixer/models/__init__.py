@@ -1,4 +1,4 @@
-"""Networks by name: small ones for small images, bundled here, and any of timm, torchvision or your own."""
+"""Networks by name: bundled networks for small images, and those of timm, torchvision or your own code."""
 
 from metamixer.core.registry import Entry, Registry, lazy_names
 

@@ -15,13 +15,13 @@ from metamixer.core.types import logits_of
 class Ensemble(nn.Module):
     """``(B, C, ...)`` images -> ``(B, classes)``: the log of the mean of the networks' probabilities.
 
-    Those logs serve as logits: their softmax is the mean probability itself, because probabilities sum to 1.
+    These logarithms are valid logits: their softmax is the mean probability, because probabilities sum to 1.
 
     Args:
-        networks: of the same classes, in the same order.
+        networks: networks with the same classes in the same order.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no networks.
 
     >>> class Sure(nn.Module):
     ...     def __init__(self, share):
@@ -40,7 +40,7 @@ class Ensemble(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, ...) -> (B, classes)`` float32 at least, as a cohort gives its logits."""
+        """``(B, C, ...) -> (B, classes)``, at least float32 like the logits of a cohort."""
         found = [network(images) for network in self.networks]
         logits = torch.stack([logits_of(each) for each in found])
         if logits.dtype in (torch.float16, torch.bfloat16):
@@ -49,5 +49,5 @@ class Ensemble(nn.Module):
 
 
 def build_ensemble(build: Callable[..., nn.Module], members: Sequence[Mapping[str, Any]], **sizes: Any) -> Ensemble:
-    """The ensemble of ``members``, each ``{"name": ..., "options": {...}}`` as ``build`` takes them."""
+    """Build an ensemble of ``members``, each ``{"name": ..., "options": {...}}`` with arguments of ``build``."""
     return Ensemble([build(member["name"], **sizes, **member.get("options", {})) for member in members])

@@ -1,4 +1,4 @@
-"""Networks by name: small ones for small images, bundled here, and any of timm, torchvision or your own.
+"""Build networks by name: bundled networks for small images, and those of timm, torchvision or your own code.
 
 >>> import torch
 >>> build("resnet20", num_classes=100, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
@@ -22,7 +22,7 @@ from metamixer.models import MODELS
 from metamixer.models.ensemble import build_ensemble
 from metamixer.models.offline import cached_weights_only, hub_is_reachable
 
-# Options that read weights from a file or an address of one's choosing, by way of pickle in some versions.
+# Options that read weights from any file or address, in some versions with pickle.
 _REFUSED = {
     "timm": ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
     "torchvision": ("weights", "weights_backbone", "pretrained", "pretrained_backbone"),
@@ -32,7 +32,7 @@ _OTHERS = "'timm:NAME', 'torchvision:NAME', 'package.module:callable'"
 
 
 class UnknownModel(ValueError):
-    """The name stands for no network that can be built as asked."""
+    """There is no network of that name, or it cannot be built with the given options."""
 
 
 def names() -> list[str]:
@@ -48,24 +48,23 @@ def build(
     image_size: tuple[int, int] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """The network of that name, freshly initialised unless the options say otherwise.
+    """Build a network by name, with random weights unless the options say otherwise.
 
     Args:
         name: a bundled network (``names()``), ``timm:NAME``, ``torchvision:NAME``, or ``package.module:callable``
-            for a function or class of your own. It is called with ``num_classes``, with ``in_channels``, which it
-            may lack as long as that is 3, and with ``image_size`` if it has a parameter of that name. ``ensemble``
-            is several networks as one, ``members=[{"name": ..., "options": {...}}, ...]``. An import path, and a
-            network on a hub (``timm:hf-hub:…``), has to be allowed before:
-            ``metamixer.core.trusted_imports.allow("nets:Net")``.
-            No option does it, because options come from files. A network of your own that you have as an object
-            needs no name: it goes into a ``Cohort`` as it is.
-        num_classes: classes.
-        in_channels: channels of the images.
-        image_size: height and width in pixels, for the networks that are built for one size (ViT, Swin, ...).
-        options: handed on as they are: ``shortcut="A"``, ``pretrained=True`` (timm), ``drop_rate=0.1``, ...
+            for your own function or class. That is called with ``num_classes``, with ``in_channels`` (it may lack this
+            parameter if the value is 3), and with ``image_size`` if it has a parameter of that name. ``ensemble``
+            combines several networks, ``members=[{"name": ..., "options": {...}}, ...]``. An import path or a network
+            on a hub (``timm:hf-hub:…``) has to be allowed first:
+            ``metamixer.core.trusted_imports.allow("nets:Net")``. No option allows it, because options come from files.
+            An existing network object needs no name: pass it to ``Cohort``.
+        num_classes: number of classes.
+        in_channels: number of channels of the images.
+        image_size: height and width in pixels, for networks that are built for one size (ViT, Swin, ...).
+        options: further arguments of the network: ``shortcut="A"``, ``pretrained=True`` (timm), ``drop_rate=0.1``, ...
 
     Raises:
-        UnknownModel: with the names that come close.
+        UnknownModel: there is no such network; the message lists similar names.
     """
     check_name(name, options)
     source, colon, rest = name.partition(":")
@@ -83,17 +82,17 @@ def build(
 
 
 def check_name(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse what would run or unpickle something that nobody chose; whether there is such a network, is not asked.
+    """Refuse names and options that would run or unpickle code without consent. Does not check that the name exists.
 
     Raises:
-        UnknownModel: says what is accepted.
+        UnknownModel: the name or an option is refused; the message says what is accepted.
     """
     source, colon, rest = name.partition(":")
     if source in _REFUSED and colon:
         for key in _REFUSED[source]:
             if options.get(key):
                 raise UnknownModel(f"{name!r} takes no {key!r} here; {_INSTEAD}")
-    # A network on a hub brings a configuration and weights of a stranger.
+    # A network on a hub has a configuration and weights from an unknown author.
     if colon and (source not in _REFUSED or ":" in rest):
         try:
             imports.check(name)
@@ -116,7 +115,7 @@ def _timm(
     if not options.get("pretrained"):
         plain: nn.Module = _sized(timm, name, image_size, {"num_classes": num_classes, **options})
         return plain
-    # With its own head: timm then takes all tensors or none, and for another head it would pass over any that lack.
+    # Built with its own head: timm then loads all tensors or fails; with another head it ignores missing tensors.
     reachable = hub_is_reachable()
     try:
         with nullcontext() if reachable else cached_weights_only():
@@ -128,8 +127,8 @@ def _timm(
         if reachable:
             raise
         raise UnknownModel(
-            f"{name}: its pretrained weights are not in the cache, and there is no network to fetch them; "
-            "weights: FILE.safetensors, or pretrained: false is accepted"
+            f"{name}: its pretrained weights are not in the cache, and cannot be downloaded without a connection; "
+            "accepted: weights: FILE.safetensors, or pretrained: false"
         ) from error
     if network.num_classes != num_classes:
         network.reset_classifier(num_classes)  # type: ignore[operator]
@@ -144,7 +143,7 @@ def _check_timm(name: str) -> None:
 
 
 def takes_image_size(name: str, image_size: Sequence[int], options: Mapping[str, Any]) -> bool:
-    """Whether :func:`build` makes this network of timm for a size of images by an argument, ``img_size``."""
+    """Whether :func:`build` passes the image size to this timm network as the argument ``img_size``."""
     import timm
 
     name = name.removeprefix("timm:")
@@ -162,17 +161,17 @@ def _sized(timm: Any, name: str, image_size: tuple[int, int] | None, options: di
     if image_size is not None and (usual is None or tuple(usual.input_size[1:]) != tuple(image_size)):
         try:
             return timm.create_model(name, **{"img_size": tuple(image_size), **options})
-        except TypeError as error:  # timm has no list of the architectures that take a size
+        except TypeError as error:  # timm does not list the architectures that take a size
             if "img_size" not in str(error):
                 raise
     return timm.create_model(name, **options)
 
 
 def check_exists(name: str) -> None:
-    """Refuse the name of a network that there is none of, without building it. Import paths are not imported.
+    """Refuse an unknown name without building the network. Import paths are not imported.
 
     Raises:
-        UnknownModel: with the names that come close.
+        UnknownModel: there is no such network; the message lists similar names.
     """
     source, colon, rest = name.partition(":")
     if not colon and name != "ensemble" and name not in MODELS:
@@ -207,7 +206,7 @@ def _check_torchvision(name: str) -> None:
 
 
 def _replace_first_conv(network: nn.Module, in_channels: int) -> None:
-    """Give the first convolution ``in_channels`` inputs and new weights that keep the variance of its output."""
+    """Replace the first convolution by one for ``in_channels`` channels, with weights of the same output variance."""
     path, old = next((path, m) for path, m in network.named_modules() if isinstance(m, nn.Conv2d))
     settings = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
     new = nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **settings)
@@ -232,11 +231,11 @@ def _import(
         make = imports.load(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and lacks something of its own
+            raise  # the module exists, but one of its own imports does not
         raise UnknownModel(f"{name!r} is not a network: no module {error.name!r}; {_OTHERS}") from None
     except AttributeError:
         if (found := sys.modules.get(module)) is None:
-            raise  # of the module itself
+            raise  # raised by the module itself
         raise UnknownModel(f"{name!r} is not a network; {module!r} has {_near(attribute, dir(found))}") from None
     arguments = {"num_classes": num_classes, "in_channels": in_channels, **options}
     parameters = inspect.signature(make).parameters
@@ -256,7 +255,7 @@ def _import(
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    """The known names that come close, or the first few if none does."""
+    """The similar known names, or the first few if there are none."""
     known = [each for each in known if not each.startswith("_")]
     near = get_close_matches(name, known, n=4) or known[:20]
     return ", ".join(near) + (", ..." if len(near) < len(known) else "")

@@ -1,4 +1,4 @@
-"""Fail at once where pretrained weights cannot be downloaded, instead of after a minute of retries."""
+"""Fail at once if pretrained weights cannot be downloaded, instead of after a minute of retries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy"
 
 
 def hub_is_reachable() -> bool:
-    """Whether the hub's server takes a connection within three seconds. A proxy is trusted."""
+    """Whether the server of the hub accepts a connection within three seconds. With a proxy it is assumed to."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -31,7 +31,7 @@ def hub_is_reachable() -> bool:
 
 @contextmanager
 def cached_weights_only() -> Iterator[None]:
-    """What is fetched from the hub in this block comes from its cache, or raises at once."""
+    """Use only the cache of the hub inside the block; files that are not in it raise an error at once."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

@@ -1,4 +1,4 @@
-"""The ResNets for small images, and their four times wider variants of the distillation literature."""
+"""ResNets for small images, and the wider variants (x4) of the distillation literature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Subsample(nn.Module):
-    """The shortcut without parameters (option A): every ``stride``-th pixel, new channels filled with zeros.
+    """The shortcut without parameters (option A): every ``stride``-th pixel, padded with zero channels.
 
     ``(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride))``
     """
@@ -20,12 +20,12 @@ class Subsample(nn.Module):
         self.new_channels, self.stride = c_out - c_in, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Thin out and fill up."""
+        """Subsample and pad."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: ``(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ...)``."""
+    """Two 3x3 convolutions and a shortcut: ``(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ...)``."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, shortcut: Literal["A", "B"]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Residual first, then the rectified sum."""
+        """ReLU of the sum of residual and shortcut."""
         residual = F.relu(self.norm1(self.conv1(x)), inplace=True)
         residual = self.norm2(self.conv2(residual))
         return F.relu(residual + self.shortcut(x), inplace=True)
@@ -51,22 +51,21 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """ResNet for small images (He, Zhang, Ren, Sun, CVPR 2016, arXiv 1512.03385, section 4.2).
 
-    A 3x3 convolution, three stages of ``(depth - 2) / 6`` basic blocks at full, half and quarter resolution, the
-    global average and one linear layer. ``(B, in_channels, H, W) -> (B, num_classes)``, any H and W.
+    A 3x3 convolution, three stages of ``(depth - 2) / 6`` basic blocks at full, half and quarter resolution, global
+    average pooling and one linear layer. ``(B, in_channels, H, W) -> (B, num_classes)``, any H and W.
 
     Args:
-        num_classes: classes.
-        in_channels: channels of the images.
-        depth: weight layers, 6n + 2.
+        num_classes: number of classes.
+        in_channels: number of channels of the images.
+        depth: number of weight layers, 6n + 2.
         widths: channels of the stem and of the three stages. ``resnet8x4`` and ``resnet32x4``, known from CRD
             (Tian et al., arXiv 1910.10699), have (32, 64, 128, 256): the stem is only twice as wide.
-        shortcut: what joins stages of different width. ``"B"``: 1x1 convolution and batch norm. ``"A"``: no
-            parameters. He et al. use A on CIFAR-10 (resnet20 has 0.27 M parameters); the code and the tables of
-            the distillation literature use B (0.28 M with 100 classes), and those are the tables that a method
-            in this library is compared with. Hence B by default.
+        shortcut: shortcut between stages of different width: ``"B"`` is a 1x1 convolution with batch norm, ``"A"`` has
+            no parameters. He et al. use A on CIFAR-10 (resnet20 has 0.27 M parameters). The code and tables of the
+            distillation literature use B (0.28 M with 100 classes); B is the default so that results are comparable.
 
     Raises:
-        ValueError: for a depth that is not 6n + 2, or a shortcut that is neither A nor B.
+        ValueError: the depth is not 6n + 2, or the shortcut is neither A nor B.
 
     >>> import torch
     >>> net = resnet20(num_classes=100)

@@ -1,4 +1,4 @@
-"""VGG for small images, with batch norm and one linear layer, as the distillation literature uses it."""
+"""VGG for small images, with batch norm and one linear layer, as in the distillation literature."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor, nn
 class VGG(nn.Module):
     """VGG (Simonyan, Zisserman, ICLR 2015, arXiv 1409.1556) in the small form of CRD (arXiv 1910.10699).
 
-    Five stages of 3x3 convolutions, each with batch norm and ReLU, then the global average and one linear layer
+    Five stages of 3x3 convolutions, each with batch norm and ReLU, then global average pooling and one linear layer
     instead of the three of the paper. ``(B, in_channels, H, W) -> (B, num_classes)``, H and W at least 8.
 
-    The first three stages are followed by a max-pool, which is not part of the stage. The fourth is pooled only
-    where the images have 64 pixels or more, so that stage 5 of a 32-pixel image still has 4x4 positions.
-    The convolutions keep their biases, idle before a batch norm, because the published sizes count them.
+    The first three stages are followed by max pooling, which is not part of the stage. The fourth is followed by it
+    only if images are at least 64 pixels wide, so that stage 5 of a 32-pixel image still has 4x4 positions.
+    The convolutions have biases, which have no effect before batch norm, because published parameter counts include
+    them.
 
     Args:
-        num_classes: classes.
-        in_channels: channels of the images.
-        convs: convolutions of each stage.
+        num_classes: number of classes.
+        in_channels: number of channels of the images.
+        convs: number of convolutions in each stage.
 
     >>> import torch
     >>> net = vgg8(num_classes=100)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class PreactBlock(nn.Module):
     """Norm, ReLU and 3x3 convolution, twice: ``(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ...)``.
 
-    Where the width changes, the 1x1 convolution of the shortcut reads the activated input, as in the authors' code.
+    If the width changes, the input of the 1x1 convolution of the shortcut is the activated input, as in the authors'
+    code.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int, dropout: float) -> None:
@@ -25,7 +26,7 @@ class PreactBlock(nn.Module):
         self.shortcut = None if same else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sum is not activated: the next block, or the network's end, does that."""
+        """The sum is not activated; the next block, or the end of the network, does that."""
         active = F.relu(self.norm1(x), inplace=True)
         residual = F.relu(self.norm2(self.conv1(active)), inplace=True)
         total: Tensor = self.conv2(self.dropout(residual))
@@ -38,19 +39,19 @@ class WideResNet(nn.Module):
     ``wrn_16_2`` has 16 weight layers and twice the width of a ResNet.
     ``(B, in_channels, H, W) -> (B, num_classes)``, any H and W.
 
-    Stages 1 and 2 end with the plain sum of their last block, which is where Manifold Mixup mixes as well. The last
-    stage ends after the final batch norm and ReLU: only that map, and not the sum before, is what the
-    classifier averages, so it is the one to compare with the last stage of another network.
+    Stages 1 and 2 end with the sum of their last block, before its activation, where Manifold Mixup mixes as well. The
+    last stage ends after the final batch norm and ReLU, because that is the map that the classifier averages, and so
+    the one to compare with the last stage of another network.
 
     Args:
-        num_classes: classes.
-        in_channels: channels of the images.
-        depth: weight layers, 6n + 4.
-        width: factor on the 16, 32 and 64 channels of the stages.
-        dropout: probability between the two convolutions of a block; the paper has 0.3 where it uses it.
+        num_classes: number of classes.
+        in_channels: number of channels of the images.
+        depth: number of weight layers, 6n + 4.
+        width: factor of the 16, 32 and 64 channels of the stages.
+        dropout: dropout probability between the two convolutions of a block; the paper uses 0 or 0.3.
 
     Raises:
-        ValueError: for a depth that is not 6n + 4.
+        ValueError: the depth is not 6n + 4.
 
     >>> import torch
     >>> net = wrn_16_2(num_classes=100)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class Pixels(NamedTuple):
-    """How normalised images are to be read, each ``(C,)``.
+    """The range of normalised pixels, each ``(C,)``.
 
     Args:
-        low: what a pixel of 0 is.
-        high: what a pixel of 1 (of 255 in 8 bits) is.
+        low: the normalised value of a pixel of 0.
+        high: the normalised value of a pixel of 1 (255 in 8 bits).
     """
 
     low: Tensor
@@ -22,7 +22,7 @@ class Pixels(NamedTuple):
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> Pixels:
-        """From the normalisation ``(pixel - mean) / std``, pixels in [0, 1], of each channel.
+        """The range for the normalisation ``(pixel - mean) / std`` of each channel, with pixels in [0, 1].
 
         >>> Pixels.of([0.5], [0.25])
         Pixels(low=tensor([-2.]), high=tensor([2.]))
@@ -36,19 +36,19 @@ class Pixels(NamedTuple):
 def perturb(
     value: Callable[[Tensor], Tensor], images: Tensor, pixels: Pixels, *, eps: float, step: float, steps: int
 ) -> Tensor:
-    """``(B, C, ...) -> (B, C, ...)``: images x + d with ``|d| <= eps`` that raise ``value``, and are images still.
+    """``(B, C, ...) -> (B, C, ...)``: images x + d with ``|d| <= eps`` that increase ``value``; pixels stay in range.
 
-    One step is FGSM (arXiv 1412.6572), whose step is ``eps`` whatever ``step`` says; more are PGD (1706.06083) from the
-    images themselves. There is no random start: nothing random happens in a loss. One is needed where ``value``
-    compares a network with itself, whose gradient vanishes at d = 0; between peers it does not.
+    One step is FGSM (arXiv 1412.6572) with a step of ``eps``; ``step`` is then ignored. More steps are PGD (1706.06083)
+    from the images themselves. There is no random start, because losses draw no random numbers. It is only needed when
+    ``value`` compares a network with itself, whose gradient vanishes at d = 0; between peers it does not.
 
     Args:
-        value: maps images to the 0-d number that is to rise. Its graph is used for the images and dropped.
-        images: normalised. No gradient flows into them.
-        pixels: how they are normalised.
-        eps: the largest change of a pixel, of 1.
+        value: maps images to the 0-d value to increase. Only the gradient of the images is computed from its graph.
+        images: normalised images. No gradient flows into them.
+        pixels: the range of normalised pixels.
+        eps: the largest change of a pixel in [0, 1].
         step: the change in each of several steps.
-        steps: how many.
+        steps: number of steps.
     """
     shape = (1, -1, *[1] * (images.ndim - 2))
     low, high = (bound.to(images).view(shape) for bound in pixels)
@@ -56,7 +56,7 @@ def perturb(
         raise ValueError(f"pixels are known for {low.shape[1]} channels, the images have {images.shape[1]}")
     unit = high - low  # a pixel of 1, normalised
     start = images.detach()
-    # What pixels can be comes last: an image that was none before is one afterwards.
+    # Clamped to the range of pixels last, so that the result is a valid image even if the input was not.
     least, most = ((start + change * unit).clamp(low, high) for change in (-eps, eps))
     changed = start
     for _ in range(steps):

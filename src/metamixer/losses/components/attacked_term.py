@@ -14,13 +14,13 @@ from metamixer.losses.functional import row_divergence
 def attacked_divergence(
     outputs: Outputs, trusted: Tensor, pixels: Pixels, temperature: float, *, eps: float, step: float, steps: int
 ) -> Tensor:
-    """``(L,)``: the mean over j of ``T^2 KL(p_j(x) || p_i(x + d))``, d what raises the sum of ``KL(p_j || p_i)`` most.
+    """``(L,)``: the mean over j of ``T^2 KL(p_j(x) || p_i(x + d))``, where d maximises the sum of ``KL(p_j || p_i)``.
 
     Args:
-        outputs: of a cohort, which runs its peers again.
-        trusted: ``(P, B)``, how far each teacher counts on each sample.
-        pixels: how the images are normalised.
-        temperature: T of what is taught; attacks have 1.
+        outputs: outputs of a cohort, whose ``run`` is called.
+        trusted: ``(P, B)``, the weight of each teacher for each sample.
+        pixels: the range of normalised pixels.
+        temperature: T of the loss; the attack uses 1.
         eps, step, steps: as in :func:`~metamixer.losses.components.adversarial_examples.perturb`.
     """
     run = outputs.run

@@ -1,7 +1,7 @@
 """Components of contrastive methods: embeddings, similarities, and losses of their rows.
 
-A similarity matrix has a row for every anchor and a column for every key. All functions take any leading axes, so the
-pairs of peers or of stages are computed at once.
+A similarity matrix has a row for every anchor and a column for every key. Leading axes hold pairs of peers or of
+stages, which are computed together.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ def projector(features: int, width: int) -> nn.Sequential:
 
 
 def embed(projectors: Iterable[nn.Module], features: Iterable[Tensor]) -> Tensor:
-    """N projectors and N features ``(B, D_n)`` -> ``(N, B, width)``, embeddings of length 1."""
+    """N projectors and N features ``(B, D_n)`` -> ``(N, B, width)`` embeddings of length 1."""
     rows = [single(project(single(each))) for project, each in zip(projectors, features, strict=True)]
     return F.normalize(torch.stack(rows), dim=-1)
 
 
 def similarities(anchors: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """``(..., B, D), (..., B, D) -> (..., B, B)``: inner products over the temperature, never in half precision."""
+    """``(..., B, D), (..., B, D) -> (..., B, B)``: inner products divided by the temperature, at least float32."""
     with torch.autocast(anchors.device.type, enabled=False):
         return single(anchors) @ single(keys).mT / temperature
 
 
 def positives(targets: Tensor) -> Tensor:
-    """How much each key is a positive of each anchor: ``(B, C)`` soft targets -> ``(B, B)``, rows that sum to 1.
+    """The weight of each key as a positive of each anchor: ``(B, C)`` soft targets -> ``(B, B)``, rows sum to 1.
 
-    For labels all others of the anchor's class count alike. For soft targets, of which the papers know none, a pair
-    counts as the inner product of its targets: the probability that labels drawn from the two agree. This is ours. A
-    sample is no positive of itself; the row of one that has no positives is 0.
+    With labels, all other samples of the class of an anchor have equal weight. Soft targets do not occur in the papers;
+    here the weight of a pair is the inner product of its targets, the probability that labels drawn from both agree
+    (ours). A sample is not a positive of itself; the row of a sample without positives is 0.
     """
     with torch.autocast(targets.device.type, enabled=False):
         pairs = targets @ targets.mT
@@ -47,11 +47,11 @@ def positives(targets: Tensor) -> Tensor:
 
 
 def contrast(similarities: Tensor, positives: Tensor) -> Tensor:
-    """``(..., B, B), (B, B) -> (..., B)``: -sum_k positives[b, k] log softmax(row b)[k], the sample itself left out.
+    """``(..., B, B), (B, B) -> (..., B)``: -sum_k positives[b, k] log softmax(row b)[k], without the sample itself.
 
     SupCon's L_out (Khosla et al., arXiv 2004.11362) for every anchor; 0 for an anchor without positives.
     """
-    # No -inf: a batch of one has nothing but the sample itself, and 0 * inf is no number.
+    # Not -inf: a batch of one holds only the sample itself, and 0 * inf is NaN.
     alone = similarities.masked_fill(_same(similarities.shape[-1], similarities.device), -1e30)
     return -(positives * alone.log_softmax(-1)).sum(-1)
 

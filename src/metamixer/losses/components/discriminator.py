@@ -1,9 +1,9 @@
 """Components of adversarial methods: a discriminator that shares the optimizer of the networks.
 
-Two players with one backward pass: the discriminator's loss sees features without their graph, the networks' loss sees
-a discriminator whose weights are constants. So each gradient reaches one player, and the sum of the two losses has
-the gradients of the simultaneous two-player update. (Gradient reversal has them only where the game is zero-sum,
-which least-squares GANs are not.)
+Both players are updated in one backward pass: the loss of the discriminator uses detached features, and the loss of the
+networks uses a discriminator with constant weights. Each gradient thus reaches one player only, and the sum of the two
+losses has the gradients of the simultaneous two-player update. (Gradient reversal has these gradients only in zero-sum
+games, and least-squares GANs are not zero-sum.)
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from metamixer.losses.functional import layer, single
 
 
 class Discriminator(nn.Module):
-    """Tells whose features it sees: ``(B, C, ...) -> (B,)``, near 1 for features classified as real.
+    """Classifies features: ``(B, C, ...) -> (B,)``, near 1 for features classified as real.
 
-    Convolutions of stride 2 over feature maps of any number of axes, linear layers over vectors. No batch
-    normalisation: it would see whether a batch is real or fake from the statistics alone.
+    Convolutions of stride 2 for feature maps with 1 to 3 spatial axes, linear layers for vectors. There is no batch
+    norm: its statistics would reveal whether a batch is real or fake.
 
     Args:
         channels: C.
-        axes: spatial axes, 0 to 3.
-        width: channels inside.
-        depth: layers before the last one.
+        axes: number of spatial axes, 0 to 3.
+        width: number of hidden channels.
+        depth: number of layers before the last one.
     """
 
     def __init__(self, channels: int, axes: int, width: int = 64, depth: int = 2) -> None:
@@ -46,18 +46,17 @@ class Discriminator(nn.Module):
         hidden = features
         for part in self.body:
             if hidden.ndim > 2 and hidden.shape[-1] == 1 and not isinstance(part, nn.LeakyReLU):
-                # The same numbers. Without it, oneDNN (torch 2.13, AVX-512, bf16) returns memory that nobody wrote as
-                # the gradient of the taps that only ever meet the padding.
+                # The result is the same. Without it, oneDNN (torch 2.13, AVX-512, bf16) returns uninitialised memory as
+                # the gradient of weights that are only applied to padding.
                 hidden = F.pad(hidden, (0, 1))
             hidden = part(hidden)
         return self.last(pooled(hidden)).squeeze(-1)  # type: ignore[no-any-return]
 
 
 def untouched(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """``module(*inputs)`` with weights that get no gradient; the inputs get theirs.
+    """``module(*inputs)`` with constant weights; gradients flow into the inputs only.
 
-    Buffers are left as they are too: running statistics would otherwise count what the module's own player has
-    counted already.
+    Buffers are not updated either: running statistics would otherwise count features twice.
     """
     weights = {name: weight.detach() for name, weight in module.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -65,12 +64,12 @@ def untouched(module: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 class Game(NamedTuple):
-    """What the two players of a least-squares GAN (arXiv 1611.04076) minimise, and how the game stands.
+    """The losses of both players of a least-squares GAN (arXiv 1611.04076), and the accuracy of the discriminator.
 
     Args:
-        discriminator: 0-d, ``mean (1 - D(real))^2 + mean D(fake)^2``: gradients for the discriminator alone.
-        generator: 0-d, ``mean (1 - D(fake))^2``: gradients for what made ``fake`` alone.
-        accuracy: 0-d, the share of right decisions at the threshold 1/2.
+        discriminator: 0-d, ``mean (1 - D(real))^2 + mean D(fake)^2``, with gradients for the discriminator only.
+        generator: 0-d, ``mean (1 - D(fake))^2``, with gradients for the network that computed ``fake`` only.
+        accuracy: 0-d, the share of correct decisions at the threshold 1/2.
     """
 
     discriminator: Tensor
@@ -79,9 +78,9 @@ class Game(NamedTuple):
 
 
 def least_squares(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Game:
-    """``(B, C, ...), (B, C, ...)`` -> both players' losses, to be summed and sent back in one pass.
+    """``(B, C, ...), (B, C, ...)`` -> the losses of both players, to be summed for one backward pass.
 
-    ``discriminator`` is a :class:`Discriminator` or another module that scores each sample by itself.
+    ``discriminator`` is a :class:`Discriminator` or another module that scores each sample independently.
     """
     on_real, on_fake = single(discriminator(torch.cat([real, fake]).detach())).chunk(2)
     fooled = single(untouched(discriminator, fake))

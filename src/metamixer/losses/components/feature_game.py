@@ -12,15 +12,15 @@ from metamixer.losses.components.discriminator import Discriminator, Game, least
 from metamixer.losses.components.pairs import means, others
 from metamixer.losses.functional import layer
 
-_TOO_GOOD = 0.9  # a discriminator that is right more often waits for the peers
+_TOO_GOOD = 0.9  # a discriminator with a higher accuracy pauses
 
 
 def players(shapes: Sequence[tuple[int, int]], outputs: Outputs) -> tuple[nn.ModuleList, nn.ModuleDict]:
-    """Layers to the least width for each peer, and a discriminator for each that learns.
+    """A layer to the smallest width for each peer, and a discriminator for each learner.
 
     Args:
-        shapes: channels and spatial axes of each peer's maps.
-        outputs: say who learns; the layers of frozen peers, without a term of their own, stay as they are drawn.
+        shapes: channels and spatial axes of the maps of each peer.
+        outputs: for the roles of the peers; the layers of frozen peers have no loss and keep their initial weights.
     """
     least, axes = min(shapes)
     transfers = nn.ModuleList(nn.Identity() if width == least else layer(width, least, axes) for width, _ in shapes)
@@ -32,9 +32,9 @@ def players(shapes: Sequence[tuple[int, int]], outputs: Outputs) -> tuple[nn.Mod
 def play(
     transfers: nn.ModuleList, discriminators: nn.ModuleDict, maps: Sequence[Tensor], outputs: Outputs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the networks minimise, what the discriminators do, and how often these are right, ``(L,)`` each.
+    """The losses of the networks, the losses of the discriminators, and their accuracies, ``(L,)`` each.
 
-    Means over the other peers, whose maps are real; a discriminator that is right in more than 90 % gets 0.
+    Means over the other peers, whose maps are real. The loss of a discriminator is 0 while its accuracy is above 90 %.
     """
     moved = [transfer(each) for transfer, each in zip(transfers, maps, strict=True)]
     games: list[list[Game]] = []

@@ -1,4 +1,4 @@
-"""Balance terms by the norms of their gradients, relative to the cross-entropy's."""
+"""Balance terms by the norms of their gradients, relative to that of the cross-entropy."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 class Balance(nn.Module):
-    """Running means of ``|dL/dF_i|`` of each peer i, and their ratio ``|dCE/dF_i| / (|dL/dF_i| + 1e-6)``.
+    """Running means of ``|dL/dF_i|`` for each peer i, and their ratio ``|dCE/dF_i| / (|dL/dF_i| + 1e-6)``.
 
-    VQGAN weighs its discriminator in a like way, there at the last layer's weights. The price is one more backward pass
-    for each term and peer, from the loss down to F and no further.
+    VQGAN weights its discriminator in a similar way, with gradients at the weights of the last layer. The cost is one
+    more backward pass for each term and peer, from the loss to F only.
 
     Args:
         peers: P.
-        terms: the names of the terms that are held against ``task``.
-        decay: of the running means; they start at 0 all, which cancels in the ratio.
+        terms: names of the terms that are compared with ``task``.
+        decay: decay of the running means; all start at 0, which cancels in the ratio.
     """
 
     def __init__(self, peers: int, terms: Sequence[str], decay: float = 0.9) -> None:
@@ -27,12 +27,12 @@ class Balance(nn.Module):
             self.register_buffer(name, torch.zeros(peers))
 
     def update(self, losses: Mapping[str, Tensor], features: Mapping[int, Tensor]) -> None:
-        """Take the gradients of a step into the means: losses ``(P,)`` by name, F by peer.
+        """Update the means with the gradients of a step: losses ``(P,)`` by name, F by peer.
 
-        Peers whose features have no graph, because it is another's turn, keep what they have.
+        The means of peers whose features have no graph, as in alternating updates, do not change.
 
         Raises:
-            ValueError: there is no way in the graph from a loss to the features.
+            ValueError: a loss is not connected to the features in the graph.
         """
         for name, values in losses.items():
             norms = self.get_buffer(name)
@@ -44,7 +44,7 @@ class Balance(nn.Module):
                 norms.lerp_(torch.stack(found), 1 - self.decay)
 
     def ratio(self, term: str) -> Tensor:
-        """``(P,)``."""
+        """The ratio of a term, ``(P,)``."""
         return self.get_buffer("task") / (self.get_buffer(term) + 1e-6)
 
 

@@ -21,8 +21,8 @@ class DistillationSettings:
 
     Args:
         temperature: T (3, as in ONE, OKDDip and MCL).
-        weight: w, of the distillation.
-        ramp_up: the share of training over which r rises (80 of 300 epochs, as in ONE, OKDDip and FFL).
+        weight: w, the weight of the distillation.
+        ramp_up: share of training over which r rises (80 of 300 epochs, as in ONE, OKDDip and FFL).
     """
 
     temperature: Positive = 3.0
@@ -32,13 +32,14 @@ class DistillationSettings:
 
 @dataclass(eq=False, repr=False)
 class InformationSettings:
-    """The mutual information of the peers' features.
+    """The mutual information of the features of two peers.
 
     Args:
-        estimator: of the mutual information: ``infonce``, ``vid`` or ``jsd``.
-        information_weight: alpha (0.1, as MCL's for contrast with hard labels; VID alone has 1).
+        estimator: estimator of the mutual information: ``infonce``, ``vid`` or ``jsd``.
+        information_weight: alpha (0.1, as in MCL for contrast with hard labels; VID on its own uses 1).
         tau: temperature of the critic (0.1).
-        mask_same_class: leave out negatives of the same class; with soft targets by the probability of it (ours).
+        mask_same_class: leave out negatives of the same class; soft targets are weighted by the probability that the
+            classes differ (ours).
     """
 
     estimator: Estimator = "infonce"
@@ -49,17 +50,19 @@ class InformationSettings:
 
 @dataclass(eq=False, repr=False)
 class AdversarySettings:
-    """The adversary, and how its term is weighed.
+    """The adversary, and the weight of its term.
 
     Args:
-        mode: of the adversary: ``features``, ``inputs`` or ``none``.
-        adversarial_weight: beta; None: 0.05 in ``features``, 1 in ``inputs`` (ours; RSLAD has 5/6 beside 1/6).
-        discriminator: weight of what the discriminators minimise: how fast they learn beside the networks (as in AFD).
-        adversarial_start: the share of training before which beta is 0 in ``features``; from there it rises as r does
-            (ours). ``inputs`` has all of beta from the start.
-        balance: multiply alpha and beta by ``|dCE/dF_i| / |dL/dF_i|``, running means over some 10 steps, F_i the last
-            stage, and limit the product to 1 (ours). Three more backward passes of each peer, from the losses down
-            to its last stage only. Not for ``inputs``.
+        mode: mode of the adversary: ``features``, ``inputs`` or ``none``.
+        adversarial_weight: beta; None: 0.05 in ``features``, 1 in ``inputs`` (ours; RSLAD weights its terms 5/6 and
+            1/6).
+        discriminator: weight of the loss of the discriminators: how fast they learn compared with the networks (as in
+            AFD).
+        adversarial_start: share of training before which beta is 0 in ``features``; after that it rises as r does
+            (ours). In ``inputs`` beta is constant.
+        balance: multiply alpha and beta by ``|dCE/dF_i| / |dL/dF_i|``, with running means over about 10 steps and F_i
+            the last stage, and limit the product to 1 (ours). This costs three more backward passes of each peer, from
+            the losses to its last stage only. Not for ``inputs``.
     """
 
     mode: Mode = "features"
@@ -74,11 +77,11 @@ class AttackSettings:
     """The attack in mode ``inputs``.
 
     Args:
-        eps: the largest change of a pixel, of 1 (8/255).
-        step: of each step of PGD (2/255).
-        steps: 1: FGSM; more: PGD, each with a pass forward and back. 10 for networks that are to be robust.
-        mean: of the normalised images' channels, for ``inputs``; :meth:`set_pixels` takes its place in a recipe's run.
-        std: likewise.
+        eps: largest change of a pixel in [0, 1] (8/255).
+        step: size of each step of PGD (2/255).
+        steps: 1 is FGSM; more is PGD, with a forward and a backward pass per step. Use 10 for robust networks.
+        mean: mean of each channel that the images were normalised with; runs of recipes set it by :meth:`set_pixels`.
+        std: standard deviation of each channel, likewise.
     """
 
     eps: Positive = 8 / 255
@@ -90,13 +93,13 @@ class AttackSettings:
 
 @dataclass(eq=False, repr=False)
 class NoiseSettings:
-    """Two gates against wrong labels.
+    """Two settings against wrong labels.
 
     Args:
-        noise_rate: the share of wrong labels: CE then counts the 1 - rate of the samples whose loss is least, for each
-            peer its own; co-teaching, where this is from, exchanges them.
-        noise_ramp: the share of training over which 1 falls to 1 - rate (10 of 200 epochs in co-teaching).
-        confidence: a teacher counts for KL, information and ``inputs`` only where its largest probability is above.
+        noise_rate: share of wrong labels. CE then uses only the share 1 - rate of the samples with the smallest loss,
+            chosen by each peer for itself; co-teaching, the source of this rule, exchanges the choices.
+        noise_ramp: share of training over which the share falls from 1 to 1 - rate (10 of 200 epochs in co-teaching).
+        confidence: a teacher counts in KL, information and ``inputs`` only if its largest probability is above this.
     """
 
     noise_rate: Share = 0.0
@@ -111,6 +114,6 @@ class NoiseSettings:
         return smallest_mean(each, 1 - self.noise_rate * linear_ramp(progress, self.noise_ramp))
 
     def trusted(self, logits: Tensor) -> Tensor:
-        """``(P, B, C) -> (P, B)``: 1 where a teacher counts, else 0."""
+        """``(P, B, C) -> (P, B)``: 1 if a teacher counts for a sample, else 0."""
         largest: Tensor = single(logits.detach()).softmax(-1).amax(-1)
         return (largest > self.confidence).to(largest.dtype)

@@ -1,7 +1,7 @@
 """Lower bounds on the mutual information between features of two networks, in nats, per sample.
 
-A bound that is maximised ties what two networks say about the *same* image; it does not care in which coordinates they
-say it. Row b of one tensor and row b of the other belong to one image.
+Maximising a bound aligns what two networks represent of the *same* image, in whatever coordinates each represents it.
+Row b of both tensors belongs to the same image.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from metamixer.losses.functional import single
 
 
 def negatives(scores: Tensor, targets: Tensor | None = None) -> Tensor:
-    """``(B, B) -> (B, B)``: how much each pair counts as one of different images: 1, and on the diagonal 0.
+    """``(B, B) -> (B, B)``: the weight of each pair as a negative: 1, and 0 on the diagonal.
 
-    With targets ``(B, C)`` the probability that labels drawn from the two targets differ: 0 for one class, 1 for two,
-    and for soft targets what lies between (our reading of "leave out negatives of the same class" for mixed images).
+    With targets ``(B, C)`` it is the probability that labels drawn from the two targets differ: 0 for the same class, 1
+    for different classes, and in between for soft targets (our interpretation of "leave out negatives of the same
+    class" for mixed images).
     """
     counted = 1 - torch.eye(len(scores), dtype=scores.dtype, device=scores.device)
     if targets is None:
@@ -35,8 +36,8 @@ def info_nce(scores: Tensor, counted: Tensor) -> Tensor:
     """``(B, B), (B, B) -> (B,)``: -log(exp s_bb / sum_c w_bc exp s_bc), the mean over both directions, in nats.
 
     Args:
-        scores: of a critic: ``[b, c]`` says how well row b of one network and c of the other go together.
-        counted: the weights w off the diagonal, from :func:`negatives`; w_bb is 1.
+        scores: scores of a critic: ``[b, c]`` is high if row b of one network and row c of the other match.
+        counted: the off-diagonal weights w, from :func:`negatives`; w_bb is 1.
     """
     weighed = scores + (counted + torch.eye(len(scores), dtype=scores.dtype, device=scores.device)).log()
     return (weighed.logsumexp(0) + weighed.logsumexp(1)) / 2 - scores.diagonal()
@@ -45,7 +46,7 @@ def info_nce(scores: Tensor, counted: Tensor) -> Tensor:
 def nce_information(scores: Tensor) -> Tensor:
     """``(B, B) -> ()``: log B - NCE (CPC, arXiv 1807.03748), at most log B, and in expectation at most the information.
 
-    Over all pairs: with negatives left out it would be no bound.
+    Computed over all pairs: without some negatives it is not a bound.
 
     >>> nce_information(torch.zeros(4, 4)), nce_information(100 * torch.eye(4))
     (tensor(0.), tensor(1.3863))
@@ -56,7 +57,8 @@ def nce_information(scores: Tensor) -> Tensor:
 def jensen_shannon(scores: Tensor, counted: Tensor) -> Tensor:
     """``(B, B), (B, B) -> (B,)``: softplus(-s_bb) + the weighted mean over a of softplus(s_ab) (MIMKD, 2110.15946).
 
-    For each sample b of the second network, with the partners a of the first. Where none counts, the pair is alone.
+    For each sample b of the second network, with the samples a of the first. If no negative counts, only the first term
+    is left.
     """
     apart = (counted * F.softplus(scores)).sum(0) / counted.sum(0).clamp(min=1e-6)
     return F.softplus(-scores.diagonal()) + apart
@@ -65,7 +67,7 @@ def jensen_shannon(scores: Tensor, counted: Tensor) -> Tensor:
 def js_information(scores: Tensor) -> Tensor:
     """``(B, B) -> ()``: a lower bound on the Jensen-Shannon divergence of p(u, v) and p(u) p(v), at most log 2 nats.
 
-    It rises and falls with the mutual information, but is not the number of nats of it.
+    It grows with the mutual information, but its value is not the mutual information in nats.
 
     >>> bool(js_information(torch.zeros(4, 4)).abs() < 1e-6), js_information(200 * torch.eye(4) - 100)
     (True, tensor(0.6931))
@@ -76,14 +78,14 @@ def js_information(scores: Tensor) -> Tensor:
 class Gaussian(nn.Module):
     """q(t | s) = N(mu(s), diag(variance)): I(t; s) >= H(t) + E log q(t | s) (VID, arXiv 1904.05835).
 
-    mu is three 1x1 convolutions with ReLU between them and no bias, written as linear layers over the channels, so that
-    maps of any number of axes, and vectors, will do. One variance a channel, softplus(rho) + 1e-5, 5.0 at first. Layers
-    and numbers are those of the RepDistiller code.
+    mu consists of three 1x1 convolutions without bias, with ReLU between them, implemented as linear layers over the
+    channels, so that maps with any number of axes and vectors are accepted. Each channel has a variance,
+    softplus(rho) + 1e-5, initially 5.0. Layers and values are those of the RepDistiller code.
 
     Args:
-        channels: of s.
+        channels: channels of s.
         target: channels of t.
-        variance: to start from.
+        variance: initial variance.
     """
 
     floor = 1e-5
@@ -100,9 +102,9 @@ class Gaussian(nn.Module):
         self.rho = nn.Parameter(torch.full((target,), math.log(math.expm1(variance - self.floor))))
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """``(B, C, ...), (B, D, ...) -> (B,)``: (t - mu(s))^2 / (2 variance) + log(variance) / 2, mean over all of t.
+        """``(B, C, ...), (B, D, ...) -> (B,)``: (t - mu(s))^2 / (2 variance) + log(variance) / 2, the mean over t.
 
-        That is -log q in nats for each number of t, without the constant log(2 pi) / 2.
+        This is -log q in nats per element of t, without the constant log(2 pi) / 2.
         """
         variance = F.softplus(self.rho) + self.floor
         error = single(self.mean(_rows(own))) - single(_rows(other))
@@ -110,10 +112,10 @@ class Gaussian(nn.Module):
 
 
 def gaussian_information(losses: Tensor, other: Tensor) -> Tensor:
-    """Losses ``(B,)`` of :class:`Gaussian` and t ``(B, D, ...) -> ()``: nats for each number of t.
+    """Losses ``(B,)`` of :class:`Gaussian` and t ``(B, D, ...) -> ()``: nats per element of t.
 
-    H(t) is not known. The entropy of a Gaussian with the batch's variance stands in for it; it is never below H(t), so
-    this is an estimate and no bound, and exact where t and s are Gaussian.
+    H(t) is unknown. It is replaced by the entropy of a Gaussian with the variance of the batch, which is never below
+    H(t). The result is therefore an estimate and not a bound; it is exact if t and s are Gaussian.
     """
     rows = single(_rows(other)).flatten(0, -2)
     entropy = (1 + rows.var(0, correction=0).clamp(min=Gaussian.floor).log()) / 2
@@ -121,15 +123,15 @@ def gaussian_information(losses: Tensor, other: Tensor) -> Tensor:
 
 
 class Information(nn.Module):
-    """How much each learner's features say about those of each other peer: a loss for each sample, and a number.
+    """The information of the features of each learner about those of each other peer: losses and an estimate.
 
-    Nothing flows into the other's features. The information is symmetric, so a learner still gets the direction of the
-    joint gradient, at half of its size. A frozen peer has no loss of its own, so those who learn from it train its
-    projector.
+    The features of the other peer are detached. The information is symmetric, so a learner still gets the direction of
+    the joint gradient, with half its size. A frozen peer has no loss, so its projector is trained by the peers that
+    learn from it.
 
     Args:
-        estimator: ``infonce`` or ``jsd``, on cosines of projected features over ``tau``, or ``vid``.
-        widths: channels of each peer's features.
+        estimator: ``infonce`` or ``jsd``, on cosines of projected features divided by ``tau``, or ``vid``.
+        widths: channels of the features of each peer.
         learners: the peers that learn.
         tau: temperature of the critic.
     """
@@ -150,7 +152,7 @@ class Information(nn.Module):
     ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
         """Features ``(B, D_p, ...)`` -> learner i, peer j, loss ``(B,)``, information ``()`` for each pair.
 
-        With targets ``(B, C)`` negatives of the same class are left out of the loss, not of the number.
+        With targets ``(B, C)``, negatives of the same class are left out of the loss, but not of the information.
         """
         constant = [each.detach() for each in features]
         if self.estimator == "vid":
@@ -168,5 +170,5 @@ class Information(nn.Module):
 
 
 def _rows(features: Tensor) -> Tensor:
-    """``(B, C, ...) -> (B, positions, C)``; vectors stay as they are."""
+    """``(B, C, ...) -> (B, positions, C)``; vectors are returned unchanged."""
     return features.flatten(2).transpose(1, 2) if features.ndim > 2 else features

@@ -12,30 +12,30 @@ from metamixer.losses.functional import row_divergence, same_size
 
 
 def others(index: int, outputs: Outputs) -> list[int]:
-    """All peers but one."""
+    """All peers except ``index``."""
     return [other for other in range(outputs.peers) if other != index]
 
 
 def means(rows: Iterable[Sequence[Tensor]]) -> Tensor:
-    """``L`` rows of numbers ``() -> (L,)``: the mean of each."""
+    """``L`` rows of 0-d tensors -> ``(L,)``: the mean of each row."""
     return torch.stack([torch.stack(list(row)).mean(0) for row in rows])
 
 
 def trusted_divergence(outputs: Outputs, trusted: Tensor, temperature: float) -> Tensor:
-    """``(L,)``: ``mutual_divergence``, each sample weighed by how far a teacher is trusted, ``(P, B)``."""
+    """``(L,)``: ``mutual_divergence`` with a weight ``trusted`` for each teacher and sample, ``(P, B)``."""
     pairs = trusted * row_divergence(outputs.logits[None], outputs.logits[:, None], temperature)
     return means([pairs[i, j].mean() for j in others(i, outputs)] for i in outputs.learners)
 
 
 def agreement(outputs: Outputs) -> Tensor:
-    """``(L,)``: the share of samples for which another peer names the same class, the mean over the others."""
+    """``(L,)``: the share of samples for which another peer predicts the same class, the mean over the others."""
     named = outputs.logits.detach().argmax(-1)
     same = (named[None] == named[:, None]).to(outputs.logits.dtype).mean(-1)
     return means([same[i, j] for j in others(i, outputs)] for i in outputs.learners)
 
 
 def last_maps(outputs: Outputs) -> list[Tensor]:
-    """What the last stages put out, averaged down to one size; the features, where they differ in their axes."""
+    """The outputs of the last stages, average-pooled to one size; the features if their numbers of axes differ."""
     stages = [peer[-1] for peer in outputs.maps]
     if len({each.ndim for each in stages}) > 1:
         return list(outputs.features)
@@ -46,7 +46,7 @@ def last_maps(outputs: Outputs) -> list[Tensor]:
 
 
 def smallest_mean(losses: Tensor, share: float | Tensor) -> Tensor:
-    """``(L, B) -> (L,)``: the mean of the smallest of each row, ``share`` of B rounded down, but one at least."""
+    """``(L, B) -> (L,)``: the mean of the smallest losses of each row: ``share * B`` rounded down, at least one."""
     ranks = torch.argsort(losses.detach(), dim=-1, stable=True).argsort(-1)
     kept = (ranks == 0) | (ranks + 1 <= share * losses.shape[-1] + 1e-4)
     total: Tensor = torch.where(kept, losses, 0).sum(-1)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class StepCount(nn.Module):
-    """How many steps are done.
+    """The number of steps done.
 
-    A buffer, so that a resumed run continues to count. The host keeps the same number: reading the buffer at every step
-    would stall a GPU.
+    It is a buffer, so that a resumed run continues to count. The host keeps a copy, because reading the buffer at every
+    step would stall a GPU.
 
     >>> count = StepCount()
     >>> count.add(), count.add(), count.steps
@@ -26,7 +26,7 @@ class StepCount(nn.Module):
         self.register_load_state_dict_post_hook(_read_anew)  # type: ignore[no-untyped-call]
 
     def add(self) -> int:
-        """Count one more; the number with it."""
+        """Count one more step and return the new number."""
         if self._known is None:
             self._known = int(self.steps)
         self._known += 1
