@@ -209,9 +209,9 @@ def test_what_is_missing_is_said():
         FFL()(outputs, targets)
     with pytest.raises(ValueError, match=r"1 stages; stages=\[...\]"):
         FFL().setup(Outputs(outputs.logits))
-    with pytest.raises(ValueError, match=r"1 to 3 axes.*peer 0 \(3, 2, 3\), peer 1 \(3, 2, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"1 to 3 spatial axes.*peer 0 \(3, 2, 3\), peer 1 \(3, 2, 3, 3\)"):
         FFL().setup(outputs_of([(2, 3), (2, 3, 3)]))
-    with pytest.raises(ValueError, match=r"1 to 3 axes.*peer 0 \(3, 8\)"):
+    with pytest.raises(ValueError, match=r"1 to 3 spatial axes.*peer 0 \(3, 8\)"):
         FFL().setup(outputs_of([(8,), (8,)]))
 
 
