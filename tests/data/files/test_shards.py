@@ -37,8 +37,11 @@ def image(stored, row, crop, size):
     return into[0] if stored.read(row, crop, into) else None
 
 
+@pytest.mark.parametrize("preadv", [True, False], ids=["preadv", "as on Windows"])
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint8), (5, np.uint8), (3, np.float32)])
-def test_images_come_back_to_the_last_bit(tmp_path, channels, dtype):
+def test_images_come_back_to_the_last_bit(tmp_path, monkeypatch, channels, dtype, preadv):
+    if not preadv:
+        monkeypatch.delattr(os, "preadv", raising=False)
     pixels = made(tmp_path / "a.shard", channels=channels, dtype=dtype)
     index = read_index(tmp_path / "a.shard")
     assert index["size"].tolist() == [list(each.shape[:2]) for each in pixels]

@@ -157,9 +157,9 @@ class StoredImages:
             if shard not in self._files:
                 if len(self._files) == _OPEN:
                     os.close(self._files.popitem(last=False)[1])
-                self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+                self._files[shard] = os.open(self.shards[shard], os.O_RDONLY | getattr(os, "O_BINARY", 0))
             self._files.move_to_end(shard)
-            return os.preadv(self._files[shard], [into.data], start) == into.nbytes
+            return _read_at(self._files[shard], into.data.cast("B"), start) == into.nbytes
         except OSError:
             return False
 
@@ -172,6 +172,16 @@ class StoredImages:
         )
         with suppress(OSError):
             shard.unlink()
+
+
+def _read_at(file: int, into: memoryview, start: int) -> int:
+    """Fill memory from a place of the file; how many bytes there were."""
+    if hasattr(os, "preadv"):  # forked workers share the place of a file, so that they must not move it
+        return os.preadv(file, [into], start)
+    os.lseek(file, start, os.SEEK_SET)  # Windows, where processes are not forked
+    found = os.read(file, len(into))
+    into[: len(found)] = found
+    return len(found)
 
 
 def _pixels(first: float, last: float, stored: int, full: int) -> tuple[int, int]:
