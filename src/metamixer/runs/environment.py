@@ -34,6 +34,7 @@ def environment() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
+    versions["torch"] = str(torch.__version__)  # it names the build too, such as +cpu
     return {
         "command": sys.argv,
         "python": platform.python_version(),
