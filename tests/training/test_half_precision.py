@@ -45,7 +45,7 @@ def test_training_and_evaluating_without_the_arithmetic_warn_of_the_ratio(tmp_pa
     assert len(messages) == 3
     for message in messages:
         assert message.startswith("train.precision=bf16 takes ")
-        assert message.endswith("it has no such arithmetic; train.precision=32 is faster here")
+        assert message.endswith("there is no native support; train.precision=32 is faster here")
     assert all(f"takes {float(ratio):.1f} times as long as 32" in message for message in messages)
 
 

@@ -18,7 +18,7 @@ def test_the_first_signal_is_noted(number):
     before = signal.getsignal(number)
     with Watch() as watch:
         os.kill(os.getpid(), number)
-        assert watch.number == number
+        assert watch.received == number
     assert signal.getsignal(number) == before
 
 
@@ -27,7 +27,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing():
     try:
         with Watch() as watch:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert watch.number == 0
+            assert watch.received == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 

@@ -298,7 +298,7 @@ def test_images_and_labels_that_come_later_are_named_with_their_batch(change, sa
 
 
 def test_networks_with_other_outputs_than_classes():
-    with pytest.raises(TrainingError, match=r"the peers \(0 small, 1 small\) put out 3 classes, the data have 10"):
+    with pytest.raises(TrainingError, match=r"\(0 small, 1 small\) have outputs for 3 classes, the data have 10"):
         trainer(DML(), info=RunInfo(classes=10)).fit(toys.loader())
 
 

@@ -78,7 +78,7 @@ def test_rates_are_those_of_the_steps(monkeypatch):
 
 
 def test_a_rate_that_is_to_be_found_is_no_number():
-    with pytest.raises(ValueError, match="lr='auto' is found by a run of a recipe"):
+    with pytest.raises(ValueError, match="lr='auto' works in runs of recipes only"):
         Optim(lr="auto").rate(0.5)
     with pytest.raises(ValueError, match="lr='quick'"):
         Optim(lr="quick")

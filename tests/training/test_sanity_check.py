@@ -114,7 +114,7 @@ class Refuses(Loss):
     [
         (a_batch((3, 8, 8)), DML, 3, "peer 0 toy cannot take images of 3×8×8"),
         (a_batch((1, 9, 9)), DML, 3, "peer 0 toy cannot take images of 1×9×9"),
-        (a_batch(), DML, 4, r"the peers \(0 toy, 1 toy\) put out 3 classes, the data have 4"),
+        (a_batch(), DML, 4, r"the peers \(0 toy, 1 toy\) have outputs for 3 classes, the data have 4"),
         (Batch(torch.full((4, 1, 8, 8), math.nan), torch.zeros(4)), DML, 3, "infinite or NaN in the first batch"),
         (a_batch(), Refuses, 3, "three peers are needed"),
     ],

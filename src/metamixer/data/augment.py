@@ -16,13 +16,13 @@ from metamixer.data.random_crop import RandomCrop
 
 _IN_CACHE = 2**18  # values of float32
 _SINGLY = 2**12
-"""Images of so many values are shifted and flipped one by one; the index of a batch of small ones is faster."""
+"""Images with at least this number of values are cropped and flipped one by one; smaller ones faster by batch."""
 Scale = Sequence[float] | Tensor
-"""One number for every channel, in units of the full range: 255 = 1."""
+"""One value for every channel, in units of the full range: 255 = 1."""
 
 
 def normalise(images: Tensor, mean: Scale, std: Scale) -> Tensor:
-    """``(pixel / 255 - mean) / std``: ``(B, C, H, W)`` from 0 to 255 -> float32, channels last in memory.
+    """``(pixel / 255 - mean) / std``: ``(B, C, H, W)`` from 0 to 255 -> float32 in channels-last memory format.
 
     >>> white = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
     >>> normalise(white, mean=[0.5], std=[0.25]).flatten()
@@ -37,11 +37,11 @@ def normalise(images: Tensor, mean: Scale, std: Scale) -> Tensor:
         )
     B, _, H, W = images.shape
     factor, shift = 1 / (255 * std), mean / std
-    # Filled, because one channel counts as channels last already: kernels differ in the last bits by its other strides.
+    # Explicitly allocated: one channel always counts as channels last, but last bits of kernels depend on its strides.
     found = torch.empty(images.shape, device=images.device, memory_format=torch.channels_last)
-    # On a CPU as many images at a time as stay in its cache, and in place: a third of the formula's memory traffic.
+    # On a CPU, in place for as many images as fit in its cache: a third of the memory traffic of the plain formula.
     some = max(1, _IN_CACHE // max(1, C * H * W)) if images.device.type == "cpu" else max(1, B)
-    if images.stride(1) == 1 and C > 1:  # channels last: rows of W x C values, each with the numbers of its channel
+    if images.stride(1) == 1 and C > 1:  # channels last: rows of W x C values, with factor and shift repeated W times
         factor, shift = factor.repeat(W), shift.repeat(W)
         rows, filled = (each.permute(0, 2, 3, 1).flatten(2) for each in (images, found))
         for part, into in zip(torch.split(rows, some), torch.split(filled, some), strict=True):
@@ -55,19 +55,19 @@ def normalise(images: Tensor, mean: Scale, std: Scale) -> Tensor:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop from the padded image, random horizontal flip, what else is done to images, normalisation.
+    """Random crop from the padded image, random horizontal flip, further changes, and normalisation.
 
-    The augmentation of He et al., "Deep Residual Learning", arXiv 1512.03385, section 4.2. The padding is
-    black pixels, put on before normalisation. Every image has its own offset and its own flip: torchvision's
-    transforms, called on a batch, crop all images alike, and called on each image they are some 20 times
-    slower (docs/performance.md). Here one index picks a window of each image out of all that there are.
+    The augmentation of He et al., "Deep Residual Learning", arXiv 1512.03385, section 4.2. Padding consists of black
+    pixels, added before normalisation. Every image has its own offset and flip: the transforms of torchvision crop all
+    images of a batch alike, and applied to single images they are about 20 times slower (docs/performance.md). Here one
+    index operation selects a window for each image.
 
     Args:
-        pad: pixels added on every side before a window of the old size is cut out. 0: no crop.
+        pad: pixels added on every side before a window of the original size is cut out. 0: no crop.
         flip: mirror each image left to right with probability 1/2. Not for digits or letters.
-        pad_mode: what the padding shows: ``zero``, black, or ``reflect``, the image mirrored at its edge.
-        crop: instead of that window a random part of each image, resized; None: the window.
-        changes: what else is done, to each image on its own.
+        pad_mode: content of the padding: ``zero`` (black) or ``reflect`` (the image mirrored at its edge).
+        crop: a random resized crop instead of the window; None: the window.
+        changes: further changes, drawn for each image.
 
     >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     >>> draw = torch.Generator().manual_seed(0)
@@ -97,12 +97,12 @@ class Augment:
         generator: torch.Generator,
         part: tuple[int, int, int] | None = None,
     ) -> Tensor:
-        """:meth:`pixels`, normalised: ``(B, C, H, W)`` float32, channels last in memory, on the images' device.
+        """:meth:`pixels` and :func:`normalise`: ``(B, C, H, W)`` float32, channels last, on the device of the images.
 
         Args:
             images, generator, part: see :meth:`pixels`.
-            mean: C numbers, see :func:`normalise`.
-            std: C numbers.
+            mean: C values, see :func:`normalise`.
+            std: C values.
         """
         return normalise(self.pixels(images, generator, part), mean, std)
 
@@ -114,17 +114,17 @@ class Augment:
         *,
         in_place: bool = False,
     ) -> Tensor:
-        """``(B, C, H, W)`` uint8 -> the same shape and type, each image changed by itself.
+        """``(B, C, H, W)`` uint8 -> the same shape and type, with each image augmented independently.
 
         Args:
             images: the batch, on any device.
-            generator: a CPU generator; all is drawn from it, the same for every device.
-            part: ``(number, parts, count)``: the images are every ``parts``-th one, from ``number`` on, of a batch of
-                ``count``, and get what they would get in it. None: they are the batch.
-            in_place: the images given may be changed, which saves copies.
+            generator: a CPU generator for all draws, which are the same for every device.
+            part: ``(number, parts, count)``: the images are every ``parts``-th one, starting at ``number``, of a batch
+                of ``count`` images, and are augmented as in that batch. None: they are the whole batch.
+            in_place: whether the input may be modified, which saves copies.
         """
         number, parts, count = part or (0, 1, len(images))
-        # Both draws are made whatever the settings, so that turning the flip off moves no crop.
+        # Both are always drawn, so that the crops are the same with and without flips.
         offsets = torch.randint(0, 2 * self.pad + 1, (2, count, 1), generator=generator)[:, number::parts]
         flips = torch.randint(0, 2, (count, 1), generator=generator)[number::parts].bool() & self.flip
         device = images.device
@@ -151,7 +151,7 @@ class Augment:
     def _at_once(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
         (B, _, H, W), device = images.shape, images.device
         if self.pad:
-            # All windows that there are, as a view: (B, C, rows, columns, H, W).
+            # All possible windows, as a view: (B, C, rows, columns, H, W).
             windows = self._padded(images).unfold(2, H, 1).unfold(3, W, 1)
             row, column = offsets.to(device, non_blocking=True)
             images = windows[torch.arange(B, device=device), :, row, column]
@@ -163,7 +163,7 @@ class Augment:
     def _padded(self, images: Tensor) -> Tensor:
         if self.pad_mode == "zero":
             return F.pad(images, [self.pad] * 4)
-        # By index, because torch reflects no bytes; a padding wider than the image goes to and fro.
+        # By index, because torch cannot reflect uint8, and so that padding wider than the image reflects repeatedly.
         for axis in (2, 3):
             side = images.shape[axis]
             place = torch.arange(-self.pad, side + self.pad, device=images.device) % max(2 * (side - 1), 1)

@@ -1,4 +1,4 @@
-"""Errors of reading data."""
+"""Errors that occur when data are read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ class DataError(ValueError):
 
 
 class ImageError(DataError):
-    """One image file that cannot be used.
+    """An image file that cannot be used.
 
     Args:
         message: the file and the cause.
-        code: one word for tables: ``missing``, ``folder``, ``special``, ``unreadable``, ``empty``,
+        code: the cause as a word for tables: ``missing``, ``folder``, ``special``, ``unreadable``, ``empty``,
             ``not-an-image``, ``too-large``, ``unsupported`` or ``broken``.
     """
 
@@ -25,4 +25,4 @@ class ImageError(DataError):
 
 
 class WorkerError(RuntimeError):
-    """A worker process that decodes images died; the images are not at fault, and a retry may succeed."""
+    """A worker process that decodes images failed. The images are not the cause, so a retry may succeed."""

@@ -1,4 +1,4 @@
-"""Sets of labelled images, the common form of all data sources."""
+"""Sets of labelled images, the common interface of all data sources."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from metamixer.data.errors import DataError
 Device = torch.device | str
 Numbers = tuple[float, ...]
 BARS = 128
-"""The grey of the bars beside an image of other proportions."""
+"""Grey level of the bars beside an image with another aspect ratio."""
 
 
 class ImageSet(Protocol):
-    """N labelled images of one size, in memory or on disk."""
+    """N labelled images of the same size, in memory or on disk."""
 
     @property
     def labels(self) -> Tensor:
@@ -42,32 +42,32 @@ class ImageSet(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the pixels: uint8, or float32 from 0 to 255 where 16 bits are kept."""
+        """Data type of the pixels: uint8, or float32 from 0 to 255 if 16 bits are kept."""
 
     def __len__(self) -> int: ...
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """The images ``indices`` as they are evaluated: ``(B,)`` int64 on the CPU -> ``(B, C, H, W)``."""
+        """Images in the form used for evaluation: ``(B,)`` int64 indices on the CPU -> ``(B, C, H, W)``."""
 
     def subset(self, indices: Tensor) -> Self:
         """The set of the images ``indices``, in that order."""
 
     def to(self, device: Device) -> Self:
-        """The same set with its pixels on ``device``, where it holds any."""
+        """The same set with its pixels on ``device``, if it holds any."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorImages:
-    """Images held as one tensor, on the CPU or on an accelerator.
+    """Images in one tensor, on the CPU or on an accelerator.
 
     Args:
         images: ``(N, C, H, W)`` uint8, or float32 from 0 to 255.
         labels: ``(N,)`` int64 on the CPU.
         classes: the name of every class.
-        files: the file that each image was read from; None if there is none.
+        files: the file of each image; None if there are no files.
 
     Raises:
-        DataError: if the shapes do not fit each other, or a label has no class.
+        DataError: the shapes do not match, a value is out of range, or a label is not a class.
 
     >>> shades = TensorImages(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("a", "b"))
     >>> len(shades), shades.fetch(torch.tensor([2, 0])).shape
@@ -101,7 +101,7 @@ class TensorImages:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the pixels."""
+        """Data type of the pixels: uint8 or float32."""
         return self.images.dtype
 
     @property
@@ -110,7 +110,7 @@ class TensorImages:
         return self.images.shape[2], self.images.shape[3]
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """``(B,)`` int64 -> ``(B, C, H, W)`` uint8, where the images are."""
+        """``(B,)`` int64 -> ``(B, C, H, W)`` of :attr:`dtype`, on the device of the images."""
         return self.images.index_select(0, indices.to(self.images.device, non_blocking=True))
 
     def subset(self, indices: Tensor) -> TensorImages:
@@ -124,10 +124,10 @@ class TensorImages:
 
 
 def check_labels(labels: Tensor, count: int, classes: Sequence[str]) -> None:
-    """``(count,)`` int64, each the number of a class.
+    """Check that labels are ``(count,)`` int64 class indices.
 
     Raises:
-        DataError: says what came.
+        DataError: they are not.
     """
     if labels.dtype != torch.int64 or labels.shape != (count,):
         raise DataError(
@@ -141,9 +141,9 @@ def check_labels(labels: Tensor, count: int, classes: Sequence[str]) -> None:
 
 
 def evenly_spaced(count: int, most: int | None = None) -> Tensor:
-    """``(min(count, most),)`` int64 row numbers of ``count``, the first and the last among them.
+    """``(min(count, most),)`` int64: evenly spaced rows of ``count``, including the first and the last.
 
-    Folders come class by class: the first rows would be of few classes.
+    Folders are sorted by class, so the first rows would contain few classes.
 
     >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2).tolist()
     ([0, 4, 8], [0, 1])
@@ -155,16 +155,16 @@ def evenly_spaced(count: int, most: int | None = None) -> Tensor:
 def statistics(images: Tensor | ImageSet, limit: int = 10_000) -> tuple[Numbers, Numbers]:
     """Mean and standard deviation of every channel, for normalisation. Call it with training images only.
 
-    Bytes are counted in a histogram of the 256 values, which is exact, other values are added up in float64; a running
-    sum in float32 is not exact from 16 million pixels on.
+    uint8 values are counted in a histogram, which is exact; other values are summed in float64. A sum in float32 would
+    not be exact for more than 16 million pixels.
 
     Args:
         images: ``(N, C, H, W)`` uint8 or float32, or a set of images.
-        limit: of more images than this, as many are taken, evenly spaced.
+        limit: the largest number of images to use; they are evenly spaced.
 
     Returns:
-        Two tuples of C numbers in units of the full range, 255 = 1. A channel of one value gets the deviation
-        1/255, so that one can divide by it.
+        Two tuples of C values in units of the full range, 255 = 1. The deviation is at least 1/255 (1/65535 for float
+        images), so that one can divide by it.
 
     >>> statistics(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
     ((0.5,), (0.5,))
@@ -196,10 +196,10 @@ def _deep_statistics(images: Tensor | ImageSet, chosen: Tensor) -> tuple[Numbers
 
 
 def conform(images: Tensor, size: tuple[int, int] | None, channels: int | None, fit: str = "crop") -> Tensor:
-    """The images in another size or number of channels: ``(N, C, H, W)`` uint8 -> ``(N, c, h, w)`` uint8.
+    """Convert images to another size or number of channels: ``(N, C, H, W)`` uint8 -> ``(N, c, h, w)`` uint8.
 
-    Resized (bilinear, antialiased) as :func:`metamixer.data.read_image` does by ``fit``. Grey becomes three
-    equal channels; colour becomes grey by the weights of ITU-R BT.601. None keeps what is there.
+    Images are resized (bilinear, antialiased) according to ``fit`` as in :func:`metamixer.data.read_image`. Grey is
+    repeated for three channels; colour becomes grey by ITU-R BT.601. None keeps the size or the channels.
     """
     if channels == 3 and images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1).contiguous()
@@ -227,7 +227,7 @@ def conform(images: Tensor, size: tuple[int, int] | None, channels: int | None, 
 
 
 def overlap(first: TensorImages, second: TensorImages) -> int:
-    """How many images of ``second`` are, pixel for pixel, also in ``first``."""
+    """The number of images of ``second`` that are also in ``first``, pixel for pixel."""
 
     def prints(images: Tensor) -> list[bytes]:
         every = watched(images.cpu().numpy(), "looking for copies")
@@ -238,12 +238,12 @@ def overlap(first: TensorImages, second: TensorImages) -> int:
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """A side length or (height, width) as (height, width).
+    """Convert a side length or (height, width) to (height, width).
 
     >>> pair(32), pair((24, 32))
     ((32, 32), (24, 32))
     """
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
-        raise DataError(f"image size {size!r} does not work; a side such as 32, or (height, width), would")
+        raise DataError(f"image size {size!r}; accepted: a side such as 32, or (height, width)")
     return sides[0], sides[1]

@@ -1,4 +1,4 @@
-"""Synthetic label noise, for studies of robustness to wrong labels."""
+"""Synthetic label noise, to study robustness to wrong labels."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ CONFUSED: Mapping[str, Mapping[str, str]] = {
         "Sneaker": "Ankle boot",
     },
 }
-"""Which class is taken for which, found by the names of the classes. CIFAR-10's is that of Patrini et al. (arXiv
-1609.03683); Fashion-MNIST's is ours, of the pairs that networks confuse most."""
+"""The class that replaces each class in asymmetric noise, by data set, recognised by its class names. CIFAR-10 as in
+Patrini et al. (arXiv 1609.03683); Fashion-MNIST (ours) has the pairs that networks confuse most."""
 
 
 def with_label_noise(data: Data, share: float, kind: Kind, seed: int) -> Data:
-    """The same data with a share of the *training* labels wrong; validation and test labels stay right.
+    """The same data with a share of wrong *training* labels; validation and test labels do not change.
 
-    Exactly ``round(share * n)`` of the n images of a class that can be confused are given another label, so that runs
-    differ by which images are hit and not by how many. ``symmetric``: any other class, uniformly. ``asymmetric``: the
-    class that theirs is taken for: ``CONFUSED`` where it knows the classes, else the next class (the last one: the
-    first). Classes that are taken for none keep their labels.
+    Exactly ``round(share * n)`` of the n images of a class get another label, so that runs differ in the images that
+    are changed but not in their number. ``symmetric``: any other class, uniformly. ``asymmetric``: the class given by
+    ``CONFUSED`` if it has these classes, and the labels of its other classes do not change; otherwise the next class
+    (for the last class, the first).
 
     Args:
-        data: as loaded.
-        share: in [0, 1].
+        data: the loaded data.
+        share: share of wrong labels, in [0, 1].
         kind: see above.
-        seed: the same seed hits the same images.
+        seed: the same seed changes the same images.
 
     Raises:
-        DataError: the share or the kind does not exist.
+        DataError: the share or the kind is not valid.
     """
     if not 0 <= share <= 1:
         raise DataError(f"label noise of {share}: expected a share of the training labels, in [0, 1]")
@@ -73,7 +73,7 @@ def with_label_noise(data: Data, share: float, kind: Kind, seed: int) -> Data:
 
 
 def _taken_for(classes: Sequence[str]) -> Tensor:
-    """``(classes,)``: the class that each is confused with; itself if with none."""
+    """``(classes,)``: the class that each class is confused with, or the class itself."""
     for pairs in CONFUSED.values():
         if set(pairs) | set(pairs.values()) <= set(classes):
             return torch.tensor([classes.index(pairs.get(name, name)) for name in classes])

@@ -1,4 +1,4 @@
-"""Augmentation of each image by torchvision: policies, colour jitter, erased boxes."""
+"""Augmentation of single images by torchvision: policies, colour jitter, random erasing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _JITTER = ("brightness", "contrast", "saturation", "hue")
 
 @dataclass(frozen=True)
 class Changes:
-    """What is done to each image on its own.
+    """Changes drawn for each image.
 
     Args:
-        policy: ``light`` and ``none`` nothing; ``trivial``, ``rand``, ``augmix`` and ``auto`` (ImageNet's policy; or
-            CIFAR-10's or SVHN's) as torchvision's transforms of these names.
-        magnitude: of ``rand`` from 0 to 30 (None: 9), or the severity of ``augmix`` from 1 to 10 (None: 3).
-        ops: operations for each image of ``rand`` (None: 2), or chains that ``augmix`` mixes (None: 3).
-        jitter: the largest relative change of brightness, contrast and saturation, and of the hue, at most 0.5.
-        erasing: the probability that a random box of an image is made black (arXiv 1708.04896).
+        policy: ``light`` and ``none`` change nothing; ``trivial``, ``rand``, ``augmix`` and ``auto`` (the policy for
+            ImageNet; ``auto-cifar10`` and ``auto-svhn`` those for these sets) are the transforms of torchvision.
+        magnitude: magnitude of ``rand`` from 0 to 30 (None: 9), or severity of ``augmix`` from 1 to 10 (None: 3).
+        ops: number of operations of ``rand`` (None: 2), or of chains that ``augmix`` mixes (None: 3).
+        jitter: largest relative change of brightness, contrast and saturation, and largest change of the hue (up to
+            0.5).
+        erasing: probability that a random box of an image is set to black (arXiv 1708.04896).
     """
 
     policy: Policy = "light"
@@ -55,7 +56,7 @@ class Changes:
             raise DataError(f"erasing={self.erasing}; expected a probability from 0 to 1")
 
     def check(self, channels: int) -> None:
-        """Refuse images of other than 1 or 3 channels, where colours are meant; ``DataError``."""
+        """Raise DataError if colours are to be changed and the images have neither 1 nor 3 channels."""
         if channels not in (1, 3) and (self.policy not in ("none", "light") or any(self.jitter)):
             raise DataError(
                 f"augment={self.policy} and color_jitter change colours, the images have {channels} channels; expected "
@@ -66,9 +67,9 @@ class Changes:
         return self.policy not in ("none", "light") or any(self.jitter) or self.erasing > 0
 
     def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Every image changed with draws of its own.
+        """Change every image with its own random draws.
 
-        torchvision draws from torch's global generator, which is as it was before afterwards.
+        torchvision draws from the global generator of torch, whose state is restored afterwards.
 
         Args:
             images: ``(B, C, H, W)`` uint8, or float32 from 0 to 255, on any device.

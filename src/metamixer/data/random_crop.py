@@ -1,4 +1,4 @@
-"""The Inception crop: a random part of each image, resized, from files or from a batch in memory."""
+"""Random resized crop (Inception crop), from files or from a batch in memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A random share of the area at a random ratio of the sides (Szegedy et al., arXiv 1409.4842).
+    """A crop with a random share of the area and a random aspect ratio (Szegedy et al., arXiv 1409.4842).
 
     Args:
-        scale: the least and the largest share of the area.
-        ratio: the least and the largest width divided by height, drawn log-uniformly.
+        scale: smallest and largest share of the area.
+        ratio: smallest and largest aspect ratio, width divided by height, drawn log-uniformly.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -34,7 +34,7 @@ class RandomCrop:
             raise DataError(f"crop_ratio={list(self.ratio)}: expected [least, largest] width : height, above 0")
 
     def draw(self, draw: torch.Generator) -> Crop:
-        """Ten tries to place a part of a random area and ratio; else the whole image.
+        """Draw a crop: the first of ten random areas and ratios that fits into the image, or the whole image.
 
         >>> box = RandomCrop((0.25, 0.25)).draw(torch.Generator().manual_seed(0))(100, 100)
         >>> round((box[2] - box[0]) * (box[3] - box[1]))
@@ -43,7 +43,7 @@ class RandomCrop:
         tries = torch.rand(_TRIES, 4, generator=draw, dtype=torch.float64).tolist()
         low, high = map(math.log, self.ratio)
 
-        def crop(width: int, height: int) -> Box:  # as _boxes, for which one image is too small
+        def crop(width: int, height: int) -> Box:  # as _boxes, but faster for one image
             for share, stretch, x, y in tries:
                 area = width * height * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
                 ratio = math.exp((low + high) / 2 + (2 * stretch - 1) * (high - low) / 2)
@@ -56,12 +56,12 @@ class RandomCrop:
         return crop
 
     def __call__(self, images: Tensor, draw: torch.Generator, part: tuple[int, int, int]) -> Tensor:
-        """``(B, C, H, W)`` -> the same shape and type, each image cropped by itself and resized (bilinear).
+        """``(B, C, H, W)`` -> the same shape and type, with each image cropped independently and resized (bilinear).
 
         Args:
-            images: on any device.
+            images: a batch on any device.
             draw: a CPU generator.
-            part: ``(number, parts, count)``, as of :class:`~metamixer.data.Augment`.
+            part: ``(number, parts, count)``, see :meth:`metamixer.data.Augment.pixels`.
         """
         number, parts, count = part
         H, W = images.shape[2:]
@@ -74,7 +74,7 @@ class RandomCrop:
         return found if images.is_floating_point() else found.round_().to(images.dtype)
 
     def _boxes(self, tries: Tensor, width: int, height: int) -> Tensor:
-        """``(B, tries, 4)`` in [0, 1) -> ``(B, 4)``: left, top, width, height of the first try that fits."""
+        """``(B, tries, 4)`` in [0, 1) -> ``(B, 4)``: left, top, width and height of the first try that fits."""
         share, stretch, x, y = tries.unbind(-1)
         area = width * height * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
         low, high = map(math.log, self.ratio)

@@ -1,4 +1,4 @@
-"""The splits of one task, as :func:`metamixer.data.load` returns them."""
+"""The splits of a task, as returned by :func:`metamixer.data.load`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class HoldOut(TypedDict):
-    """What is held out of the training images, and how many of them are kept: see :func:`assemble`."""
+    """Settings of the validation split and of the number of training images: see :func:`assemble`."""
 
     val_share: float
     seed: int
@@ -29,21 +29,21 @@ class HoldOut(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The splits of one task.
+    """The splits of a task.
 
     Args:
-        name: what was asked for.
-        train: the images to learn from.
-        val: held out of the training images: to choose epochs and settings by. None if nothing was held out.
-        test: for the last number only. None if there is no such split.
-        classes: the name of every class; the position is the label in every split.
-        mean: of every channel of the training images, 255 = 1.
-        std: their standard deviation.
-        mirror: whether a mirrored image is still one of its class; False for digits and letters.
-        notes: what was left out, held out or found odd, in sentences.
-        skipped: the files that could not be read, with the cause; empty unless ``on_error="skip"``.
-        boxes: where the object is, for sets that know it: for the name of each split that there is (``train``, ``val``,
-            ``test``) ``(N, 4)`` float32 ``(x0, y0, x1, y1)`` in pixels of the images, x1 and y1 exclusive.
+        name: the name or path that was loaded.
+        train: training images.
+        val: validation images, to select epochs and settings. None if there are none.
+        test: test images, for final results only. None if there are none.
+        classes: the name of every class; its index is the label in every split.
+        mean: mean of every channel of the training images, 255 = 1.
+        std: standard deviation of every channel.
+        mirror: whether a mirrored image still belongs to its class; False for digits and letters.
+        notes: what was left out, held out or is unusual, as sentences.
+        skipped: files that could not be read, with the cause; empty unless ``on_error="skip"``.
+        boxes: boxes of the objects, if they are known: for each existing split (``train``, ``val``, ``test``)
+            ``(N, 4)`` float32 ``(x0, y0, x1, y1)`` in pixels of the images, x1 and y1 exclusive.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Data:
         return self.train.size
 
     def to(self, device: Device) -> Data:
-        """The same data with the pixels on ``device``, where a split holds any."""
+        """The same data with the pixels on ``device``, for splits that hold pixels."""
         return replace(
             self,
             train=self.train.to(device),
@@ -79,7 +79,7 @@ class Data:
 
 
 def without(part: str, images: ImageSet | None) -> tuple[str, ...]:
-    """A note of the classes of which a held-out split has no image."""
+    """A note about classes of which a held-out split has no image."""
     if images is None:
         return ()
     counts = torch.bincount(images.labels, minlength=len(images.classes)).tolist()
@@ -104,25 +104,25 @@ def assemble(
     notes: tuple[str, ...] = (),
     skipped: tuple[tuple[str, str], ...] = (),
 ) -> Data:
-    """Hold out a validation split where there is none, thin out the training split, and measure its pixels.
+    """Hold out a validation split if there is none, limit the training split, and compute mean and deviation.
 
     Args:
-        name: what was asked for.
-        train: the training images, validation images included if ``val`` is None.
-        val: a given validation split, or None to hold out ``val_share`` of every class.
-        test: is passed through, and looked at only to count copies.
-        val_share: in [0, 1); 0 holds out nothing.
-        seed: of the split and of the choice of few samples.
-        train_limit: at most so many training images of every class; the validation split keeps its size.
+        name: the name or path that is loaded.
+        train: training images, including those for validation if ``val`` is None.
+        val: a validation split, or None to hold out ``val_share`` of every class.
+        test: the test split; only used to count copies.
+        val_share: share of every class for validation, in [0, 1); 0 holds out nothing.
+        seed: seed of the validation split and of the selection by ``train_limit``.
+        train_limit: the largest number of training images per class; the validation split is not reduced.
         mirror: see :class:`Data`.
-        prepare: called with the name and the images of every split before its pixels are looked at; images of
-            ``val`` and ``test`` that are also in ``train`` are then counted.
+        prepare: called with the name and the images of every split before pixels are used. Images of ``val`` and
+            ``test`` that are also in ``train`` are then counted.
         scale: mean and standard deviation of the training images, if they are known.
-        notes: are passed on, with more behind them.
-        skipped: is passed on.
+        notes: notes so far; more are appended.
+        skipped: see :class:`Data`.
 
     Raises:
-        DataError: if fewer than two classes or no images are left.
+        DataError: there are fewer than two classes, or no training images.
     """
     if len(train.classes) < 2:
         raise DataError(f"{name}: {len(train.classes)} class is nothing to learn; expected two or more")
@@ -146,7 +146,7 @@ def assemble(
             if copies := _copies(sets["train"], sets[part]):  # type: ignore[index]
                 found.append(f"{counted(copies, f'{word} image')} found, pixel for pixel, in the training images")
     shown = sets["train"] or train
-    # Of images on disk 512 are enough for three digits, without reading a large folder twice.
+    # For images on disk 512 give three digits, without reading a large folder twice.
     mean, std = scale or statistics(shown, limit=10_000 if isinstance(shown, TensorImages) else 512)
     return Data(name, shown, sets["val"], sets["test"], train.classes, mean, std, mirror, tuple(found), skipped)
 

@@ -1,6 +1,6 @@
 """Full evaluation: accuracy, calibration, diversity, robustness and localization.
 
-:func:`metamixer.evaluation.evaluate.evaluate` is the quick one for each epoch; this one keeps every prediction.
+:func:`metamixer.evaluation.evaluate.evaluate` is the quick evaluation after each epoch; this one keeps all predictions.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from metamixer.metrics.network_scores import score
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What networks said about N images, on the CPU.
+    """The predictions of networks for N images, on the CPU.
 
     Args:
-        logits: ``(P, N, C)`` of the peers, float32 at least.
+        logits: ``(P, N, C)`` logits of the peers, at least float32.
         labels: ``(N,)``.
-        deployed: ``(N, C)`` of one more network.
+        deployed: ``(N, C)`` logits of the deployed network, if any.
     """
 
     logits: Tensor
@@ -42,7 +42,7 @@ class Predictions:
 
     @cached_property
     def log_probabilities(self) -> Tensor:
-        """``(P, N, C)`` float64."""
+        """Log-probabilities ``(P, N, C)`` of the peers, float64."""
         return self.logits.double().log_softmax(-1)
 
     @property
@@ -60,14 +60,15 @@ def predict_all(
     deployed: nn.Module | None = None,
     precision: AbstractContextManager[Any] | None = None,
 ) -> Predictions:
-    """Run every peer over ``batches`` in evaluation mode; the modes are put back afterwards.
+    """Run every peer on ``batches`` in evaluation mode; the modes are restored afterwards.
 
     Args:
         cohort: the peers.
-        batches: of normalised images ``(B, C, ...)`` and labels: :class:`Batch` or pairs, as of a ``DataLoader``.
-        progress: progress(done), in images.
-        deployed: one more network to ask.
-        precision: an autocast context to compute in; re-entered for every batch.
+        batches: batches of normalised images ``(B, C, ...)`` and labels: :class:`Batch`, or pairs as from a
+            ``DataLoader``.
+        progress: called as progress(done), in images.
+        deployed: the deployed network, if it is to be run too.
+        precision: an autocast context, entered for every batch.
 
     Raises:
         ValueError: there are no images.
@@ -90,7 +91,7 @@ def predict_all(
 
 
 Assessment = Report
-"""The name of a report with all of its parts."""
+"""A report with all its parts."""
 
 
 def assess(
@@ -108,22 +109,22 @@ def assess(
     robustness: Robustness | None = None,
     localization: Localization | None = None,
 ) -> Report:
-    """Metrics of every peer, of the ensemble, and of the deployed network, on ``batches``.
+    """Compute the metrics of every peer, of the ensemble, and of the deployed network, on ``batches``.
 
     Args:
         cohort: the peers.
-        batches: of normalised images ``(B, C, ...)`` on the cohort's device, and labels.
-        validation: held-out batches that the temperatures are fitted on. The same object as ``batches`` fits them on
-            the images that are reported, which is optimistically biased.
-        names: of the peers; numbers without.
-        classes: their names; numbers without.
-        deployed: one more network to report on.
-        precision: an autocast context to compute in.
-        progress: progress(stage, done), where the stage is ``"images"`` or ``"validation images"``.
-        split, checkpoint, robustness, localization: parts of the report that are measured elsewhere.
+        batches: batches of normalised images ``(B, C, ...)`` and labels.
+        validation: held-out batches to fit the temperatures on. If it is the same object as ``batches``, they are
+            fitted on the reported images, which is optimistically biased.
+        names: names of the peers; None: their indices.
+        classes: names of the classes; None: their indices.
+        deployed: the deployed network, if it is to be reported too.
+        precision: an autocast context.
+        progress: called as progress(stage, done), where the stage is ``"images"`` or ``"validation images"``.
+        split, checkpoint, robustness, localization: parts of the report that are given, not measured here.
 
     Raises:
-        ValueError: there are no images, or names or classes do not fit.
+        ValueError: there are no images, or the number of names or classes is wrong.
 
     >>> peers = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)) for _ in range(2)]
     >>> batch = Batch(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))

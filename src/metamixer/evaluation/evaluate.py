@@ -29,14 +29,15 @@ def evaluate(
     precision: AbstractContextManager[Any] | None = None,
     add: Callable[[Tensor], Tensor] | None = None,
 ) -> Report:
-    """Run every peer over ``batches`` in evaluation mode and count. The cohort's mode is put back afterwards.
+    """Run every peer on ``batches`` in evaluation mode and compute metrics. The mode of the cohort is restored.
 
     Args:
         cohort: the peers.
-        batches: of normalised images ``(B, C, ...)`` and labels: :class:`Batch` or pairs, as of a ``DataLoader``.
-        names: of the peers; numbers without.
-        precision: an autocast context to compute in; re-entered for every batch.
-        add: adds to a tensor what other processes counted on other batches, for each of them the same tensor.
+        batches: batches of normalised images ``(B, C, ...)`` and labels: :class:`Batch`, or pairs as from a
+            ``DataLoader``.
+        names: names of the peers; None: their indices.
+        precision: an autocast context, entered for every batch.
+        add: sums a tensor of counts over all processes, each of which evaluates other batches.
 
     Raises:
         ValueError: there are no images.
@@ -59,7 +60,7 @@ def evaluate(
             with_more_than_five += len(batch) * (scores.shape[-1] > 5)
             if right.device != scores.device:
                 right, right5, nll, agreed = (each.to(scores.device) for each in (right, right5, nll, agreed))
-            # One read at the end.
+            # Summed on the device, and read once at the end.
             right = right + top[..., 0].sum(-1)
             right5 = right5 + top.any(-1).sum(-1)
             nll = nll + F.nll_loss(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).sum(-1)

@@ -1,4 +1,4 @@
-"""The networks that are compared: the peers, their ensemble, and the deployed network."""
+"""The networks of an evaluation: the peers, their ensemble, and the deployed network."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ENSEMBLE, DEPLOYED = "ensemble", "deployed"
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """R networks in the order of all tables: the peers, the ensemble, and the deployed network where there is one.
+    """R networks in the order of all tables: the peers, the ensemble, and the deployed network if there is one.
 
     Args:
         cohort: the peers.
-        peers: their names.
-        deployed: one more network ``(B, C, ...) -> (B, classes)`` logits.
+        peers: names of the peers.
+        deployed: the deployed network, ``(B, C, ...) -> (B, classes)`` logits.
 
     Raises:
-        ValueError: the names are not one for each peer, or two are the same.
+        ValueError: there is not one name for each peer, or two names are equal.
     """
 
     cohort: Cohort
@@ -41,17 +41,17 @@ class Panel:
 
     @classmethod
     def of(cls, cohort: Cohort, names: Sequence[str] | None = None, deployed: nn.Module | None = None) -> Panel:
-        """With numbers for names where there are none."""
+        """A panel; without names, peers are named by their indices."""
         return cls(cohort, tuple(names or map(str, range(len(cohort.peers)))), deployed)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all R."""
+        """The names of all R networks."""
         return (*self.peers, ENSEMBLE, *((DEPLOYED,) if self.deployed is not None else ()))
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Of all R."""
+        """The kinds of all R networks: ``peer``, ``shadow``, ``frozen``, ``ensemble`` or ``deployed``."""
         shadows = len(self.peers) - self.cohort.shadows
         own: tuple[str, ...] = tuple(
             "shadow" if index >= shadows else "frozen" if index in self.cohort.frozen else "peer"
@@ -61,25 +61,25 @@ class Panel:
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """What has to be in evaluation mode."""
+        """The modules that have to be in evaluation mode."""
         return (self.cohort, *((self.deployed,) if self.deployed is not None else ()))
 
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``(B, C, ...) -> (P, B, classes)`` of the peers and ``(B, classes)`` of the deployed network; no graph."""
+        """``(B, C, ...)`` -> logits ``(P, B, classes)`` of the peers and ``(B, classes)`` of the deployed network."""
         with torch.no_grad():
             deployed = None if self.deployed is None else _alone(self.deployed, images)
             return self.cohort(images).logits, deployed
 
     def votes(self, images: Tensor) -> Tensor:
-        """``(B, C, ...) -> (R, B)``: the class that each network names."""
+        """``(B, C, ...) -> (R, B)``: the predicted class of each network."""
         peers, deployed = self.logits(images)
         own = [*peers, ensemble(peers.log_softmax(-1)), *(() if deployed is None else (deployed,))]
         return torch.stack([each.argmax(-1) for each in own])
 
     def network(self, row: int) -> Network:
-        """Network ``row`` of R alone, with a graph back to the images; of the ensemble the log of the mean probability.
+        """Network ``row`` of R on its own, differentiable; the ensemble returns the log of the mean probability.
 
-        Not by the cohort's forward pass, in which what is frozen has no graph.
+        It does not use the forward pass of the cohort, in which frozen peers have no graph.
         """
         peers = len(self.peers)
         if row < peers:

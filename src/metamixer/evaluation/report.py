@@ -20,13 +20,14 @@ FORMAT = "metamixer-evaluation-1"
 
 @dataclass(frozen=True)
 class Diversity:
-    """How the peers differ.
+    """How the predictions of the peers differ.
 
     Args:
-        pairwise_agreement: P x P, the share of images for which two peers name the same class.
-        pairwise_kl: P x P, nats: KL(row || column).
-        disagreement: the mean over all pairs of the share of images for which they do not agree; None for one peer.
-        ensemble_gain: accuracy of the ensemble - mean of the peers.
+        pairwise_agreement: P x P, the share of images for which two peers predict the same class.
+        pairwise_kl: P x P, KL(row || column) in nats.
+        disagreement: share of images for which two peers predict different classes, the mean over pairs; None for one
+            peer.
+        ensemble_gain: accuracy of the ensemble minus the mean of the peers.
     """
 
     pairwise_agreement: tuple[tuple[Maybe, ...], ...] = ()
@@ -39,21 +40,21 @@ class Diversity:
 class Report:
     """Metrics of every peer and of the ensemble (the mean of their probabilities) on the same images.
 
-    :func:`metamixer.evaluate` gives the first four. :func:`metamixer.assess` gives all, and scores with their costly
-    parts.
+    :func:`metamixer.evaluate` sets the first four. :func:`metamixer.assess` sets all of them, and all metrics of the
+    scores.
 
     Args:
-        peers: in the cohort's order.
-        ensemble: all peers, frozen ones included.
-        agreement: the share of images on which all peers name the same class.
-        images: how many.
-        deployed: one more network, where there is one.
-        split: the images, ``test`` or ``val``.
-        checkpoint: the weights, ``last`` or ``best``.
-        classes: their names.
-        diversity: how the peers differ.
-        robustness: accuracies under corruptions and attacks, where they were asked for.
-        localization: how well activation maps find objects, where it was asked for.
+        peers: scores of the peers, in the order of the cohort.
+        ensemble: score of the ensemble of all peers, including frozen ones.
+        agreement: share of images for which all peers predict the same class.
+        images: number of images.
+        deployed: score of the deployed network, if there is one.
+        split: split of the images, ``test`` or ``val``.
+        checkpoint: checkpoint of the weights, ``last`` or ``best``.
+        classes: names of the classes.
+        diversity: how the predictions of the peers differ.
+        robustness: accuracies under corruptions and attacks, if measured.
+        localization: how well activation maps find objects, if measured.
     """
 
     peers: tuple[Score, ...] = ()
@@ -75,16 +76,16 @@ class Report:
 
     @property
     def networks(self) -> tuple[Score, ...]:
-        """The peers, the ensemble, and the deployed network where there is one."""
+        """The peers, the ensemble, and the deployed network if there is one."""
         return self.rows if self.deployed is None else (*self.rows, self.deployed)
 
     @property
     def main(self) -> Score:
-        """The deployed network, or else the ensemble."""
+        """The deployed network, or the ensemble if there is none."""
         return self.ensemble if self.deployed is None else self.deployed
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the four quick parts, or with the costly ones what ``evaluation.json`` holds."""
+        """Plain values for JSON: the first four parts, or the content of ``evaluation.json`` if all were measured."""
         if self.diversity is None:
             return {
                 "peers": [score.as_dict() for score in self.peers],
@@ -106,7 +107,7 @@ class Report:
 
 
 def read_report(found: object) -> Report:
-    """What :meth:`Report.as_dict` gave, as it is read from a file; what is missing is empty or NaN.
+    """Convert the output of :meth:`Report.as_dict`, read from a file, to a report; missing parts are empty or NaN.
 
     Raises:
         pydantic.ValidationError: a value has another type or is out of its range.
@@ -117,7 +118,7 @@ def read_report(found: object) -> Report:
 
 
 def _by_part(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The layout of ``evaluation.json``: all networks in one list, and under ``peers`` how they differ."""
+    """Convert the layout of ``evaluation.json``, which has all networks in one list, and the diversity in ``peers``."""
     networks = found["networks"] if isinstance(found["networks"], list) else [found["networks"]]
     kinds = [each.get("kind") if isinstance(each, dict) else None for each in networks]
     others = {str(kind): each for kind, each in zip(kinds, networks, strict=True) if kind in ("ensemble", "deployed")}

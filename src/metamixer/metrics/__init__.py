@@ -1,1 +1,1 @@
-"""How good predictions are: functions of logits and labels, attacks and corruptions."""
+"""Metrics of predictions: functions of logits and labels."""

@@ -18,18 +18,18 @@ from metamixer.metrics.classification import checked
 
 BINS = 15
 LOWEST, HIGHEST = 0.01, 100.0
-"""Between these a temperature is looked for."""
+"""The range in which a temperature is searched."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Images by the confidence with which their class was named.
+    """A reliability diagram: images in bins of the confidence of their prediction.
 
     Args:
-        edges: of the bins, one more than there are; a bin holds its upper edge.
-        count: images in each bin.
-        confidence: their mean confidence; None for an empty bin.
-        accuracy: the share of them that were named rightly; None for an empty bin.
+        edges: edges of the bins, one more than there are bins; a bin includes its upper edge.
+        count: number of images in each bin.
+        confidence: mean confidence in each bin; None for an empty bin.
+        accuracy: accuracy in each bin; None for an empty bin.
     """
 
     edges: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
@@ -39,13 +39,13 @@ class Reliability:
 
     @property
     def whole(self) -> bool:
-        """Whether there are bins, and as many of each as there should be; a file may lack some."""
+        """Whether there are bins and all fields have matching lengths, which a file may lack."""
         bins = len(self.count)
         return bool(bins) and len(self.edges) == bins + 1 and bins == len(self.confidence) == len(self.accuracy)
 
     @property
     def bars(self) -> list[tuple[float, float, int, float, float]]:
-        """Of every bin with images: its two edges, the number of images, their accuracy and mean confidence."""
+        """Both edges, number of images, accuracy and mean confidence of every bin with images."""
         columns = (self.edges, self.edges[1:], self.count, self.accuracy, self.confidence)
         return [
             (low, high, count, right, sure)
@@ -55,7 +55,7 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error: the mean over images of their bin's ``|accuracy - confidence|``."""
+        """The expected calibration error: the mean over images of ``|accuracy - confidence|`` of their bin."""
         return sum(n * abs(sure - right) for _, _, n, right, sure in self.bars) / sum(self.count)
 
     @property
@@ -65,7 +65,7 @@ class Reliability:
 
 
 def reliability(log_probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Reliability:
-    """``(N, C), (N,) ->`` bins of equal width; the confidence is the probability of the likeliest class.
+    """``(N, C), (N,) ->`` bins of equal width; the confidence is the probability of the predicted class.
 
     >>> found = reliability(torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log(), torch.tensor([0, 1]))
     >>> round(found.ece, 6), round(found.gap, 6), found.count[13]
@@ -85,23 +85,23 @@ def reliability(log_probabilities: Tensor, labels: Tensor, bins: int = BINS) -> 
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T for which ``softmax(logits / T)`` has the least negative log-likelihood: ``(N, C), (N,) -> T``.
+    """The T for which ``softmax(logits / T)`` has the smallest negative log-likelihood: ``(N, C), (N,) -> T``.
 
-    Fit it on images that neither trained the network nor are reported on. Above 1 it takes confidence away. Of an
-    ensemble the logits are the logs of its mean probabilities. The likelihood has one maximum in log T, so a bounded
-    scalar search finds it. Where none is inside of [0.01, 100], it ends near a bound: a network that is right on every
-    image would have its temperature at 0, one that is worse than chance at infinity.
+    Fit it on images that were used neither for training nor for the reported metrics. T > 1 reduces the confidence.
+    The logits of an ensemble are the logs of its mean probabilities. The likelihood has one maximum in log T, so a
+    bounded scalar search finds it. If it is outside [0.01, 100], the search ends near a bound: the best temperature of
+    a network that is correct on every image is 0, and that of a network worse than chance is infinite.
 
     Raises:
-        ValueError: a shape does not fit, or a logit is not finite; -inf is accepted for a class that is not the right
-            one: it is masked.
+        ValueError: a shape is wrong, or a logit is not finite; -inf is accepted for a masked class that is not the
+            label.
     """
     from scipy.optimize import minimize_scalar
 
     scores = checked(logits, labels)
     if not has_temperature(scores, labels):
         raise ValueError("a logit is not finite; there is no temperature for a network that diverged")
-    # Without it, dividing by a small T would lose the differences beside the common size.
+    # Otherwise division by a small T loses the differences compared with the common offset.
     scores = scores - scores.gather(1, labels[:, None])
     found = minimize_scalar(
         lambda log_t: float((scores / math.exp(log_t)).logsumexp(1).mean()),
@@ -113,7 +113,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def has_temperature(logits: Tensor, labels: Tensor) -> bool:
-    """Whether ``(N, C)`` logits are finite, but for classes that -inf masks: a network that diverged has none."""
+    """Whether ``(N, C)`` logits are finite except for masked classes (-inf); otherwise the network diverged."""
     wrong = logits.isnan() | logits.isposinf()
     return not wrong.any() and bool(logits.gather(1, labels[:, None]).isfinite().all())
 

@@ -1,4 +1,4 @@
-"""Statistical significance of a difference of two accuracies."""
+"""Statistical significance of the difference of two accuracies."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ LEVEL = 0.05
 
 
 def chance_range(accuracy: float, images: int, *, up: bool = True) -> float | None:
-    """The smallest difference from ``accuracy`` that Fisher's exact test calls significant, as a share.
+    """The smallest difference from ``accuracy`` that is significant in Fisher's exact test, as a share.
 
-    Two networks are taken for independent, each with its number of right answers on as many images. The test holds for
-    any number of images, where a normal approximation promises too much on few.
+    The two networks are assumed independent, each with its number of correct predictions on the same number of images.
+    The test is valid for any number of images, while a normal approximation is too optimistic for few.
 
     Args:
-        accuracy: of the one network, as a share.
-        images: that both were measured on.
-        up: whether the other network is better, or worse.
+        accuracy: accuracy of the first network, as a share.
+        images: number of images.
+        up: whether the second network is better or worse.
 
     Returns:
-        None where no difference on so few images is large enough.
+        None if no difference is significant with this number of images.
 
     >>> chance_range(0.5, 6), round(chance_range(0.5, 1000), 3)
     (None, 0.045)
@@ -43,7 +43,7 @@ def chance_range(accuracy: float, images: int, *, up: bool = True) -> float | No
 
 
 def may_be_chance(first: float, second: float, images: int) -> bool:
-    """Whether Fisher's exact test finds no difference between two accuracies on as many images.
+    """Whether Fisher's exact test finds no significant difference of two accuracies on the same number of images.
 
     >>> may_be_chance(0.5, 0.52, 1000), may_be_chance(0.5, 0.6, 1000)
     (True, False)
@@ -55,7 +55,7 @@ def may_be_chance(first: float, second: float, images: int) -> bool:
 
 
 def chance_note(accuracy: float, baseline: float, images: int) -> str:
-    """A sentence about the gain of one accuracy over another on the same number of images, with one seed.
+    """A note on the significance of the difference of two accuracies on the same number of images, with one seed.
 
     >>> chance_note(0.17, 0.5, 6)
     'on 6 images and with one seed, any such difference may be chance'

@@ -1,7 +1,7 @@
 """Classification metrics: accuracies, and proper scores of the probabilities.
 
-Every function takes log-probabilities ``(N, C)`` and labels ``(N,)`` and counts in float64: in float32 a sum over many
-images loses the digits in which two networks differ, and the log of a probability that has become 0 is lost for good.
+Every function takes log-probabilities ``(N, C)`` and labels ``(N,)`` and computes in float64: in float32 a sum over
+many images loses the digits in which two networks differ. Logs are passed because a probability can underflow to 0.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def checked(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The log-probabilities in float64, after a look at the shapes.
+    """Check the shapes and labels, and return the log-probabilities in float64.
 
     Raises:
-        ValueError: there are no images, a shape does not fit, or a label is no class.
+        ValueError: there are no images, a shape is wrong, or a label is not a class.
     """
     if log_probabilities.ndim != 2 or labels.shape != log_probabilities.shape[:1]:
         raise ValueError(
@@ -31,7 +31,7 @@ def checked(log_probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
-    """The share of images whose likeliest class is the right one: ``(N, C), (N,) ->`` a share.
+    """The share of images whose most likely class is the label: ``(N, C), (N,) ->`` a share.
 
     >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log(), torch.tensor([0, 0]))
     0.5
@@ -40,7 +40,7 @@ def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def top_k(log_probabilities: Tensor, labels: Tensor, k: int = 5) -> float | None:
-    """The share of images whose class is among the ``k`` likeliest; None where there are no more classes than that."""
+    """The share of images whose label is among the ``k`` most likely classes; None if there are at most k classes."""
     scores = checked(log_probabilities, labels)
     if scores.shape[1] <= k:
         return None
@@ -48,7 +48,7 @@ def top_k(log_probabilities: Tensor, labels: Tensor, k: int = 5) -> float | None
 
 
 def confusion(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """``(N, C), (N,) -> (C, C)`` int64: how many images of the class of the row were taken for that of the column."""
+    """``(N, C), (N,) -> (C, C)`` int64: the number of images by true class (row) and predicted class (column)."""
     scores = checked(log_probabilities, labels)
     classes = scores.shape[1]
     return torch.bincount(labels * classes + scores.argmax(1), minlength=classes**2).view(classes, classes)
@@ -69,8 +69,8 @@ def nll(log_probabilities: Tensor, labels: Tensor) -> float:
 def brier(log_probabilities: Tensor, labels: Tensor) -> float:
     """The Brier score: the squared distance to the one-hot label, summed over the classes, in [0, 2].
 
-    Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78 (1950). Some
-    divide by the number of classes; the original, and this, do not.
+    Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78 (1950). As in the
+    original, it is not divided by the number of classes.
 
     >>> round(brier(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([0])), 6)
     0.5

@@ -1,4 +1,4 @@
-"""Diversity: how much peers differ, and what their ensemble gains.
+"""Diversity: ensembles of peers, and how much the predictions of peers differ.
 
 Every function takes the log-probabilities ``(P, N, C)`` of P peers for the same N images.
 """
@@ -23,19 +23,19 @@ def ensemble(log_probabilities: Tensor) -> Tensor:
 
 
 def agreement(log_probabilities: Tensor) -> float:
-    """The share of images for which all peers name the same class."""
+    """The share of images for which all peers predict the same class."""
     votes = log_probabilities.argmax(-1)
     return float((votes == votes[0]).all(0).double().mean())
 
 
 def pairwise_agreement(log_probabilities: Tensor) -> Tensor:
-    """``(P, N, C) -> (P, P)`` float64: the share of images for which two peers name the same class."""
+    """``(P, N, C) -> (P, P)`` float64: the share of images for which two peers predict the same class."""
     votes = log_probabilities.argmax(-1)
     return (votes[:, None] == votes).double().mean(-1)
 
 
 def disagreement(log_probabilities: Tensor) -> float | None:
-    """The mean over all pairs of the share of images for which the two name different classes; None for one peer."""
+    """The share of images for which two peers predict different classes, the mean over pairs; None for one peer."""
     peers = len(log_probabilities)
     if peers < 2:
         return None
@@ -46,7 +46,7 @@ def disagreement(log_probabilities: Tensor) -> float | None:
 def pairwise_kl(log_probabilities: Tensor) -> Tensor:
     """``(P, N, C) -> (P, P)`` float64, nats: entry (i, j) is the mean over the images of KL(p_i || p_j)."""
     logs = log_probabilities.double()
-    # exp(-inf) * (-inf) is no number, but its limit is 0.
+    # exp(-inf) * (-inf) is NaN, but its limit is 0.
     rows = [
         torch.where(mine > -math.inf, mine.exp() * (mine - logs), 0.0).sum(-1).mean(-1)  # one row at a time: (P, N, C)
         for mine in logs

@@ -16,7 +16,7 @@ from metamixer.metrics.classification import accuracy, brier, confusion, nll, pe
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Metrics of the probabilities after temperature scaling, which changes no answer. Units as in :class:`Score`."""
+    """Metrics after temperature scaling, which changes no prediction. Units as in :class:`Score`."""
 
     nll: Number = math.nan
     brier: Number = math.nan
@@ -26,22 +26,22 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Score:
-    """One network's metrics: shares in [0, 1] and nats. Those from ``brier`` on are costly: empty if not asked for.
+    """The metrics of a network: shares in [0, 1] and nats. Those from ``brier`` on are optional.
 
     Args:
-        name: the peer's, or ``ensemble``.
-        accuracy: top-1.
-        top5: the share of images whose class is among the five likeliest; None with fewer than six classes.
+        name: name of the peer, or ``ensemble``.
+        accuracy: top-1 accuracy.
+        top5: share of images whose label is among the five most likely classes; None with fewer than six classes.
         nll: mean negative log-likelihood in nats.
         kind: ``peer``, ``shadow``, ``frozen``, ``ensemble`` or ``deployed``.
         brier: Brier score, summed over the classes, in [0, 2].
         ece: expected calibration error with 15 bins, a share.
-        gap: mean confidence - accuracy: above 0 is overconfident.
-        temperature: fitted on validation images; None where there were none.
-        calibrated: the metrics at that temperature.
-        per_class: accuracy on the images of each class, its recall; None for a class without images.
-        confusion: counts, a row for each true class.
-        reliability: the bins of the ECE.
+        gap: mean confidence - accuracy; above 0 is overconfident.
+        temperature: temperature fitted on validation images; None if there are none.
+        calibrated: metrics at that temperature.
+        per_class: recall of each class; None for a class without images.
+        confusion: confusion matrix of counts, with a row for each true class.
+        reliability: bins of the ECE.
     """
 
     name: str
@@ -60,20 +60,20 @@ class Score:
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """The mean recall of the classes that have images; None where no class was counted."""
+        """The mean recall of the classes that have images; None without per-class metrics."""
         known = [recall for recall in self.per_class if recall is not None]
         return fmean(known) if known else None
 
     @property
     def macro_f1(self) -> float | None:
-        """The mean F1 score of the classes that an image has or is taken for; None where none was counted."""
+        """The mean F1 score of all classes that occur as labels or predictions; None without a confusion matrix."""
         columns = [sum(column) for column in zip(*self.confusion, strict=False)]
         pairs = [(row[k], sum(row) + columns[k]) for k, row in enumerate(self.confusion) if k < len(columns)]
         known = [2 * right / both for right, both in pairs if both]
         return fmean(known) if known else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: the four metrics of every score, or everything, with None for what is not finite."""
+        """Plain values: the name and the three basic metrics, or all metrics, with None for NaN and infinity."""
         if not self.confusion:
             return {"name": self.name, "accuracy": self.accuracy, "top5": self.top5, "nll": self.nll}
         averages = {"balanced_accuracy": self.balanced_accuracy, "macro_f1": self.macro_f1}
@@ -83,12 +83,12 @@ class Score:
 def score(
     name: str, kind: str, logits: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
 ) -> Score:
-    """Count: ``(N, C)`` logits and ``(N,)`` labels.
+    """Compute all metrics from ``(N, C)`` logits and ``(N,)`` labels.
 
     Args:
-        name, kind: of the network.
-        logits: before or after a log-softmax; of an ensemble the logs of the mean probabilities.
-        labels: the right classes.
+        name, kind: see :class:`Score`.
+        logits: before or after a log-softmax; for an ensemble the logs of the mean probabilities.
+        labels: the true classes.
         validation: logits ``(M, C)`` and labels ``(M,)`` to fit the temperature on.
     """
     logs = cooled(logits, 1.0)

@@ -1,1 +1,1 @@
-"""The training loop: steps, checkpoints, resuming, faults."""
+"""The training loop: steps, checkpoints, resuming, error handling."""

@@ -1,18 +1,18 @@
-"""Strength of mixing that follows how much the peers overfit, as adaptive discriminator augmentation does for GANs
+"""Adapt the strength of mixing to how much the peers overfit, as adaptive discriminator augmentation does for GANs
 (Karras, Aittala, Hellsten, Laine, Lehtinen, Aila, NeurIPS 2020, arXiv 2006.06676, Sec. 3).
 
-After each validation the peers also name the classes of a fixed set of training images, neither mixed nor augmented.
+After each validation the peers are also evaluated on a fixed set of training images, neither mixed nor augmented.
 
     r = (a_train - a_val) / (1 - a_val)
     e² = (a_train (1 - a_train) / n_train + (1 - r)² a_val (1 - a_val) / n_val) / (1 - a_val)²
-    s <- min(1, max(0, s + d)) where r - target t > e,    min(1, max(0, s - d)) where r - target t < -e
+    s <- min(1, max(0, s + d)) if r - target t > e,    min(1, max(0, s - d)) if r - target t < -e
 
-with a the mean accuracy of the peers that learn, of n images each, t the share of the training that is done, and e the
-standard error of r by its first derivatives. r is 0 while training images are no better known than others, and 1 when
-all of them are known. Without mixing it grows about in proportion to t, so r / t is the overfitting to expect in the
-end. With a constant bound on r long trainings would begin to mix late, and short ones end with it; without e few
-validation images would make every training mix by chance. s begins with 0, and d is such that it can rise to 1 in the
-share ``rise`` of the training.
+where a is the mean accuracy on n images of the peers that learn, t the share of training that is done, and e the
+standard error of r (by error propagation). r is 0 if training images are classified no better than new ones, and 1 if
+all of them are classified correctly. Without mixing it grows roughly in proportion to t, so r / t predicts the
+overfitting at the end. With a constant bound on r, long runs would start mixing late, and short ones at their end.
+Without e, runs with few validation images would mix by chance. s starts at 0, and d is chosen such that s can rise to 1
+in the share ``rise`` of training.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from metamixer.evaluation.report import Report
 from metamixer.training.settings import TrainSettings
 
 FEWEST = 10
-"""Validations of a training, of which at least so many are needed unless every epoch ends with one."""
+"""The smallest number of validations in a run, unless every epoch ends with one."""
 
 
 def is_auto(mixer: Mixer) -> bool:
-    """Whether the strength of a mixer is to follow the training."""
+    """Whether the strength of a mixer is ``auto``."""
     return getattr(mixer, "strength", None) == "auto"
 
 
 def overfitting(train: float, val: float) -> float:
-    """r: of what the peers get wrong among new images, the share that they know among training images.
+    """r: the gap between training and validation accuracy, relative to the validation error.
 
     >>> overfitting(1.0, 0.5), overfitting(0.75, 0.5), overfitting(0.5, 0.5)
     (1.0, 0.5, 0.0)
@@ -45,7 +45,7 @@ def overfitting(train: float, val: float) -> float:
 
 
 def uncertainty(train: float, val: float, images: tuple[int, int]) -> float:
-    """e: the standard error of r for so many training and validation images."""
+    """e: the standard error of r, for ``images`` training and validation images."""
     if val == 1:
         return 0.0
     variances = (train * (1 - train) / images[0], ((1 - train) / (1 - val)) ** 2 * val * (1 - val) / images[1])
@@ -53,14 +53,14 @@ def uncertainty(train: float, val: float, images: tuple[int, int]) -> float:
 
 
 class AutoStrength:
-    """The strength of one training.
+    """The strength of mixing in one run.
 
     Args:
-        settings: ``strength_target``, ``strength_rise``, and how often the training is validated.
+        settings: ``strength_target``, ``strength_rise``, and the settings of validation.
         plain: batches of the fixed training images.
 
     Raises:
-        ValueError: it is validated too seldom.
+        ValueError: there are too few validations.
     """
 
     def __init__(self, settings: TrainSettings, plain: Iterable[Any] = ()) -> None:
@@ -78,13 +78,13 @@ class AutoStrength:
     def follow(
         self, evaluate: Callable[[Iterable[Any]], Report], val: Report | None, peers: Sequence[int], done: float
     ) -> tuple[float, float | None]:
-        """Move the strength by a step.
+        """Adapt the strength after an epoch.
 
         Args:
-            evaluate: gives the metrics of all peers on batches.
-            val: their metrics on the validation images; None: this epoch was not validated, and nothing moves.
-            peers: those that learn.
-            done: the share of the training.
+            evaluate: evaluates all peers on batches.
+            val: metrics on the validation images; None: there was no validation, and the strength does not change.
+            peers: the peers that learn.
+            done: the share of training that is done.
 
         Returns:
             The strength in this epoch, and r.

@@ -13,13 +13,13 @@ from metamixer.cohort.cohort import Cohort
 
 
 class Average(nn.Module):
-    """``average = d * average + (1 - d) * peer`` after every step, weights and statistics, as in timm and torch.
+    """``average = d * average + (1 - d) * peer`` after every step, for weights and statistics, as in timm and torch.
 
-    d rises to ``decay`` as (1 + t) / (10 + t), so that the first steps are forgotten soon. Peers that do not learn,
-    shadows among them, are copied.
+    d rises to ``decay`` as (1 + t) / (10 + t), so that the first steps lose their weight quickly. Peers that do not
+    learn, including shadows, are copied.
 
     Args:
-        cohort: its peers, where they train.
+        cohort: the cohort, on its training device.
         decay: d, in (0, 1).
     """
 
@@ -35,7 +35,7 @@ class Average(nn.Module):
         for index, (average, peer) in enumerate(zip(self.module, cohort.peers, strict=True)):
             own, followed = average.state_dict(keep_vars=True), peer.state_dict()
             for name, value in own.items():
-                if id(value) in moved:  # of a trunk that peers share
+                if id(value) in moved:  # in a shared trunk
                     continue
                 moved.add(id(value))
                 if value.is_floating_point() and index not in cohort.frozen:
@@ -45,7 +45,7 @@ class Average(nn.Module):
 
     @contextmanager
     def shown(self, cohort: Cohort) -> Iterator[None]:
-        """Give the peers the averaged weights inside of the block."""
+        """Give the peers the averaged weights inside the block."""
         learned = {name: value.clone() for name, value in cohort.peers.state_dict().items()}
         cohort.peers.load_state_dict(self.module.state_dict())
         try:
@@ -55,6 +55,6 @@ class Average(nn.Module):
 
 
 def in_place_of_peers(name: str) -> str | None:
-    """The name in the cohort of an averaged tensor of a checkpoint; None for other tensors."""
+    """The name of the peer tensor that an averaged tensor of a checkpoint replaces; None for other tensors."""
     prefix = "average.module."
     return f"cohort.peers.{name.removeprefix(prefix)}" if name.startswith(prefix) else None

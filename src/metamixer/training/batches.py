@@ -1,4 +1,4 @@
-"""Training and validation data of every kind, as batches on the device of a trainer."""
+"""Training and validation data of any type as batches on the device of a trainer."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from metamixer.training.optimizer_step import TrainingError
 
 
 class Batches(Protocol):
-    """Training data: the same epoch number gives the same batches, and an epoch can be entered anywhere.
+    """Training data: the batches depend only on the epoch number, and an epoch can start at any batch.
 
-    With a method ``shared(number, parts)`` it gives a process the batches with its share of their images alone, and
-    no process reads those of another; without one every process takes its share of whole batches.
+    An optional method ``shared(number, parts)`` returns data that only read the share of a process of every batch.
+    Without it every process reads whole batches and takes its share.
     """
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` (counted from 0) from number ``start`` on."""
+        """Yield the batches of ``epoch`` (counted from 0), beginning with batch ``start``."""
 
 
 def training_batches(given: Any, grid: ProcessGrid, seed: int) -> OnDevice:
-    """The training batches of this process: its share of each, on its device.
+    """The training batches of this process: its share of each batch, on its device.
 
     Args:
         given: :class:`Batches`, or a ``DataLoader`` or list of (images, labels).
         grid: device and processes.
-        seed: of the order and the random numbers of a ``DataLoader``.
+        seed: seed of the order and the random numbers of a ``DataLoader``.
 
     Raises:
-        TrainingError: it is nothing of that, or empty.
+        TrainingError: the data have another type or are empty.
     """
     try:
         length = len(given)
@@ -63,7 +63,7 @@ _ACCEPTED = "accepted: a DataLoader of (images, labels), or an object with epoch
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Batches of whatever kind as :class:`Batch`, moved, and one process's part of them where they are whole."""
+    """Batches of any type as :class:`Batch` on a device, reduced to the share of this process."""
 
     given: Any
     device: torch.device
@@ -74,7 +74,7 @@ class OnDevice:
         return len(self.given)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``start`` on."""
+        """Yield the batches of ``epoch``, beginning with batch ``start``."""
         for found in self.given.epoch(epoch, start):
             batch = _batch(found)
             if len(batch) < self.parts:
@@ -82,15 +82,15 @@ class OnDevice:
             yield batch.part(self.number, self.parts).to(self.device)
 
     def smallest(self, first: Batch) -> int:
-        """Images of the smallest batch of this process, as far as known; at most those of the first."""
+        """The size of the smallest batch of this process as far as known, at most that of the first batch."""
         known = getattr(self.given, "smallest", None)
         return len(first) if known is None else min(len(first), known // self.parts)
 
 
 class _Seeded:
-    """A ``DataLoader``, or any other iterable, whose order and random numbers depend on seed and epoch alone.
+    """A ``DataLoader`` or other iterable whose order and random numbers depend only on seed and epoch.
 
-    They come from the generators of PyTorch: of the sampler, and of this process or the loader's workers.
+    The generators of PyTorch are seeded: that of the sampler, and those of this process and of the workers.
     """
 
     def __init__(self, given: Any, seed: int) -> None:
@@ -101,7 +101,7 @@ class _Seeded:
 
     @property
     def smallest(self) -> int | None:
-        """Images of the smallest batch; None: not known."""
+        """The size of the smallest batch; None if unknown."""
         given = self.given
         if isinstance(given, DataLoader) and given.batch_size and isinstance(given.sampler, Sized):
             return given.batch_size if given.drop_last else len(given.sampler) % given.batch_size or given.batch_size
@@ -147,7 +147,7 @@ def held_out(given: Iterable[Any], grid: ProcessGrid) -> HeldOut:
 
 
 class HeldOut:
-    """Batches of whatever kind as :class:`Batch` on the device."""
+    """Validation batches of any type as :class:`Batch` on a device."""
 
     def __init__(self, given: Iterable[Any], grid: ProcessGrid) -> None:
         self.given, self.grid = given, grid
@@ -159,7 +159,7 @@ class HeldOut:
         return length_hint(self.given)
 
     def shared(self) -> Iterable[Batch]:
-        """The batches of this process."""
+        """The batches that this process evaluates."""
         number, parts = self.grid.share, self.grid.shares
         if parts == 1:
             return self

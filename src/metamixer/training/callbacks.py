@@ -12,7 +12,7 @@ from metamixer.evaluation.evaluate import Report
 
 @dataclass(frozen=True)
 class Start:
-    """A training that starts, or resumes at ``step``; ``reading`` as in :class:`EpochRecord`; ``notes`` to show."""
+    """The start of training, or of a resumed run at ``step``; ``reading`` as in :class:`EpochRecord`."""
 
     epochs: int
     steps_per_epoch: int
@@ -24,9 +24,10 @@ class Start:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step. The terms are still on the device: reading them waits for it, so read them seldom.
+    """One step. The terms are on the device; reading them synchronizes, so read them rarely.
 
-    With several processes they are those of the first one's share of the images; none if the step was skipped.
+    With several processes they are those of the first process, for its share of the images. They are empty if the step
+    was skipped.
     """
 
     epoch: int
@@ -43,19 +44,20 @@ class EpochRecord:
     """One epoch.
 
     Args:
-        epoch: counted from 1.
-        step: steps done so far.
-        lr: of its last step.
-        terms: the mean of each term for each peer.
-        train_accuracy: for each peer the share of training samples, as mixed, whose likeliest target class is named.
+        epoch: number of the epoch, from 1.
+        step: number of steps done so far.
+        lr: learning rate of the last step.
+        terms: mean of each term for each peer.
+        train_accuracy: for each peer the share of mixed training samples for which it predicts the class with the
+            largest share in the target.
         val: metrics on the validation split, or None.
-        images_per_second: of training, validation left out.
-        waiting: the share of training time in which the step waited for data.
-        seconds: the whole epoch.
-        reading: as ``TrainLoader.reading``; empty for loaders that do not say.
-        skipped: steps that changed nothing because a loss or gradient was not finite.
-        strength: of mixing in this epoch, where a mixer has ``strength="auto"``.
-        overfitting: r at its end, which strength follows (:mod:`metamixer.training.auto_strength`).
+        images_per_second: training speed, without validation.
+        waiting: share of training time in which the step waited for data.
+        seconds: duration of the whole epoch.
+        reading: as ``TrainLoader.reading``; empty for loaders without it.
+        skipped: number of steps skipped because a loss or gradient was not finite.
+        strength: strength of mixing in this epoch, for a mixer with ``strength="auto"``.
+        overfitting: r at the end of the epoch, which sets the strength (:mod:`metamixer.training.auto_strength`).
     """
 
     epoch: int
@@ -74,29 +76,29 @@ class EpochRecord:
 
     @property
     def compute_images_per_second(self) -> float:
-        """What computation would reach if it never waited for data.
+        """The speed of computation without waiting for data.
 
-        On an accelerator an upper bound: it may be computing while this process waits.
+        On an accelerator this is an upper bound, because the device may compute while this process waits.
         """
         return self.images_per_second / max(1 - self.waiting, 1e-9)
 
     @property
     def data_images_per_second(self) -> float | None:
-        """Images per second of the data alone; None if unknown, because workers make them in parallel."""
+        """The speed of loading data in images per second; None if unknown, because workers load in parallel."""
         if self.reading not in ("memory", "augment", "disk") or not self.waiting:
             return None
         return self.images_per_second / self.waiting
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as a line of ``metrics.jsonl`` holds them."""
+        """Plain values, as in a line of ``metrics.jsonl``."""
         return asdict(self) | self.speed() | {"val": self.val.as_dict() if self.val else None}
 
     def flat(self) -> dict[str, float]:
-        """One level of names, as in ``distill/1`` and ``val/accuracy/ensemble``, for tables and event files."""
+        """Values by flat names, such as ``distill/1`` and ``val/accuracy/ensemble``, for tables and event files."""
         return flat_row(self.as_dict())
 
     def speed(self) -> dict[str, float]:
-        """Images per second overall, of computation and of data as far as known, and the share of waiting."""
+        """Images per second in total, of computation, and of data if known; and the share of waiting."""
         data = self.data_images_per_second
         return {
             "images_per_second": self.images_per_second,
@@ -107,7 +109,7 @@ class EpochRecord:
 
 
 def flat_row(line: Mapping[str, Any]) -> dict[str, float]:
-    """:meth:`EpochRecord.flat` of what :meth:`EpochRecord.as_dict` gave."""
+    """:meth:`EpochRecord.flat` for the output of :meth:`EpochRecord.as_dict`."""
     row: dict[str, float] = {name: line[name] for name in ("epoch", "step", "lr")}
     for name, values in {**line["terms"], "train_accuracy": line["train_accuracy"]}.items():
         row |= {f"{name}/{peer}": value for peer, value in enumerate(values)}
@@ -126,13 +128,13 @@ class Callback(Protocol):
     """Called at the start, after every step and epoch, and at the end (also after a signal or an error)."""
 
     def on_start(self, start: Start) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     def on_step(self, record: StepRecord) -> None:
-        """After each step."""
+        """Called after each step."""
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """After each epoch and its validation."""
+        """Called after each epoch and its validation."""
 
     def on_end(self) -> None:
-        """At the very end."""
+        """Called at the very end."""

@@ -1,9 +1,9 @@
 """Atomic checkpoints with checksums.
 
-A checkpoint is a folder: weights as safetensors, the rest of the state as plain tensors and numbers, and a manifest
-with the checksum of both, because a flipped bit loads silently in either format. It is written beside its place
-under another name, flushed to the disk, and renamed; then the pointers ``LATEST`` and ``BEST`` are replaced in the
-same way. Whenever the process dies, what the pointers name is complete.
+A checkpoint is a folder with weights as safetensors, the rest of the state as plain tensors and numbers, and a manifest
+with checksums of both, because neither format detects a flipped bit. It is written to a temporary folder, flushed to
+disk, and renamed; then the pointers ``LATEST`` and ``BEST`` are replaced in the same way. Whenever the process is
+killed, the checkpoints that the pointers name are complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from metamixer.training.average import in_place_of_peers
 SCHEMA = 2
 _WEIGHTS, _STATE, _MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 _NAME = re.compile(r"step-[0-9]{1,20}-(whole|inside)")
-_LONGEST = 1 << 20  # bytes of a manifest or a pointer: more is none
+_LONGEST = 1 << 20  # the largest accepted size of a manifest or a pointer in bytes
 
 
 class CheckpointError(ValueError):
@@ -46,12 +46,12 @@ class Checkpoint:
     state: dict[str, Any]
 
     def load_weights(self, module: nn.Module, *, partial: bool = False, averaged: bool = False) -> None:
-        """Put the weights into ``module``, which must have those names and shapes.
+        """Load the weights into ``module``; names and shapes must match.
 
         Args:
-            module: of the same structure as the one that was written.
-            partial: leave aside what the module has no place for.
-            averaged: peers get their averaged weights, if there are any.
+            module: a module of the same structure as the saved one.
+            partial: ignore tensors that the module does not have.
+            averaged: load the averaged weights of the peers, if there are any.
         """
         try:
             tensors = safetensors.torch.load_file(self.path / _WEIGHTS)
@@ -60,7 +60,7 @@ class Checkpoint:
             found = module.load_state_dict(tensors, strict=False)
             own = _places(module.state_dict())
             there = {own[name] for name in tensors if name in own}
-            # What modules share was written once, under its first name.
+            # Shared tensors are saved once, under their first name.
             if missing := [name for name in found.missing_keys if own[name] not in there]:
                 raise RuntimeError(f"it lacks {', '.join(sorted(missing)[:5])}")
             if found.unexpected_keys and not partial:
@@ -78,21 +78,22 @@ def write(
     *,
     whole: bool,
 ) -> Path:
-    """Write the checkpoint of ``step`` into ``folder`` and return its path; it is not pointed to yet.
+    """Write the checkpoint of ``step`` into ``folder`` and return its path; no pointer names it yet.
 
     Args:
-        folder: the run's ``checkpoints``.
-        step: names it, together with ``whole``: after a step inside of an epoch, or after the epoch was closed. The
-            two differ even after the same step, and neither must be taken for the other.
-        weights: as :func:`weights_of` gives them.
+        folder: the folder ``checkpoints`` of the run.
+        step: the step. With ``whole`` it gives the name of the checkpoint.
+        weights: tensors from :func:`weights_of`.
         state: plain tensors, numbers, strings, lists and dicts.
-        facts: for the manifest: recipe, versions.
+        facts: entries of the manifest: recipe, versions.
+        whole: whether the checkpoint was written after the end of an epoch rather than inside it. The two differ even
+            after the same step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}-{'whole' if whole else 'inside'}"
     if final.exists():
         try:
-            return read(final).path  # a resumed run comes by again with the same bits
+            return read(final).path  # a resumed run repeats the step with identical results
         except CheckpointError:
             shutil.rmtree(final)
     partial = folder / f"{final.name}.tmp.{os.getpid()}"
@@ -111,7 +112,7 @@ def write(
             _flush(partial / name)
         partial.rename(final)
         _flush(folder)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # what a full disk raises in each library
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # a full disk, in each of the libraries
         shutil.rmtree(partial, ignore_errors=True)
         last = pointed(folder, "LATEST")
         raise OSError(f"cannot write the checkpoint {final}: {error}; the last good one is {last}") from error
@@ -119,15 +120,15 @@ def write(
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module for a checkpoint: each once, under its first name, in default memory order."""
-    # Not by safetensors' `save_model`: it cannot look at memory that is both shared and channels last.
+    """The tensors of a module for a checkpoint: each once, under its first name, in the default memory format."""
+    # Not by safetensors' `save_model`, which does not support tensors that are both shared and channels last.
     weights = module.state_dict()
     first = {place: name for name, place in reversed(_places(weights).items())}
     return {name: weights[name].contiguous() for name in first.values()}
 
 
 def _places(weights: Mapping[str, Tensor]) -> dict[str, object]:
-    """Where each tensor of a module is in memory: the same for names that share one."""
+    """The memory location of each tensor of a module, equal for names that share a tensor."""
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
         for name, tensor in weights.items()
@@ -144,10 +145,10 @@ def point(folder: Path, pointer: str, checkpoint: Path) -> None:
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:
-    """The checkpoint that a pointer names, or None where there is no pointer.
+    """The checkpoint that a pointer names, or None if there is no pointer.
 
     Raises:
-        CheckpointError: what stands there is no name of a checkpoint of this folder.
+        CheckpointError: the pointer is damaged.
     """
     try:
         name = _short(folder / pointer).decode().strip()
@@ -161,9 +162,9 @@ def pointed(folder: Path, pointer: str) -> Path | None:
 
 
 def prune(folder: Path, keep: int = 2) -> None:
-    """Delete all but the newest ``keep`` checkpoints and those pointed to, and what a killed process left behind.
+    """Delete all checkpoints except the newest ``keep`` and those named by pointers, and leftovers of killed processes.
 
-    While a pointer is damaged nobody knows what it named, and no checkpoint is deleted.
+    If a pointer is damaged, no checkpoint is deleted, because it is unknown which one it named.
     """
     try:
         kept = {pointed(folder, "LATEST"), pointed(folder, "BEST"), *_newest_first(folder)[:keep]}
@@ -177,10 +178,10 @@ def prune(folder: Path, keep: int = 2) -> None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Open one checkpoint and verify every byte of it.
+    """Open a checkpoint and verify all its files.
 
     Raises:
-        CheckpointError: a file is missing, truncated or damaged, or the format is another version's.
+        CheckpointError: a file is missing, truncated or damaged, or the format is that of another version.
     """
     manifest = _read_manifest(path)
     for name, known in manifest["files"].items():
@@ -192,13 +193,13 @@ def read(path: Path) -> Checkpoint:
                 raise CheckpointError(f"{path / name} is damaged: its checksum is not the manifest's")
         except FileNotFoundError:
             raise CheckpointError(f"{path / name} is missing") from None
-        except OSError as error:  # of one file, such as a bad sector: another checkpoint may be whole
+        except OSError as error:  # such as a bad sector: another checkpoint may be readable
             raise CheckpointError(f"{path / name} cannot be read: {error}") from error
     return Checkpoint(path, manifest, _read_state(path / _STATE))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest of this format that says size and checksum of both files; else CheckpointError."""
+    """Read a manifest; CheckpointError unless it has this format and size and checksum of both files."""
     file = path / _MANIFEST
     try:
         found = json.loads(_short(file))
@@ -220,9 +221,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _read_state(file: Path) -> dict[str, Any]:
-    """The state. A file may pass its checksum and still be no state of ours, so that nothing in it is trusted."""
+    """Read the state. A file can pass its checksum and still be forged, so its content is not trusted."""
     try:
-        # Forged, a header may ask for more memory than there is, or hold nothing that torch's reader expects.
+        # A forged header may request more memory than there is, or cause any of these errors in torch.load.
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, pickle.UnpicklingError, RuntimeError, ValueError, LookupError) as error:
         raise CheckpointError(f"{file} is not a training state: {str(error).partition('. ')[0]}") from error
@@ -234,10 +235,10 @@ def _read_state(file: Path) -> dict[str, Any]:
 
 
 def read_latest(folder: Path) -> Checkpoint | None:
-    """The newest usable checkpoint of a run, or None; one that is damaged is passed over with a warning.
+    """The newest usable checkpoint of a run, or None; damaged ones are skipped with a warning.
 
-    A checkpoint counts from when ``LATEST`` names it or a later one. What is newer was being finished when the run
-    died, and ``BEST`` may not fit it yet; the run comes by again with the same bits. A damaged ``LATEST`` is repaired.
+    Only checkpoints up to the one that ``LATEST`` names count. For a newer one the run was killed before ``BEST`` was
+    updated; the resumed run repeats those steps with identical results. A damaged ``LATEST`` is repaired.
     """
     candidates, lost = _newest_first(folder), ""
     try:
@@ -271,7 +272,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _place(path: Path) -> tuple[int, str]:
-    """Sort key: by step, and at the end of an epoch the checkpoint before validation first."""
+    """Sort key: the step, and after the last step of an epoch the checkpoint before validation first."""
     _, step, end = path.name.split("-")
     return int(step), end
 
@@ -279,7 +280,7 @@ def _place(path: Path) -> tuple[int, str]:
 def _short(file: Path) -> bytes:
     """The content of a short file."""
     if not file.is_file() and file.exists():
-        raise IsADirectoryError(f"{file} is not a file")  # a pipe would be waited for
+        raise IsADirectoryError(f"{file} is not a file")  # reading a pipe would block
     with file.open("rb") as opened:
         content = opened.read(_LONGEST + 1)
     if len(content) > _LONGEST:

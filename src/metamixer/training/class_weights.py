@@ -12,15 +12,17 @@ ClassWeights = Literal["none", "balanced", "effective"]
 
 
 def weights_of(kind: ClassWeights, counts: Sequence[int] | Tensor, beta: float = 0.999) -> Tensor | None:
-    """``(C,)`` float32, or None for ``none``.
+    """Class weights ``(C,)`` float32, or None for ``none``.
 
-    ``balanced``: N / (C n_c), as in scikit-learn: their mean over the training images is 1. ``effective``: by the
-    effective number of images, (1 - beta) / (1 - beta^n_c), with sum C (Cui et al., CVPR 2019, arXiv 1901.05555).
+    ``balanced``: N / (C n_c), as in scikit-learn, with the mean 1 over the training images. ``effective``: by the
+    effective number of images, (1 - beta) / (1 - beta^n_c), scaled to the sum C (Cui et al., CVPR 2019, arXiv
+    1901.05555).
 
     Args:
-        kind: which.
-        counts: training images of each class; a class without any counts as one with a single image.
-        beta: of ``effective``: 0 is no weighting, 1 tends to weights in inverse proportion to the counts.
+        kind: type of the weights.
+        counts: number of training images of each class; 0 counts as 1.
+        beta: parameter of ``effective``: 0 gives equal weights; near 1, weights are inversely proportional to the
+            counts.
 
     >>> weights_of("balanced", [30, 10])
     tensor([0.6667, 2.0000])
@@ -35,5 +37,5 @@ def weights_of(kind: ClassWeights, counts: Sequence[int] | Tensor, beta: float =
 
 
 def smoothed(targets: Tensor, share: float) -> Tensor:
-    """``(B, C)`` -> ``(B, C)``: ``(1 - share) t + share / C`` (Szegedy et al., arXiv 1512.00567)."""
+    """Label smoothing, ``(B, C)`` -> ``(B, C)``: ``(1 - share) t + share / C`` (Szegedy et al., arXiv 1512.00567)."""
     return targets if share == 0 else targets * (1 - share) + share / targets.shape[-1]

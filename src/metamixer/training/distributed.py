@@ -1,10 +1,11 @@
-"""Device, precision and processes of a trainer, and how work is shared.
+"""Device, precision and processes of a trainer, and how work is divided.
 
-One process needs torch alone. For several, Lightning Fabric starts them and makes them meet; it is imported only then.
+One process only needs torch. Several processes are started and connected by Lightning Fabric, which is imported only
+then.
 
-There are ``peer_groups`` groups of processes with an equal share of the peers each; inside of a group every process
-has an equal share of every batch. Process ``group * shares + share`` has the peers of ``group`` and the images of
-``share``. With one group that is data parallelism, with as many groups as processes every process sees all images.
+There are ``peer_groups`` groups of processes, each with an equal part of the peers; in a group every process has an
+equal share of every batch. Process ``group * shares + share`` has the peers of ``group`` and the images of ``share``.
+One group is data parallelism; with as many groups as processes every process sees all images.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class ProcessLost(RuntimeError):
 
 
 class ProcessGrid:
-    """Where a trainer computes, and with how many processes.
+    """The device and the processes of a trainer.
 
     Args:
         settings: accelerator, devices, machines, precision, peer groups and timeout.
 
     Raises:
         ValueError: the processes cannot be divided among the groups, there is no such device, or the settings do not
-            fit the way in which this process was started.
+            fit how this process was started.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -57,11 +58,11 @@ class ProcessGrid:
         self._timeout = timedelta(minutes=settings.timeout)
         self._fabric: Any = _fabric(settings, devices, nodes, self._timeout) if world > 1 else None
         self.device: torch.device = self._fabric.device if self._fabric else device_of(settings.accelerator)
-        """Where this process computes."""
+        """The device of this process."""
         self._half = HALF.get(settings.precision)
         self.groups, self.shares = groups, world // groups
         self.across: Any = None
-        """The processes with the same images, one of each peer group."""
+        """The process group of the processes with the same images, one of each peer group."""
         self._members: Any = None
         self._launched = False
         self._main_share: Any = None
@@ -69,31 +70,31 @@ class ProcessGrid:
 
     @property
     def world(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         return self.groups * self.shares
 
     @property
     def rank(self) -> int:
-        """The number of this process."""
+        """The global rank of this process."""
         return int(self._fabric.global_rank) if self._fabric else 0
 
     @property
     def group(self) -> int:
-        """Its peer group."""
+        """The peer group of this process."""
         return self.rank // self.shares
 
     @property
     def share(self) -> int:
-        """Its share of the images."""
+        """The index of the share of images of this process."""
         return self.rank % self.shares
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and writes."""
+        """Whether this is the process that prints and writes files."""
         return self.rank == 0
 
     def launch(self) -> None:
-        """Start the other processes, or meet them; a second call does nothing."""
+        """Start the other processes, or connect to them; a second call does nothing."""
         if self._launched:
             return
         self._launched = True
@@ -106,7 +107,7 @@ class ProcessGrid:
             with _naming_children():
                 self._fabric.launch()
         shares, groups = self.shares, self.groups
-        for group in range(groups):  # every process has to take part in the making of every group
+        for group in range(groups):  # every process has to take part in the creation of every group
             ranks = [group * shares + share for share in range(shares)]
             made = dist.new_group(ranks, timeout=self._timeout)
             if group == self.group:
@@ -116,14 +117,14 @@ class ProcessGrid:
             made = dist.new_group(ranks, timeout=self._timeout)
             if share == self.share:
                 self.across = made
-        # What processes exchange beside gradients and outputs goes from host to host, whatever the device:
-        # nobody waits for an accelerator because of it.
+        # Everything except gradients and outputs is exchanged between hosts on any device, so that it does not
+        # synchronize with an accelerator.
         self._hosts = dist.new_group(backend="gloo", timeout=self._timeout)
         firsts = [group * shares for group in range(groups)]
         self._main_share = dist.new_group(firsts, backend="gloo", timeout=self._timeout)
 
     def setup(self, module: nn.Module) -> nn.Module:
-        """The module on its device, with gradients that are averaged over the shares of the images."""
+        """Move the module to its device and average its gradients over the shares of the images."""
         module.to(self.device)
         if self.shares == 1:
             return module
@@ -133,35 +134,35 @@ class ProcessGrid:
         return DistributedDataParallel(module, device_ids=devices, process_group=self._members)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision, as a context of all that is computed."""
+        """The autocast context of the precision."""
         return torch.autocast(self.device.type, self._half) if self._half else nullcontext()
 
     def backward(self, objective: Tensor) -> None:
-        """Gradients, averaged over the shares unless :meth:`without_averaging`."""
+        """Compute gradients, averaged over the shares except in :meth:`without_averaging`."""
         objective.backward()  # type: ignore[no-untyped-call]
 
     def without_averaging(self, module: Any) -> AbstractContextManager[Any]:
-        """Keep gradients in this process; the next averaged backward pass adds them up."""
+        """Accumulate gradients in this process; the next averaged backward pass synchronizes them."""
         found: AbstractContextManager[Any] = nullcontext() if self.shares == 1 else module.no_sync()
         return found
 
     def align(self, module: nn.Module) -> None:
-        """Give all shares the buffers of the first: batch norm's statistics are those of the images that it saw.
+        """Copy the buffers of the first share to all others: batch norm statistics are those of its images.
 
-        While it trains each forward pass begins with this; whoever looks at the module in between has to ask for it.
+        In training every forward pass begins with this; call it before the module is used in between.
         """
         if self.shares > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, self.group * self.shares, group=self._members)
 
     def align_copies(self, loss: nn.Module) -> None:
-        """Give all peer groups the loss of the first: copies are equal but for devices that sum in another order."""
+        """Copy the loss of the first peer group to all others: copies may differ if devices sum in another order."""
         if self.groups > 1:
             for value in loss.state_dict().values():
                 dist.broadcast(value, self.share, group=self.across)
 
     def summed(self, values: Tensor) -> Tensor:
-        """The sum over the shares of the images; the peer groups have the same."""
+        """The sum over the shares of the images, which is the same in all peer groups."""
         if self.shares == 1:
             return values
         values = values.to(self.device, copy=True)
@@ -169,7 +170,7 @@ class ProcessGrid:
         return values
 
     def largest(self, *numbers: float) -> list[float]:
-        """The largest of each number over all processes, so that all take the same decision."""
+        """The maximum of each number over all processes, so that all make the same decision."""
         if self.world == 1:
             return list(numbers)
         values = torch.tensor(numbers, dtype=torch.float64)
@@ -185,7 +186,7 @@ class ProcessGrid:
         return found
 
     def gathered(self, value: T) -> list[T]:
-        """The objects of the first processes of the peer groups, in the first process; elsewhere none."""
+        """The objects of the first process of every peer group, in the first process; an empty list elsewhere."""
         if self.groups == 1:
             return [value] if self.is_first else []
         if self.share:
@@ -208,17 +209,17 @@ class ProcessGrid:
             dist.barrier(group=self._hosts)
 
     def close(self) -> None:
-        """Let the threads of the last collective end.
+        """Wait until the threads of the last collective have ended.
 
-        They let go of Python objects. A process group that ends at that moment waits for them with the interpreter's
-        lock in its hand, and they for the lock.
+        They release Python objects. A process group that is destroyed at that moment would wait for them while it holds
+        the interpreter lock, which they need: a deadlock.
         """
         if self._fabric is not None and dist.is_initialized():
             time.sleep(0.3)
 
     @contextmanager
     def naming_lost_processes(self) -> Iterator[None]:
-        """Turn socket errors of collectives into :class:`ProcessLost`."""
+        """Convert socket errors of collectives to :class:`ProcessLost`."""
         try:
             yield
         except RuntimeError as error:
@@ -236,12 +237,12 @@ def _of_connection(text: str) -> bool:
 
 
 def _in_a_line(error: RuntimeError) -> str:
-    """The first sentence of an error, without gloo's source location."""
+    """The first sentence of an error, without the source location that gloo adds."""
     return re.sub(r"^\[[^\]]*\] ", "", str(error).splitlines()[0]).partition(". ")[0][:200]
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device of a run of one process; ValueError if there is none of that kind."""
+    """The device of a run with one process; ValueError if there is no such device."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(name for name in there if there[name]) if accelerator == "auto" else accelerator
     if not there[kind]:
@@ -254,17 +255,17 @@ def _listed(there: Mapping[str, bool]) -> str:
 
 
 def _fabric(settings: TrainSettings, devices: int, nodes: int, timeout: timedelta) -> Any:
-    """Fabric for several processes: it is asked to start them and to make them meet, and for their devices.
+    """Fabric for several processes: it starts and connects them, and selects their devices.
 
-    Who starts them is settled by :func:`metamixer.training.started.started`: Fabric would take any job of SLURM for one
-    that srun started.
+    How they are started is determined by :func:`metamixer.training.started.started`, because Fabric assumes srun for
+    any job of SLURM.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     class Srun(SLURMEnvironment):  # type: ignore[misc]
-        """Processes that srun started, however it was asked for them."""
+        """Processes started by srun, with any of its options."""
 
         @staticmethod
         def _validate_srun_variables() -> None: ...
@@ -292,7 +293,7 @@ def _fabric(settings: TrainSettings, devices: int, nodes: int, timeout: timedelt
 
 @contextmanager
 def _naming_children() -> Iterator[None]:
-    """Let processes that start inside of the block know that a training started them."""
+    """Let processes that are started inside the block know that a training run started them."""
     first = started().by == "user"
     os.environ |= {CHILD: "1"} if first else {}
     try:
@@ -303,10 +304,10 @@ def _naming_children() -> Iterator[None]:
 
 
 def _meet(device: torch.device, timeout: timedelta) -> None:
-    """Where torchrun has started a run's processes again, let them meet in a place of their own.
+    """After a restart by torchrun, connect the processes with a new prefix in the store.
 
-    It gives them the store of those before, in which they would find the addresses of the dead and wait for them. On
-    several machines the number of restarts is not the same everywhere: there torchrun has to open a new store.
+    torchrun passes the store of the previous processes, with addresses of dead processes that the new ones would wait
+    for. On several machines the number of restarts may differ, so torchrun has to open a new store there.
     """
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if started().by != "torchrun" or restarts == "0" or os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
@@ -330,7 +331,7 @@ def _meet(device: torch.device, timeout: timedelta) -> None:
 
 @contextmanager
 def _quiet_fabric() -> Iterator[None]:
-    """Without its notices about precision and processes."""
+    """Silence the notices of Fabric about precision and processes."""
     logger = logging.getLogger("lightning_fabric")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -11,19 +11,19 @@ from torch.nn import functional as F
 
 from metamixer.training.settings import HALF, Precision
 
-_SLOWER = 1.5  # below it is noise; without the arithmetic it is 3 to 30
-_ROUNDS, _SECONDS = 3, 0.3  # at least
+_SLOWER = 1.5  # smaller ratios may be noise; without native support the ratio is 3 to 30
+_ROUNDS, _SECONDS = 3, 0.3  # the least number of rounds, and the least time to measure
 
 
 @cache
 def slowdown(precision: Precision, device: str) -> float:
-    """How many times the time of float32 a convolution takes, forward and backward; 1 for ``32``.
+    """The time of a convolution, forward and backward, relative to float32; 1 for ``32``.
 
-    Measured, because what a processor says of itself leaves out what the library makes of it.
+    Measured, because the features of a processor do not show how well the library supports them.
 
     Args:
-        precision: of the settings.
-        device: the type, such as ``cpu``.
+        precision: precision of the settings.
+        device: type of the device, such as ``cpu``.
     """
     if (half := HALF.get(precision)) is None:
         return 1.0
@@ -42,7 +42,7 @@ def slowdown(precision: Precision, device: str) -> float:
         return time.perf_counter() - began
 
     threads, rounds = torch.get_num_threads(), list[tuple[float, float]]()
-    torch.set_num_threads(1)  # where others compute as well, threads wait for each other
+    torch.set_num_threads(1)  # on a busy machine threads wait for each other
     try:
         while len(rounds) < _ROUNDS or sum(map(sum, rounds)) < _SECONDS:
             rounds.append((seconds(False), seconds(True)))
@@ -53,14 +53,14 @@ def slowdown(precision: Precision, device: str) -> float:
 
 @cache
 def warn_if_slow(precision: Precision, device: str) -> None:
-    """Warn, once in a process, where a precision is slower than float32 on a device.
+    """Warn once per process if a precision is slower than float32 on a device.
 
     Warns:
-        UserWarning: with the ratio that was measured.
+        UserWarning: with the measured ratio.
     """
     if (ratio := slowdown(precision, device)) > _SLOWER:
         warnings.warn(
             f"train.precision={precision} takes {ratio:.1f} times as long as 32 on this {device.upper()} (a measured "
-            "convolution): it has no such arithmetic; train.precision=32 is faster here",
+            "convolution): there is no native support; train.precision=32 is faster here",
             stacklevel=2,
         )

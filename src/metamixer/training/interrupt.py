@@ -1,4 +1,4 @@
-"""Stop on signals: training ends after the running step, with a checkpoint of that step."""
+"""Stop on signals: training ends after the current step, with a checkpoint of that step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 
 
 class Interrupted(Exception):
-    """A signal asked to stop; the checkpoint of this very step is written."""
+    """A signal asked to stop; a checkpoint of the last step was written."""
 
     def __init__(self, number: int, step: int, path: Path | None) -> None:
         self.signal = signal.Signals(number)
@@ -21,29 +21,29 @@ class Interrupted(Exception):
 
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
-"""From the keyboard, from whoever ends processes, from a terminal that is closed (a lost ssh session), and from
-clusters that announce the end of a job's time."""
+"""Signals from the keyboard, from process managers, from a closed terminal (such as a lost ssh session), and from
+clusters that announce the end of the time of a job."""
 
 
 class Watch:
-    """While entered, the first of :data:`SIGNALS` is noted in ``number``, and another SIGINT stops at once.
+    """Inside the context, the first of :data:`SIGNALS` is stored in ``received``, and a second SIGINT stops at once.
 
-    Another SIGTERM does not: who ends a group of processes often sends it to each of them and to their launcher, which
-    sends it on, and the second one would end the writing of the checkpoint that the first one asked for.
+    A second SIGTERM does not: it is often sent to each process of a group and to their launcher, which forwards it, and
+    would interrupt writing the checkpoint that the first one requested.
 
-    Only a program's main thread may handle signals: elsewhere nothing is watched and ``number`` stays 0.
+    Only the main thread can handle signals; in other threads ``received`` remains 0.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.received = 0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Watch:
-        self.number = 0
+        self.received = 0
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # nohup: training outlives the terminal
+                    continue  # nohup: training continues without the terminal
                 self._before[number] = signal.signal(number, self._asked)
         return self
 
@@ -56,14 +56,14 @@ class Watch:
 
     @contextmanager
     def without_terminal(self) -> Iterator[None]:
-        """After SIGHUP the terminal is gone: what cannot be written to it does not stop the checkpoint."""
+        """Ignore errors of writing to a terminal that is closed after SIGHUP, so that the checkpoint is written."""
         try:
             yield
         except OSError:
-            if not self.number or signal.Signals(self.number).name != "SIGHUP":
+            if not self.received or signal.Signals(self.received).name != "SIGHUP":
                 raise
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.number and number == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = self.number or number
+        self.received = self.received or number

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def not_finite(terms: Mapping[str, Tensor], names: Sequence[str]) -> str:
-    """The first term ``(P,)`` that is not finite, in words; empty if there is none. Waits for the device.
+    """A message about the first term ``(P,)`` that is not finite; empty if there is none. Synchronizes.
 
     >>> not_finite({"task": torch.tensor([1.0, float("nan")])}, ["0 resnet8", "1 resnet8"])
     "the term 'task' of peer 1 resnet8 became nan"
@@ -23,7 +23,7 @@ def not_finite(terms: Mapping[str, Tensor], names: Sequence[str]) -> str:
 
 
 def not_finite_images(images: Tensor) -> str:
-    """The rows ``(B, ...)`` that are not finite, in words; empty if there is none.
+    """A message about the rows ``(B, ...)`` that are not finite; empty if there are none.
 
     >>> not_finite_images(torch.tensor([[0.0], [float("nan")]]))
     'the images in rows 1 of the batch hold values that are infinite or NaN'
@@ -45,14 +45,14 @@ def not_finite_weight(module: nn.Module) -> str:
 
 
 class LateLook:
-    """Checks the terms of the step before, which have arrived by now, so that nothing waits for an accelerator."""
+    """Checks the terms of the previous step, which have been copied by now, without waiting for an accelerator."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._waiting: tuple[tuple[str, ...], Tensor, str, torch.cuda.Event | None] | None = None
 
     def look(self, terms: Mapping[str, Tensor], when: str) -> str:
-        """What was wrong with the step before, in words; these terms are checked next time."""
+        """A message about the previous step, empty if it was finite; these terms are checked in the next call."""
         found = self.rest()
         rows = torch.stack([term.detach().float() for term in terms.values()])
         on_host = torch.empty(rows.shape, pin_memory=rows.is_cuda)
@@ -65,7 +65,7 @@ class LateLook:
         return found
 
     def rest(self) -> str:
-        """What was wrong with the last step, in words."""
+        """A message about the last step; empty if it was finite."""
         if self._waiting is None:
             return ""
         (names, rows, when, arrived), self._waiting = self._waiting, None

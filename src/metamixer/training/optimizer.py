@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules as one frozen value."""
+"""Settings of optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from metamixer.training.peer_settings import PeerSettings
 
 @dataclass(frozen=True)
 class Optim:
-    """How weights are updated.
+    """Optimizer and learning-rate schedule.
 
     Args:
         name: ``sgd`` or ``adamw``.
-        lr: peak learning rate. 0.05 and a short warm-up train every network that we tried; CIFAR recipes have 0.1.
-            ``auto``: found by a range test before the run.
-        momentum, nesterov: of SGD.
-        weight_decay: L2 for SGD, decoupled for AdamW.
-        schedule: ``cosine`` to 0, ``step`` (times ``gamma`` at each of ``milestones``) or ``constant``.
+        lr: peak learning rate. 0.05 with a short warm-up trained every network that we tried; CIFAR recipes use 0.1.
+            ``auto`` runs a learning-rate range test before training.
+        momentum, nesterov: options of SGD.
+        weight_decay: L2 penalty for SGD, decoupled for AdamW.
+        schedule: ``cosine`` to 0, ``step`` (multiplied by ``gamma`` at each of ``milestones``) or ``constant``.
         milestones: shares of training, for ``step``.
-        gamma: what the rate is multiplied by at each of them.
-        warmup: the share of training over which the rate rises linearly to ``lr``.
-        clip: the largest gradient norm of a peer; each is clipped by itself, so that a peer that stumbles does not
-            slow the others. 5 cuts off accidents and leaves ordinary steps alone; None: no clipping.
-        layer_decay: the learning rate of each layer relative to the next one, towards the images, such as 0.75 for
-            fine-tuning; layers as in timm, of other networks the stages. 1: one rate.
+        gamma: factor of the learning rate at each milestone.
+        warmup: share of training over which the learning rate rises linearly to ``lr``.
+        clip: largest gradient norm of a peer. Each peer is clipped separately, so that one does not slow down the
+            others. 5 limits outliers and does not affect ordinary steps; None: no clipping.
+        layer_decay: learning rate of each layer relative to the next one, towards the input, such as 0.75 for
+            fine-tuning. Layers are those of timm, or the stages of other networks. 1: the same rate for all layers.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -58,22 +58,22 @@ class Optim:
         peers: Sequence[PeerSettings] = (),
         later: Collection[nn.Parameter] = (),
     ) -> torch.optim.Optimizer:
-        """One optimizer with groups for each peer that learns and one for what the loss learns.
+        """Build an optimizer with parameter groups for each peer that learns, and for the weights of the loss.
 
-        A group says whose it is (``owner``), and by what its rate differs from the schedule's (``scale``).
+        Each group has an ``owner``, and a ``scale``: its learning rate relative to the schedule.
 
         Args:
             cohort: the peers.
-            loss: may learn, too.
-            peers: settings of each peer; those that are missing have none of their own.
-            later: weights that learn from some epoch on: in groups of their own, because torch's fused kernels take
-                no weights with and without momentum together.
+            loss: the loss, which may have weights.
+            peers: settings of each peer; missing ones are the defaults.
+            later: weights that start learning in a later epoch. They get separate groups, because the fused kernels of
+                torch do not accept weights with and without momentum together.
         """
         peak = self.peak
         modules = {**{f"peer {index}": peer for index, peer in enumerate(cohort.peers)}, "the loss": loss}
         groups: list[dict[str, Any]] = []
         waiting = {id(weight) for weight in later}
-        taken: set[nn.Parameter] = set()  # a trunk that peers share is in the first one's group
+        taken: set[nn.Parameter] = set()  # a shared trunk is in the group of the first peer
         for index, (owner, module) in enumerate(modules.items()):
             own = peers[index] if index < min(len(peers), len(cohort.peers)) else PeerSettings()
             rate = 1.0 if own.lr is None else own.lr / peak
@@ -89,7 +89,7 @@ class Optim:
             groups += [{"params": of, "owner": owner, "scale": scale, **decay} for (_, scale), of in alike.items()]
         if not groups:
             raise ValueError("no peer learns here: all of them are frozen")
-        # One fused kernel for all weights; where it does not exist torch says so itself.
+        # One fused kernel for all weights; torch raises an error if the device has none.
         if self.name == "adamw":
             return torch.optim.AdamW(groups, lr=peak, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(
@@ -102,9 +102,9 @@ class Optim:
         )
 
     def rate(self, progress: float) -> float:
-        """The learning rate when ``progress``, a share in [0, 1), of training is done.
+        """The learning rate after the share ``progress``, in [0, 1), of training.
 
-        A function of progress alone: a resumed run needs no scheduler's state.
+        It only depends on the progress, so a resumed run needs no scheduler state.
 
         >>> [round(Optim(lr=1.0, warmup=0.1).rate(at), 3) for at in (0.0, 0.05, 0.1, 0.55, 1.0)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
@@ -120,22 +120,22 @@ class Optim:
 
     @property
     def peak(self) -> float:
-        """The peak learning rate; ``ValueError`` where it is still to be found."""
+        """The peak learning rate; ``ValueError`` if it is ``auto``."""
         if self.lr == "auto":
-            raise ValueError("lr='auto' is found by a run of a recipe; accepted here is a number")
+            raise ValueError("lr='auto' works in runs of recipes only; accepted here: a number")
         return self.lr
 
 
 def layer_scales(network: nn.Module, paths: Sequence[str], decay: float) -> dict[nn.Parameter, float]:
-    """The factor of the learning rate of each weight: 1 for the head, ``decay`` more for each layer below it.
+    """The factor of the learning rate of each weight: 1 for the head, multiplied by ``decay`` for each earlier layer.
 
-    timm's groups (BEiT, arXiv 2106.08254) where a network has them; else the layers are its stages, the stem among the
-    first one, and all that comes after them.
+    The layers are those of timm (BEiT, arXiv 2106.08254) if the network has them; otherwise they are its stages, with
+    the stem in the first one, and the head.
 
     Args:
         network: a peer.
-        paths: the modules at whose outputs its stages end.
-        decay: in (0, 1].
+        paths: paths of the modules whose outputs end its stages.
+        decay: factor per layer, in (0, 1].
     """
     if hasattr(network, "group_matcher"):
         from timm.optim import param_groups_layer_decay
@@ -163,7 +163,7 @@ def by_owner(optimizer: torch.optim.Optimizer) -> dict[str, list[nn.Parameter]]:
 
 
 def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, list[dict[str, Any]]]:
-    """The optimizer's state of every weight, by owner: it is found again in whatever process a peer is trained."""
+    """The optimizer state of every weight, by owner, so that a peer can be resumed in another process."""
     state = optimizer.state_dict()
     found: dict[str, list[dict[str, Any]]] = {}
     for group in state["param_groups"]:
@@ -172,10 +172,10 @@ def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, list[dict[str, An
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Load what :func:`saved_state` returned; owners that this optimizer lacks are left aside.
+    """Load the output of :func:`saved_state`; owners that this optimizer does not have are ignored.
 
     Raises:
-        ValueError: an owner has another number of weights, or none is saved for it.
+        ValueError: an owner has another number of weights, or its state was not saved.
     """
     state = optimizer.state_dict()
     numbers: dict[str, list[int]] = {}

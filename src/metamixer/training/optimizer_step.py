@@ -1,5 +1,5 @@
-"""From a batch and its plan to new weights: forward, backward and update, in parts where a batch is too large, with an
-answer to losses that are not finite and to memory that is short.
+"""One optimizer step: forward, backward and update, optionally in micro-batches, with handling of losses that are not
+finite and of out-of-memory errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metamixer.training.settings import TrainSettings
 from metamixer.training.train_step import Compare, Step, StepInput, follow
 
 MOST_SKIPPED = 10
-"""Steps in a row that may be skipped: more of them are no accident."""
+"""The largest number of consecutive skipped steps."""
 
 
 class TrainingError(RuntimeError):
@@ -35,7 +35,7 @@ class NotFiniteError(TrainingError):
 
 
 class DoesNotFit(TrainingError):
-    """The memory is too small for the batch; the message says what fits."""
+    """There is not enough memory for the batch; the message says what fits."""
 
 
 class CohortWithLoss(nn.Module):
@@ -51,7 +51,7 @@ class CohortWithLoss(nn.Module):
         self.average = None if ema is None else Average(cohort, ema)
 
     def forward(self, given: Callable[[], StepInput]) -> Step:
-        """The step; its input comes in as a function, because torch's wrapper for several processes copies tensors."""
+        """Compute the step. The input is passed as a function, because DistributedDataParallel copies tensors."""
         return follow(self.cohort, self.loss, given(), self.compare)
 
 
@@ -61,12 +61,12 @@ class Updates:
     Args:
         grid: device, precision, processes.
         learner: cohort and loss.
-        module: the learner as the grid set it up.
-        optimizer: of its weights.
-        clip: the largest gradient norm of a peer, or None.
-        names: of the peers, for messages.
-        settings: how a batch is computed, and what follows a loss or gradient that is not finite.
-        signal: the number of the signal that this process got, or 0.
+        module: the learner after ``grid.setup``.
+        optimizer: optimizer of its weights.
+        clip: largest gradient norm of a peer, or None.
+        names: names of the peers in messages.
+        settings: how a batch is computed, and what to do if a loss or gradient is not finite.
+        signal: returns the number of the signal that this process received, or 0.
     """
 
     def __init__(
@@ -84,23 +84,23 @@ class Updates:
         self.grid, self.learner, self.module, self.optimizer = grid, learner, module, optimizer
         self.clip, self.names, self.settings = clip, names, settings
         self.factor = 1.0
-        """Of the learning rate; ``backoff`` halves it."""
+        """Factor of the learning rate, which ``backoff`` halves."""
         self._signal, self._agreed = signal, 0
         self.scaler = torch.amp.GradScaler(grid.device.type, enabled=settings.precision == "16")
         self.skipped_in_a_row = 0
-        # Reading a loss waits for the device. On an accelerator that is done one step late, unless it must decide.
+        # Reading a loss synchronizes. On an accelerator it is read one step late, unless the step depends on it.
         self._looks_at_once = grid.device.type == "cpu" or settings.on_nonfinite != "stop"
         self._late = LateLook(names)
 
     def __call__(self, given: StepInput, when: str) -> Step | None:
-        """One step; None if it was skipped.
+        """Make one step; returns None if it was skipped.
 
         Args:
             given: batch, plan and progress of this process.
-            when: the step, for messages.
+            when: description of the step in messages.
 
         Raises:
-            TrainingError: the parts do not fit together, a loss is not finite, or the memory is too small.
+            TrainingError: the parts do not fit together, a loss is not finite, or there is not enough memory.
         """
         kept = None if self.settings.on_nonfinite == "stop" else [buffer.clone() for buffer in self.learner.buffers()]
         try:
@@ -117,7 +117,7 @@ class Updates:
                 raise NotFiniteError(found_late)
             return step
 
-        # Only here, because the error held on to every tensor of the step.
+        # Outside the handler, because the exception references all tensors of the step.
         def fits(parts: int) -> bool:
             return self._fits(given.within(parts).part(0, parts))
 
@@ -125,17 +125,17 @@ class Updates:
         raise DoesNotFit(what_fits(given.batch, self.settings.micro_batches, fits if alone else None))
 
     def signalled(self, *, anew: bool) -> int:
-        """The number of a signal that some process got, in all processes at the same step; 0 without one.
+        """The number of a signal that any process received, the same in all processes at a step; 0 if none.
 
         Args:
-            anew: ask now. Otherwise it is what came before the step's numbers were compared, if they were.
+            anew: exchange signals now. Otherwise return the result of the exchange in the last step, if there was one.
         """
         if self.grid.world > 1 and self._looks_at_once and not anew:
             return self._agreed
         return int(self.grid.largest(self._signal())[0])
 
     def finish(self) -> None:
-        """Look at the last step as well, before its weights are saved.
+        """Check the last step too, before its weights are saved.
 
         Raises:
             NotFiniteError: its loss was not finite.
@@ -149,13 +149,13 @@ class Updates:
         terms: dict[str, Tensor] = {}
         for peer in self.learner.cohort.learners:
             step = self._learn(given, peer)
-            for name, value in {**step.terms, **step.watched}.items():  # each peer's own, from when it was its turn
+            for name, value in {**step.terms, **step.watched}.items():  # values of each peer from its own pass
                 own = torch.arange(len(value), device=value.device) == peer
                 terms[name] = torch.where(own, value, terms.get(name, value))
         return step._replace(terms=terms, watched={})
 
     def _learn(self, given: StepInput, peer: int | None) -> Step:
-        """Forward, backward and an update of all peers, or of one."""
+        """Forward, backward and update of all peers, or of one."""
         self.optimizer.zero_grad(set_to_none=True)
         step = self._gradients(given, peer)
         if self.scaler.is_enabled():
@@ -163,9 +163,9 @@ class Updates:
         norms = self._clip()
         if self._looks_at_once:
             wrong = not_finite(step.terms, self.names)
-            if not self.scaler.is_enabled():  # it leaves out steps with gradients that are too large for its scale
+            if not self.scaler.is_enabled():  # the scaler itself skips steps whose gradients overflow at its scale
                 wrong = wrong or _wrong_norms(norms)
-            # One collective for both: whether a number is bad, and whether a signal came.
+            # One collective for both: whether a value is not finite, and whether there was a signal.
             bad, signal = self.grid.largest(float(bool(wrong)), self._signal())
             self._agreed = int(signal)
             if bad:
@@ -177,13 +177,13 @@ class Updates:
         return step
 
     def _gradients(self, given: StepInput, peer: int | None) -> Step:
-        """The step of the batch; its gradients are on the weights."""
+        """Compute the step of a batch and accumulate its gradients in the weights."""
         parts, batch = self.settings.micro_batches, given.batch
         whole = len(batch if batch.whole is None else batch.whole)
         found = []
         for number in range(parts):
             part = given.part(number, parts)
-            # Parts and shares differ by a sample where they do not divide the batch: each counts by its size.
+            # Uneven parts and shares are weighted by their size.
             weight = len(part.batch) * self.grid.shares / whole
             last = number == parts - 1
             with nullcontext() if last else self.grid.without_averaging(self.module):
@@ -193,19 +193,19 @@ class Updates:
                 )
                 self.grid.backward(self.scaler.scale(objective if weight == 1 else objective * weight))
             found.append((_numbers(step), len(part.batch) / len(batch)))
-            del step, objective  # and with them all activations
+            del step, objective  # frees all activations
         return found[0][0] if parts == 1 else _joined(found)
 
     def _forward(self, given: StepInput, peer: int | None) -> Step:
         try:
             with self.learner.cohort.learning(peer), self.grid.autocast():
                 step = cast(Step, self.module(lambda: given))
-        except ValueError as error:  # how parts say that they do not fit together
+        except ValueError as error:  # raised by parts that do not fit together
             raise TrainingError(str(error)) from error
         return step._replace(terms=_float32(step.terms), watched=_float32(step.watched))
 
     def _clip(self) -> dict[str, Tensor]:
-        """The gradient norm of every owner before it was clipped; none where nobody needs them."""
+        """Clip gradients, and return the norm of every owner before clipping; empty if norms are not needed."""
         if self.clip is None and self.settings.on_nonfinite == "stop":
             return {}
         largest = float("inf") if self.clip is None else self.clip
@@ -228,7 +228,7 @@ class Updates:
             warnings.warn(f"{found} in {when}: {done}", RuntimeWarning, stacklevel=4)
 
     def _fits(self, part: StepInput) -> bool:
-        """Whether a part of a batch goes through forward and backward."""
+        """Whether forward and backward of a part of a batch fit in memory."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.grid.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -258,19 +258,19 @@ def _wrong_norms(norms: Mapping[str, Tensor]) -> str:
 
 
 def _float32(terms: Terms) -> dict[str, Tensor]:
-    """Terms that were computed in half precision are added up in float32."""
+    """Terms computed in half precision as float32, in which they are summed."""
     half = (torch.bfloat16, torch.float16)
     return {name: term.float() if term.dtype in half else term for name, term in terms.items()}
 
 
 def _numbers(step: Step) -> Step:
-    """A step without its graph and without the activations inside of the networks."""
+    """A step without its graph and without the activations inside the networks."""
     terms, watched = ({name: value.detach() for name, value in of.items()} for of in (step.terms, step.watched))
     return Step(terms, Outputs(step.outputs.logits.detach()), step.targets, watched)
 
 
 def _joined(found: Sequence[tuple[Step, float]]) -> Step:
-    """The step of a batch from those of its parts and the share of the batch that each of them had."""
+    """Combine the steps of the parts of a batch, each with its share of the batch."""
 
     def added(parts: Sequence[tuple[Terms, float]]) -> dict[str, Tensor]:
         return {name: torch.stack([part[name] * share for part, share in parts]).sum(0) for name in parts[0][0]}

@@ -1,4 +1,4 @@
-"""Handle out-of-memory errors: recognise them, and suggest settings that fit."""
+"""Recognise out-of-memory errors and suggest settings that fit."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from metamixer.core.types import Batch
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether an error is an out-of-memory error; torch has a class for it on accelerators only."""
+    """Whether an error is an out-of-memory error; torch has an exception class for it on accelerators only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @torch.enable_grad()
 def kept_bytes(cohort: Cohort, images: Tensor) -> float:
-    """What autograd keeps of one image for the backward pass of all peers, which are in evaluation mode.
+    """The bytes that autograd saves per image for the backward pass of all peers, measured in evaluation mode.
 
     Args:
         cohort: the peers.
-        images: some, in memory of their own.
+        images: some images, in their own memory.
     """
     own = {weight.untyped_storage().data_ptr() for weight in (*cohort.parameters(), *cohort.buffers())}
     kept: dict[int, int] = {}
@@ -32,7 +32,7 @@ def kept_bytes(cohort: Cohort, images: Tensor) -> float:
         storage = saved.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return saved.detach()  # alive, so that no other tensor gets its place
+        return saved.detach()  # keeps the memory alive, so that its address is not reused
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         outputs = cohort(images)
@@ -41,15 +41,15 @@ def kept_bytes(cohort: Cohort, images: Tensor) -> float:
 
 
 def too_large(each: float, batch: Batch, micro_batches: int, free: float) -> str:
-    """What to do about a step that will not fit, in words; empty where it does.
+    """Suggestions for a step that does not fit in memory; empty if it fits.
 
-    On a CPU there is no error: the system kills the process.
+    Checked in advance, because on a CPU there is no error: the system kills the process.
 
     Args:
-        each: bytes of :func:`kept_bytes`.
-        batch: of this process.
-        micro_batches: how many parts it is taken in.
-        free: bytes.
+        each: bytes per image, from :func:`kept_bytes`.
+        batch: the batch of this process.
+        micro_batches: number of parts of the batch.
+        free: free memory in bytes.
     """
     count = len(batch)
     at_a_time = -(-count // micro_batches)
@@ -68,12 +68,12 @@ def too_large(each: float, batch: Batch, micro_batches: int, free: float) -> str
 
 
 def what_fits(batch: Batch, micro_batches: int, fits: Callable[[int], bool] | None) -> str:
-    """What to do about a batch that did not fit, in words.
+    """Suggestions for a batch that did not fit in memory.
 
     Args:
-        batch: that one.
-        micro_batches: how many parts it was taken in.
-        fits: tries the first of so many parts; None: it cannot be tried here.
+        batch: the batch.
+        micro_batches: number of parts of the batch.
+        fits: tries the first of that number of parts; None: it cannot be tried.
     """
     count, shape = len(batch), "x".join(map(str, batch.images.shape[1:]))
     at_a_time = counted(-(-count // micro_batches), "image")

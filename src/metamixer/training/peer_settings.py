@@ -16,14 +16,14 @@ from metamixer.core.ranges import Count, Positive, Weight, check_fields
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """How one peer learns.
+    """Training settings of one peer.
 
     Args:
-        lr: its peak learning rate; None: the optimizer's.
-        weight_decay: its weight decay; None: the optimizer's.
-        freeze: the stem (0), or the stem and so many stages, do not learn; None: all learns.
-        freeze_epochs: for so many epochs; None: for all.
-        stages: module paths at whose outputs its stages end; None: found.
+        lr: peak learning rate; None: that of the optimizer.
+        weight_decay: weight decay; None: that of the optimizer.
+        freeze: number of frozen stages in addition to the stem; 0 freezes the stem only; None freezes nothing.
+        freeze_epochs: number of epochs in which they are frozen; None: all.
+        stages: paths of the modules whose outputs end its stages; None: find them.
     """
 
     lr: Positive | None = None
@@ -37,15 +37,15 @@ class PeerSettings:
 
 
 class Freezing:
-    """Holds the first stages of peers, epoch by epoch.
+    """Freezes and releases the first stages of peers.
 
     Args:
         cohort: the peers of this process.
-        peers: of each peer, or none.
-        images: two of the training images.
+        peers: settings of each peer, or empty.
+        images: two training images.
 
     Raises:
-        ValueError: a peer has fewer stages, or no stem of its own.
+        ValueError: a peer has fewer stages, or no stem.
     """
 
     def __init__(self, cohort: Cohort, peers: Sequence[PeerSettings], images: Tensor) -> None:
@@ -58,7 +58,7 @@ class Freezing:
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """All that is held in some epoch."""
+        """All weights that are frozen in some epoch."""
         return [weight for part, _ in self._parts.values() for weight in part.parameters]
 
     def follow(self, epoch: int) -> bool:

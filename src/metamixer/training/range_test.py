@@ -1,4 +1,4 @@
-"""A learning rate by a range test: a short training in which it rises exponentially (Smith, arXiv 1506.01186)."""
+"""Learning-rate range test: a short training run in which the rate rises exponentially (Smith, arXiv 1506.01186)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from metamixer.training.trainer import Trainer
 
 STEPS = 100
 RANGES = {"sgd": (1e-5, 10.0), "adamw": (1e-6, 1.0)}
-_OLD = 0.9  # of the running mean of the loss
+_OLD = 0.9  # decay of the running mean of the loss
 _BELOW = 2.0
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test found.
+    """The result of a range test.
 
     Args:
-        rates: of each step.
-        losses: of the peers that learn, on average, each the running mean up to its step; NaN where the step failed.
-        lr: half of the rate at which the loss was lowest.
+        rates: learning rate of each step.
+        losses: mean loss of the peers that learn, as a running mean up to each step; NaN if the step failed.
+        lr: half of the rate with the smallest loss.
     """
 
     rates: tuple[float, ...]
@@ -57,24 +57,24 @@ def range_test(
     peers: Sequence[PeerSettings] = (),
     names: Sequence[str] | None = None,
 ) -> RangeTest:
-    """Train for :data:`STEPS` steps while the rate rises over the range of the optimizer; the parts are used up.
+    """Train for :data:`STEPS` steps while the learning rate rises over the range of the optimizer.
 
-    Seeded as a training is: the same parts give the same rate, in all processes.
+    The test is seeded like training: the same parts give the same rate, in all processes.
 
     Args:
-        cohort, mixer, loss: built as for a training, which needs others.
-        train: its batches.
-        settings: of the loop.
-        optim: its schedule and rate are not used.
-        grid: the processes of the run, launched.
-        peers: what is different for each peer.
-        names: of the peers.
+        cohort, mixer, loss: parts for this test only, because it changes them.
+        train: training batches.
+        settings: settings of the loop.
+        optim: optimizer; its schedule and rate are not used.
+        grid: the launched processes of the run.
+        peers: settings of each peer.
+        names: names of the peers.
 
     Raises:
-        TrainingError: the loss is not finite from the first steps on, or does not fall at any rate.
+        TrainingError: the loss is not finite from the first steps on, or does not decrease at any rate.
     """
     if is_auto(mixer):
-        mixer = replace(mixer, strength=0.0)  # type: ignore[type-var]  # as a training begins
+        mixer = replace(mixer, strength=0.0)  # type: ignore[type-var]  # the strength at the start of training
     first = _First(train, min(STEPS, len(train)))
     epochs = -(-STEPS // len(first))
     seen = _Losses(len(cohort.learners))
@@ -85,11 +85,11 @@ def range_test(
         optim=_Rising(**{**vars(optim), "lr": high, "low": low, "steps": epochs * len(first)}),
         grid=grid, peers=peers, names=names, callbacks=[seen],
     )  # fmt: skip
-    with suppress(NotFiniteError):  # of more steps in a row than may be skipped: the end of the range
+    with suppress(NotFiniteError):  # too many consecutive skipped steps: the end of the range
         trainer.fit(first)
     rates = tuple(low * (high / low) ** (step / (STEPS - 1)) for step in range(STEPS))
     result: RangeTest | str = ""
-    if grid.is_first:  # which alone has seen the losses
+    if grid.is_first:  # only its callbacks get the losses
         try:
             result = found(rates, seen.values)
         except TrainingError as error:
@@ -101,28 +101,28 @@ def range_test(
 
 
 def found(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
-    """The rate that goes with the losses of a range test.
+    """Choose the learning rate from the losses of a range test.
 
     Raises:
-        TrainingError: none does.
+        TrainingError: the loss does not decrease at any rate.
     """
     mean, weight, smooth = 0.0, 0.0, []
     for value in [*losses, *[math.nan] * len(rates)][: len(rates)]:
         if math.isfinite(value):
             mean, weight = _OLD * mean + (1 - _OLD) * value, _OLD * weight + 1 - _OLD
         smooth.append(mean / weight if math.isfinite(value) else math.nan)
-    begin = len(rates) // 10  # in which the rate is too low to change anything
+    begin = len(rates) // 10  # in these steps the rate is too low to change the loss
     before = [value for value in losses[:begin] if math.isfinite(value)]
     known = [index for index in range(begin, len(rates)) if math.isfinite(smooth[index])]
     lowest = min(known, key=smooth.__getitem__, default=-1)
     if lowest < 0 or not before or smooth[lowest] >= sum(before) / len(before):
-        raise TrainingError("optim.lr=auto: the loss falls at no learning rate of the range test; accepted is a number")
+        raise TrainingError("optim.lr=auto: the loss falls at no learning rate of the range test; accepted: a number")
     return RangeTest(tuple(rates), tuple(smooth), float(f"{rates[lowest] / _BELOW:.2g}"))
 
 
 @dataclass(frozen=True)
 class _Rising(Optim):
-    """From ``low`` to ``lr`` in :data:`STEPS` of ``steps`` steps."""
+    """A rate that rises from ``low`` to ``lr`` in the first :data:`STEPS` of ``steps`` steps."""
 
     low: float = 1e-5
     steps: int = STEPS
@@ -150,7 +150,7 @@ class _First:
 
 
 class _Losses:
-    """Notes the loss of each step."""
+    """Records the loss of each step."""
 
     def __init__(self, learners: int) -> None:
         self.learners, self.values = learners, list[float]()

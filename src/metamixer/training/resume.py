@@ -1,6 +1,6 @@
 """Save and resume the training state.
 
-A checkpoint has all peers, in whatever process they are trained, so that a run may be resumed by other processes.
+A checkpoint contains the peers of all processes, so that a run can be resumed with another number of processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from metamixer.training.running_means import Sums
 class Best:
     """The best peer so far by validation accuracy (negative log-likelihood breaks ties).
 
-    Without validation data: the first peer that learns, after the last epoch.
+    Without validation data it is the first peer that learns, after the last epoch.
     """
 
     epoch: int
@@ -46,21 +46,21 @@ class Best:
 
 @dataclass
 class TrainingState:
-    """What changes while a trainer runs, apart from the weights.
+    """The state of a trainer.
 
     Args:
         learner: cohort and loss.
-        optimizer: its state is saved.
-        updates: its factor of the learning rate is saved.
-        sums: of the epoch, this process's share.
-        classes: how many the peers know.
-        step: steps done.
+        optimizer: the optimizer.
+        updates: the optimizer steps; their factor of the learning rate is saved.
+        sums: sums of the epoch, for the share of this process.
+        classes: number of classes of the peers.
+        step: number of steps done.
         best: the best peer so far.
-        best_step: after which step it was found.
-        rate: the learning rate of the last step.
-        skipped: steps of this epoch that changed nothing.
-        open_epoch: whether the sums hold an epoch that was not closed.
-        strength: of mixing, where it follows the training.
+        best_step: the step after which it was found.
+        rate: learning rate of the last step.
+        skipped: number of skipped steps in this epoch.
+        open_epoch: whether the sums are those of an unfinished epoch.
+        strength: strength of mixing, if it is ``auto``.
     """
 
     learner: CohortWithLoss
@@ -78,13 +78,13 @@ class TrainingState:
 
 
 class Keeper:
-    """Writes and reads the checkpoints of a training.
+    """Writes and reads the checkpoints of a run.
 
     Args:
         grid: processes.
-        folder: the run's folder, or None: nothing is kept.
-        facts: what manifests say beside the step, and what has to be the same when the run resumes; the value of a fact
-            those in ``NAME_before`` are accepted for ``NAME`` too.
+        folder: the run folder; None: no checkpoints.
+        facts: entries of the manifest that must be equal when the run is resumed; values listed in ``NAME_before`` are
+            accepted for ``NAME`` too.
     """
 
     def __init__(self, grid: ProcessGrid, folder: Path | None, facts: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ class Keeper:
 
     @property
     def last(self) -> str:
-        """The last good checkpoint, in words."""
+        """A message with the last good checkpoint."""
         try:
             found = checkpoint.pointed(self.folder, "LATEST") if self.folder else None
         except checkpoint.CheckpointError:
@@ -102,11 +102,11 @@ class Keeper:
         return f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
 
     def save(self, run: TrainingState, *pointers: str, whole: bool) -> Path | None:
-        """Write a checkpoint and let the pointers name it; every process has to call it.
+        """Write a checkpoint and set the pointers to it; every process has to call this.
 
         Raises:
-            NotFiniteError: a weight is infinite or NaN. Earlier checkpoints stay.
-            OSError: it cannot be written.
+            NotFiniteError: a weight is infinite or NaN. Earlier checkpoints are kept.
+            OSError: the checkpoint cannot be written.
         """
         if self.folder is None:
             return None
@@ -145,15 +145,15 @@ class Keeper:
                 checkpoint.prune(self.folder)
             except OSError as error:
                 failed = str(error)
-        if failed := self.grid.from_first(failed):  # all processes end, and none waits for one that ended
+        if failed := self.grid.from_first(failed):  # raised in all processes, so that none waits for another
             raise OSError(failed)
         return path
 
     def resume(self, run: TrainingState) -> None:
-        """Put the run where its latest checkpoint is; where there is none it stays at its beginning.
+        """Load the latest checkpoint into ``run``; without a checkpoint it does not change.
 
         Raises:
-            CheckpointError: no checkpoint is usable, or it is of another recipe.
+            CheckpointError: no checkpoint is usable, or it was written with another recipe.
         """
         found = checkpoint.read_latest(self.folder) if self.folder else None
         if found is None:
@@ -176,7 +176,7 @@ class Keeper:
         found.load_weights(run.learner, partial=self.grid.groups > 1)
         try:
             load_state(run.optimizer, state["optimizer"])
-            if self.grid.share == 0:  # the sums are those of all shares
+            if self.grid.share == 0:  # the saved sums include all shares
                 run.sums.load(state["sums"], self.grid.device)
             run.open_epoch = state["sums"]["images"] > 0
             run.step, run.skipped, run.best_step = state["step"], state["skipped"], state["best_step"]
@@ -191,7 +191,7 @@ class Keeper:
             raise checkpoint.CheckpointError(f"the state in {found.path} does not fit this run: {error}") from error
 
     def _repair_best(self, found: checkpoint.Checkpoint, run: TrainingState) -> None:
-        """``BEST`` as the checkpoint says it is, where it was lost or damaged and this is the one that it named."""
+        """Restore ``BEST`` if it is missing or damaged and the loaded checkpoint is the best one."""
         assert self.folder is not None  # noqa: S101
         try:
             known = checkpoint.pointed(self.folder, "BEST")

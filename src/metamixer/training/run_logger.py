@@ -1,4 +1,4 @@
-"""The metrics of a run, written to its folder."""
+"""Write the metrics of a run to its folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metamixer.training.callbacks import EpochRecord, Start, StepRecord, flat_ro
 
 
 class Files:
-    """``metrics.jsonl`` and ``metrics.csv`` in a run's folder, one row an epoch.
+    """Writes ``metrics.jsonl`` and ``metrics.csv`` in a run folder, with one row per epoch.
 
-    A resumed run first drops the rows after the checkpoint, so that each epoch stands there once.
+    A resumed run first removes the rows after its checkpoint, so that each epoch occurs once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,10 +49,10 @@ class Files:
         self._write_csv()
 
     def on_end(self) -> None:
-        """Each row is written."""
+        """Nothing to do: all rows are written already."""
 
     def _write_csv(self) -> None:
-        # An epoch without validation has fewer columns, so the names come from all rows.
+        # Epochs without validation have fewer columns, so take the names from all rows.
         if names := list(dict.fromkeys(name for row in self._rows for name in row)):
             text = io.StringIO()
             writer = csv.DictWriter(text, fieldnames=names)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Sums:
-    """Adds up the terms of a loss and the right answers of each peer; nothing is read from the device before the end.
+    """Sums the terms of a loss and the correct predictions of each peer on the device, without synchronizing.
 
     >>> sums = Sums()
     >>> logits, targets = torch.eye(2).expand(3, 2, 2), torch.eye(2)
@@ -24,7 +24,7 @@ class Sums:
         self.images = 0
 
     def add(self, terms: Mapping[str, Tensor], logits: Tensor, targets: Tensor) -> None:
-        """One step: terms ``(P,)``, logits ``(P, B, C)``, soft targets ``(B, C)``."""
+        """Add a step: terms ``(P,)``, logits ``(P, B, C)``, soft targets ``(B, C)``."""
         count = logits.shape[1]
         right = (logits.argmax(-1) == targets.argmax(-1)).sum(-1)
         weighed = {f"term/{name}": value.detach() * count for name, value in terms.items()}
@@ -33,13 +33,13 @@ class Sums:
         self.images += count
 
     def means(self) -> tuple[dict[str, list[float]], list[float]]:
-        """Each term's mean for each peer, and each peer's share of right answers."""
+        """The mean of each term for each peer, and the accuracy of each peer."""
         mean = {name: (value / max(1, self.images)).tolist() for name, value in self.values.items()}
         accuracy = mean.pop("right", [])
         return {name.removeprefix("term/"): value for name, value in mean.items()}, accuracy
 
     def summed(self, add: Callable[[Tensor], Tensor]) -> Sums:
-        """These sums and those of the other processes, which ``add`` adds to each tensor it is given."""
+        """The sums over all processes; ``add`` sums a tensor over the processes."""
         whole = Sums()
         whole.values = {name: add(value) for name, value in self.values.items()}
         whole.images = int(add(torch.tensor(self.images)))

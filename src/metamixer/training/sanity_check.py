@@ -23,10 +23,10 @@ _LARGER = "accepted: larger batches, fewer micro_batches, or a loader with drop_
 
 
 def check_parts(cohort: Cohort, loss: nn.Module, grid: ProcessGrid, settings: TrainSettings) -> None:
-    """Refuse what the device and the processes cannot do, before anything is loaded.
+    """Refuse combinations that the device and the processes do not support, before anything is loaded.
 
     Raises:
-        TrainingError: says what is accepted.
+        TrainingError: the combination is not supported; the message says what is accepted.
     """
     kind, micro_batches = grid.device.type, settings.micro_batches
     if settings.update == "alternating" and (cohort.branched or cohort.parallel == "threads" or grid.groups > 1):
@@ -85,19 +85,19 @@ def dry_run(
     """Move cohort and loss to their device, and run every peer on two images in evaluation mode.
 
     Args:
-        cohort: it keeps the peers of this process.
-        loss: its ``setup`` is called, seeded.
-        batch: the first one.
-        grid: device and processes, launched.
-        names: of the peers.
-        seed: of the loss's weights.
-        classes: of the data, or None.
+        cohort: the cohort; it then only keeps the peers of this process.
+        loss: the loss; its ``setup`` is called with a seed.
+        batch: the first batch.
+        grid: device and launched processes.
+        names: names of the peers.
+        seed: seed of the weights of the loss.
+        classes: number of classes of the data, or None.
 
     Returns:
-        How many classes the peers know.
+        The number of classes of the peers.
 
     Raises:
-        TrainingError: a peer cannot take the images, the peers disagree about the classes, or an image is not finite.
+        TrainingError: a peer cannot take the images, the number of classes is wrong, or an image is not finite.
     """
     if grid.groups > 1:
         features = "features" in Loss.of(loss).needs
@@ -119,9 +119,9 @@ def dry_run(
         cohort.train(training)
     known = outputs.logits.shape[-1]
     if known < 2:
-        raise TrainingError("the peers put out 1 class, which leaves nothing to tell apart; accepted: two or more")
+        raise TrainingError("the peers have outputs for 1 class; accepted: two classes or more")
     if classes is not None and known != classes:
-        raise TrainingError(f"the peers ({', '.join(names)}) put out {known} classes, the data have {classes}")
+        raise TrainingError(f"the peers ({', '.join(names)}) have outputs for {known} classes, the data have {classes}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "loss"))
         try:
@@ -135,18 +135,18 @@ def dry_run(
 def check_learning(
     cohort: Cohort, first: Batch, smallest: int, grid: ProcessGrid, micro_batches: int, names: Sequence[str]
 ) -> None:
-    """Run every peer that learns in training mode, where some compute more, on as few images as it will ever get.
+    """Run every peer that learns in training mode, in which some run more layers, on the smallest number of images.
 
     Args:
-        cohort: the peers of this process; modes, statistics and random numbers stay as they are.
+        cohort: the peers of this process; modes, statistics and random states do not change.
         first: a batch.
-        smallest: images of the smallest batch.
+        smallest: size of the smallest batch.
         grid: device and precision.
-        micro_batches: parts of each.
-        names: of the peers.
+        micro_batches: number of parts of a batch.
+        names: names of the peers.
 
     Raises:
-        TrainingError: parts without images, or a peer cannot learn from such images, or from a single one.
+        TrainingError: there are parts without images, or a peer cannot learn from such images, or from a single one.
     """
     if smallest < micro_batches:
         raise TrainingError(f"the smallest batch has {smallest} images for {micro_batches} micro-batches; {_LARGER}")
@@ -184,7 +184,7 @@ def _shape(images: Tensor) -> str:
 
 
 def wrong_label(batch: Batch, classes: int) -> str:
-    """A label out of range, in words; empty if there is none. Waits for the device."""
+    """A message about invalid labels of the whole batch; empty if they are valid. Synchronizes."""
     labels = batch.labels if batch.whole is None else batch.whole
     return wrong_labels(labels.cpu(), classes)
 

@@ -1,4 +1,4 @@
-"""The settings of the training loop: one frozen value, which the recipe's ``train`` section extends."""
+"""The settings of the training loop, which the ``train`` section of recipes extends."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from metamixer.training.class_weights import ClassWeights
 
 Precision = Literal["32", "bf16", "16"]
 HALF = {"bf16": torch.bfloat16, "16": torch.float16}
-"""What is computed in by autocast."""
+"""The data types of autocast."""
 Update = Literal["joint", "alternating"]
 OnNonfinite = Literal["stop", "skip", "backoff"]
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Information that a training loop passes on without using it.
+    """Information about a run for checkpoints, callbacks and checks.
 
     Args:
-        facts: for the checkpoints' manifests, such as a hash of the recipe: a run is resumed with the same ones only.
-        notes: for callbacks, at the start.
-        classes: how many there are, so that networks with other outputs are refused; None: not known.
+        facts: entries of checkpoint manifests, such as a hash of the recipe; they must be equal when a run is resumed.
+        notes: notes for callbacks at the start.
+        classes: number of classes; networks with another number of outputs are refused. None: unknown.
     """
 
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -40,43 +40,45 @@ class TrainSettings:
     """The settings of the training loop.
 
     Args:
-        epochs: how many times the training images are seen.
-        seed: random seed of training, the networks' dropout included, and of the initial weights.
-        precision: ``32``; ``bf16`` (autocast), about twice as fast where the processor has it; or ``16`` (autocast in
+        epochs: number of passes over the training images.
+        seed: random seed of training, including dropout, and of the initial weights.
+        precision: ``32``; ``bf16`` (autocast), about twice as fast with hardware support; or ``16`` (autocast in
             float16 with gradient scaling), for GPUs without bf16.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        devices: processes on this machine.
-        num_nodes: machines. Under torchrun, devices and num_nodes are what it started.
-        peer_groups: groups of processes that the peers are divided among, so that a device holds its own peers alone:
-            outputs travel and no weights. Inside of a group each process has its share of every batch. 1: every process
-            has all peers.
-        timeout: minutes after which a process that does not answer is given up.
-        micro_batches: parts that a batch is computed in, one after the other, where it does not fit into memory.
-        mixing_groups: samples are mixed with partners of their own of so many interleaved parts of a batch. None: as
-            many as there are shares and micro-batches, whose samples cannot meet. A run of one process with the number
-            of another one's shares times its micro-batches repeats it.
-        on_nonfinite: what follows a loss or gradient that is infinite or NaN: ``stop``, ``skip`` the step, or
-            ``backoff``: skip it and halve the learning rate for good. More than ten in a row always stop.
-        update: ``joint``: all peers learn from one forward pass. ``alternating``: one after the other, each from what
-            the others predict after their own update (Algorithm 1 of arXiv 1706.00384); P forward passes of each.
-        select_small_loss: for wrong labels, with every loss: the share of each batch, of the largest cross-entropies,
-            that is left out (``metamixer.training.small_loss``), of each part and each process by itself; 0: none.
-        select_small_loss_ramp: the share of training over which that share rises from 0.
-        label_smoothing: the share of every target, as mixed, that is spread over all classes (arXiv 1512.00567).
-        class_weights: weights of the classes in every cross-entropy: ``none``; ``balanced``: in inverse proportion to
-            the training images of a class; ``effective``: by their effective number (arXiv 1901.05555).
+        devices: number of processes on this machine.
+        num_nodes: number of machines. Under torchrun, devices and num_nodes are those that it started.
+        peer_groups: number of groups of processes among which the peers are divided, so that a device only holds its
+            own peers; groups exchange outputs, not weights. Each process of a group has its share of every batch. 1:
+            every process has all peers.
+        timeout: minutes after which a process that does not respond is considered lost.
+        micro_batches: number of parts in which a batch is computed, one after the other, to save memory.
+        mixing_groups: number of interleaved parts of a batch whose samples are only mixed with each other. None: the
+            number of processes that share a batch times the micro-batches, whose samples cannot be mixed. With that
+            number one process reproduces a run of several.
+        on_nonfinite: what to do if a loss or gradient is infinite or NaN: ``stop``, ``skip`` the step, or ``backoff``:
+            skip it and halve the learning rate permanently. More than ten skipped steps in a row always stop the run.
+        update: ``joint``: all peers learn from one forward pass. ``alternating``: one peer after the other, each from
+            predictions of the others after their updates (Algorithm 1 of arXiv 1706.00384), with P forward passes.
+        select_small_loss: share of each batch that is left out, that with the largest cross-entropies, for data with
+            wrong labels and any loss (``metamixer.training.small_loss``); applied to each micro-batch and process
+            separately. 0: none.
+        select_small_loss_ramp: share of training over which that share rises from 0.
+        label_smoothing: share of every mixed target that is spread over all classes (arXiv 1512.00567).
+        class_weights: class weights in every cross-entropy: ``none``; ``balanced``: inversely proportional to the
+            number of training images; ``effective``: by the effective number (arXiv 1901.05555).
         class_weights_beta: beta of ``effective``.
-        ema: decay of an exponential moving average of every peer's weights, such as 0.999: the averaged peers are
-            validated, evaluated and deployed; None: the peers as they learn.
-        patience: stop early, after so many epochs in which validation accuracy was not better (equal accuracy: negative
-            log-likelihood); the schedule is that of all epochs. None: train them all.
+        ema: decay of an exponential moving average of the weights of every peer, such as 0.999; the averaged peers are
+            validated, evaluated and deployed. None: no averages.
+        patience: stop early after this number of epochs without a better validation accuracy (ties: negative
+            log-likelihood); the schedule is still that of all epochs. None: no early stopping.
         strength_target: for mixers with ``strength: auto``: the overfitting to allow at the end of training. After the
-            share t of it strength rises if overfitting is surely above ``t * strength_target``, falls if it is below.
-        strength_rise: the share of training in which that strength can rise from 0 to 1.
-        continued: after which epochs the learning-rate schedule started anew, because a run that had ended with so many
-            was given more; ``metamixer train --resume RUN --epochs N`` sets it.
-        checkpoint_every: epochs between checkpoints. One is also written at the end and when a signal comes.
-        validate_every: epochs between validations; the last epoch always ends with one.
+            share t of training, strength rises if overfitting is significantly above ``t * strength_target``, and falls
+            if it is significantly below.
+        strength_rise: share of training in which that strength can rise from 0 to 1.
+        continued: epochs after which the learning-rate schedule was restarted, because a finished run was extended;
+            set by ``metamixer train --resume RUN --epochs N``.
+        checkpoint_every: number of epochs between checkpoints. One is also written at the end and after a signal.
+        validate_every: number of epochs between validations; the last epoch is always validated.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -114,7 +116,7 @@ class TrainSettings:
             raise ValueError(f"continued={self.continued}: accepted are rising numbers below epochs={self.epochs}")
 
     def schedule(self, epochs_done: float) -> float:
-        """The share of the learning-rate schedule that is done.
+        """The share of the learning-rate schedule that is done after ``epochs_done`` epochs.
 
         >>> TrainSettings(epochs=10).schedule(5), TrainSettings(epochs=10, continued=(5,)).schedule(5)
         (0.5, 0.0)

@@ -1,7 +1,7 @@
-"""Which launcher started this process: torchrun, srun, the first process of a training, or the user.
+"""Detect the launcher of this process: torchrun, srun, the first process of a run, or the user.
 
-It is read from what these programs set themselves. Variables that anything may leave behind, such as ``RANK``, count
-only beside them.
+The launcher is recognised by environment variables that only it sets. Generic variables such as ``RANK``, which may be
+left over from anything, are only used together with these.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Literal
 from metamixer.training.settings import TrainSettings
 
 CHILD = "METAMIXER_CHILD"
-"""Set by the first process of a training for those that it starts."""
+"""Set by the first process of a run for those that it starts."""
 
 STRAY = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What launchers set for processes that are to meet: of no meaning where none of them started this one."""
+"""Variables by which launchers connect processes; meaningless if no launcher started this one."""
 
 _OTHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "JSM_NAMESPACE_SIZE": "jsrun"}
 
 
 @dataclass(frozen=True)
 class Started:
-    """Who started this process, which one it is, and how many there are: in all and on this machine."""
+    """The launcher of this process, its rank, and the number of processes in total and on this machine."""
 
     by: Literal["user", "training", "torchrun", "srun"] = "user"
     rank: int = 0
@@ -42,7 +42,7 @@ def started() -> Started:
         return Started("torchrun", _number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_WORLD_SIZE", 1))
     if CHILD in os.environ:
         return Started("training", _number("LOCAL_RANK", 0))
-    # A batch script that does not use srun is one process, whatever number of tasks was asked for.
+    # A batch script that does not use srun is one process, whatever number of tasks was requested.
     tasks, rank = _number("SLURM_STEP_NUM_TASKS", 1), _number("SLURM_PROCID", 0)
     if rank > 0:
         tasks = max(tasks, _number("SLURM_NTASKS", 1), rank + 1)
@@ -53,10 +53,10 @@ def started() -> Started:
 
 
 def layout(settings: TrainSettings) -> tuple[int, int]:
-    """Processes on each machine, and machines.
+    """The number of processes per machine, and the number of machines.
 
     Raises:
-        ValueError: the settings do not fit the way in which this process was started; says how to start it.
+        ValueError: the settings do not fit how this process was started; the message says how to start it.
     """
     here, devices, nodes = started(), settings.devices, settings.num_nodes
     if here.by == "torchrun":
@@ -83,7 +83,7 @@ def layout(settings: TrainSettings) -> tuple[int, int]:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks and writes; known before anything is launched."""
+    """Whether this is the process that prints and writes files; known before other processes are launched."""
     return started().rank == 0
 
 

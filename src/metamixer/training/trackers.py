@@ -1,7 +1,7 @@
-"""Metrics in TensorBoard, Weights & Biases and MLflow, beside a run's own files.
+"""Log metrics to TensorBoard, Weights & Biases and MLflow, in addition to the files of a run.
 
-A tracker has the interface of Lightning Fabric's loggers. It is called in a thread: a server that does not answer keeps
-no step waiting, and one that fails stops nothing.
+A tracker has the interface of the loggers of Lightning Fabric. It is called in a thread, so that a server that does not
+respond does not delay steps, and one that fails does not stop training.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from metamixer.training.interrupt import Interrupted
 
 Name = Literal["tensorboard", "wandb", "mlflow"]
 PACKAGES: dict[Name, tuple[str, ...]] = {"tensorboard": (), "wandb": ("wandb",), "mlflow": ("mlflow",)}
-"""What each of them needs beside metamixer: the extra of its name."""
-_PATIENCE = 30.0  # seconds for the last metrics at the end
+"""The packages that each of them needs, installed by the extra of its name."""
+_PATIENCE = 30.0  # seconds to wait for the last metrics at the end
 
 
 @runtime_checkable
@@ -34,23 +34,24 @@ class Logger(Protocol):
     """The part of ``lightning.fabric.loggers.Logger`` that is used."""
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:
-        """Once, before the first metrics."""
+        """Called once, before the first metrics."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """After each epoch, with the steps done so far."""
+        """Called after each epoch, with the number of steps so far."""
 
     def finalize(self, status: str) -> None:
-        """At the end: ``success``, ``failed`` or ``aborted``."""
+        """Called at the end with ``success``, ``failed`` or ``aborted``."""
 
 
 class Tracker:
-    """A callback that hands the metrics of every epoch to a logger.
+    """A callback that passes the metrics of every epoch to a logger.
 
     Args:
-        logger: with the interface of Fabric's loggers; or what makes one of the step that training starts at.
-        settings: of the run, by their places: ``{"optim.lr": 0.1}``.
-        name: for messages; None: the logger's class.
-        patience: seconds that the end of training waits for the last metrics; None: 30.
+        logger: an object with the interface of the loggers of Fabric, or a function that creates one, called with the
+            step at which training starts.
+        settings: settings of the run by their keys: ``{"optim.lr": 0.1}``.
+        name: name in messages; None: the class of the logger.
+        patience: seconds to wait for the last metrics at the end of training; None: 30.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class Tracker:
         self._said = False
 
     def on_start(self, start: Start) -> None:
-        """Begin, in the tracker's thread."""
-        self._around = sys.exc_info()[1]  # of a caller that trains while it handles one
+        """Start the thread of the tracker."""
+        self._around = sys.exc_info()[1]  # an exception that the caller of the training is handling
         self._tasks.put(partial(self._begin, start.step))
         threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
@@ -78,14 +79,14 @@ class Tracker:
         """Steps are not sent: reading them would stall the device."""
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Hand the epoch over."""
+        """Queue the metrics of the epoch."""
         row = {name: value for name, value in record.flat().items() if name != "step"}
         self._tasks.put(partial(self._log, row, record.step))
         self._report_fault()
 
     def on_end(self) -> None:
-        """Finish, and wait a while for what is still on its way."""
-        stopped = sys.exc_info()[1]  # of the exception that ends the training
+        """Finish, and wait for the last metrics for a limited time."""
+        stopped = sys.exc_info()[1]  # the exception that ends training, if any
         whole = stopped is self._around
         status = "success" if whole else "aborted" if isinstance(stopped, Interrupted) else "failed"
         self._tasks.put(partial(self._finish, status))
@@ -98,14 +99,14 @@ class Tracker:
         try:
             while (task := self._tasks.get()) is not None:
                 task()
-        except BaseException as error:  # whatever an SDK raises, SystemExit included
+        except BaseException as error:  # SDKs may raise anything, including SystemExit
             self._fault = error
         finally:
             self._ended.set()
 
     def _begin(self, step: int) -> None:
         self._logger = self._given if isinstance(self._given, Logger) else self._given(step)
-        with contextlib.suppress(NotImplementedError):  # Fabric's CSVLogger takes none
+        with contextlib.suppress(NotImplementedError):  # raised by the CSVLogger of Fabric
             self._logger.log_hyperparams(self._settings)
 
     def _log(self, row: dict[str, float], step: int) -> None:
@@ -125,13 +126,13 @@ class Tracker:
 
 
 def trackers(names: Sequence[Name], folder: Path, settings: Mapping[str, Any]) -> list[Tracker]:
-    """The trackers of a run, by name."""
+    """Create the trackers of a run by name."""
     kinds: dict[Name, Callable[[Path, int], Logger]] = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _MLflow}
     return [Tracker(partial(kinds[name], folder), settings, name) for name in dict.fromkeys(names)]
 
 
 class _TensorBoard:
-    """Event files in ``events/``, without those of steps that a resumed run repeats."""
+    """Writes event files to ``events/``; a resumed run purges the steps that it repeats."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -139,7 +140,7 @@ class _TensorBoard:
         self._writer = SummaryWriter(str(folder / "events"), purge_step=step + 1)
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:
-        """They are in ``recipe.yaml``."""
+        """Nothing to do: the settings are in ``recipe.yaml``."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         for name, value in metrics.items():
@@ -152,7 +153,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run of Weights & Biases, offline in ``RUN/wandb`` where no key is known; a resumed run continues it."""
+    """A run of Weights & Biases, offline in ``RUN/wandb`` without an API key; a resumed run continues it."""
 
     def __init__(self, folder: Path, step: int) -> None:
         import wandb
@@ -180,7 +181,7 @@ class _Wandb:
 
 
 class _MLflow:
-    """A run of MLflow, where MLFLOW_TRACKING_URI says or by MLflow's default; a resumed run continues it."""
+    """A run of MLflow at MLFLOW_TRACKING_URI or the default of MLflow; a resumed run continues it."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from mlflow import MlflowClient, MlflowException
@@ -188,7 +189,7 @@ class _MLflow:
         self._client, known = MlflowClient(), _known(folder, "mlflow")
         try:
             self._run = None if known is None else self._client.get_run(known).info.run_id
-        except MlflowException:  # of another server
+        except MlflowException:  # the id belongs to another server
             self._run = None
         self._new = self._run is None
         if self._run is None:
@@ -203,9 +204,9 @@ class _MLflow:
     def log_hyperparams(self, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        if self._new:  # they cannot be changed afterwards
+        if self._new:  # parameters cannot be changed later
             values = [Param(key, str(value)[:500]) for key, value in params.items()]
-            for first in range(0, len(values), 100):  # the most that MLflow takes at once
+            for first in range(0, len(values), 100):  # the limit of MLflow per request
                 self._client.log_batch(self._run, params=values[first : first + 100])
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -219,7 +220,7 @@ class _MLflow:
 
 
 def _known(folder: Path, name: str) -> str | None:
-    """The id that the run has at a tracker; None: none yet."""
+    """The id of the run in a tracker; None if it has none yet."""
     return _ids(folder).get(name)
 
 

@@ -18,8 +18,8 @@ from metamixer.training.small_loss import SmallLoss
 
 
 class Step(NamedTuple):
-    """What a step computed: the terms to minimise, what they were computed from, and what the loss lets one watch
-    besides, such as the accuracy of a discriminator: numbers ``(P,)`` that are no part of the objective."""
+    """The result of a step: the terms to minimise, the outputs and targets, and values ``(P,)`` of the loss for logging
+    that are not part of the objective, such as the accuracy of a discriminator."""
 
     terms: Terms
     outputs: Outputs
@@ -29,12 +29,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Compare:
-    """How outputs and targets come to the loss.
+    """Computes the loss from outputs and targets.
 
     Args:
-        smoothing: the share of every target that is spread over all classes.
-        select: leaves the samples with the largest loss out of the terms; None: all count.
-        weights: of the classes ``(C,)`` in cross-entropies; None: all count alike.
+        smoothing: share of every target that is spread over all classes.
+        select: leaves out the samples with the largest losses; None: use all samples.
+        weights: class weights ``(C,)`` in cross-entropies; None: equal weights.
     """
 
     smoothing: float = 0.0
@@ -42,7 +42,7 @@ class Compare:
     weights: Tensor | None = None
 
     def __call__(self, loss: nn.Module, outputs: Outputs, targets: Tensor, progress: float | None) -> Terms:
-        """The terms."""
+        """Compute the terms."""
         targets = smoothed(targets, self.smoothing)
         if self.select:
             outputs, targets = self.select(outputs, targets, progress)
@@ -53,12 +53,12 @@ class Compare:
 
 @dataclass(frozen=True)
 class StepInput:
-    """What a step computes from, once its plan is drawn: nothing random is left but what the networks draw themselves.
+    """The input of a step. Only the networks themselves may draw further random numbers.
 
     Args:
-        batch: images ``(B, C, ...)``, labels ``(B,)``.
-        plan: what happens to that batch.
-        progress: the share of training that is done; None: settings that change with it are at full strength.
+        batch: images ``(B, C, ...)`` and labels ``(B,)``.
+        plan: the mix plan of the batch.
+        progress: share of training that is done; None: settings that change with it are at their final values.
     """
 
     batch: Batch
@@ -66,11 +66,11 @@ class StepInput:
     progress: float | None = None
 
     def within(self, parts: int) -> StepInput:
-        """The same, with partners that stay inside of ``parts`` parts of the batch, as :meth:`part` needs it."""
+        """The same with partners restricted to ``parts`` parts of the batch, as :meth:`part` needs it."""
         return StepInput(self.batch, self.plan.within(parts), self.progress)
 
     def part(self, number: int, parts: int) -> StepInput:
-        """The samples ``number``, ``number + parts``, ... and what the plan does to them."""
+        """The input for the samples ``number``, ``number + parts``, ..."""
         return StepInput(self.batch.part(number, parts), self.plan.part(number, parts), self.progress)
 
 
@@ -83,15 +83,15 @@ def train_step(
     progress: float | None = None,
     compare: Compare = Compare(),
 ) -> Step:
-    """One forward pass of every peer over one mixed batch, and the loss; ``total(step.terms).backward()`` follows.
+    """Run every peer on a mixed batch and compute the loss; call ``total(step.terms).backward()`` afterwards.
 
     Args:
         cohort: a :class:`~metamixer.Cohort`, or one wrapped for compilation or several processes.
         mixer: draws the plan from ``generator``.
         loss: maps outputs and soft targets to terms.
         batch: images ``(B, C, ...)``, labels, companions or None; or a pair (images, labels).
-        progress: the share of training that is done; None: settings that change with it are at full strength.
-        compare: label smoothing, weights of classes, and what is left out of the terms.
+        progress: share of training that is done; None: settings that change with it are at their final values.
+        compare: label smoothing, class weights, and selection of samples.
     """
     batch = Batch.of(batch)
     plan = mixer(batch.images, batch.labels, companions=batch.companions, generator=generator, progress=progress)
@@ -99,7 +99,7 @@ def train_step(
 
 
 def follow(cohort: nn.Module, loss: nn.Module, given: StepInput, compare: Compare = Compare()) -> Step:
-    """The step of a plan that is drawn already.
+    """:func:`train_step` with a given plan.
 
     Args:
         cohort, loss, compare: as in :func:`train_step`. Outputs and targets of the step are those of the whole batch.

@@ -48,10 +48,10 @@ class Fitted:
     """How training ended.
 
     Args:
-        step: steps done.
-        val: metrics on the validation split after the last epoch, or None without one.
-        epochs: epochs done: fewer than asked for where ``patience`` stopped the training.
-        best: which peer to deploy; its weights are those of the checkpoint ``BEST`` of the run's folder.
+        step: number of steps done.
+        val: metrics on the validation split after the last epoch, or None without validation.
+        epochs: number of epochs done; ``patience`` may have stopped training early.
+        best: the peer to deploy; its weights are in the checkpoint ``BEST`` of the run folder.
     """
 
     step: int
@@ -61,25 +61,26 @@ class Fitted:
 
 
 class Trainer:
-    """Trains a cohort. It gets parts that are built, and knows no names and no files but its own checkpoints.
+    """Trains a cohort. All parts are passed as objects; the only files are checkpoints.
 
     Args:
         cohort: the peers.
-        mixer: draws each step's plan.
-        loss: maps outputs and soft targets to terms: a :class:`~metamixer.losses.Loss`, or an ``nn.Module`` with such a
-            call and any of its hooks.
-        settings: of the loop.
+        mixer: draws the plan of each step.
+        loss: maps outputs and soft targets to terms: a :class:`~metamixer.losses.Loss`, or an ``nn.Module`` with the
+            same call and any of its hooks.
+        settings: settings of the loop.
         optim: optimizer and schedule.
-        peers: what is different for each peer: its rates, and what of it does not learn.
-        grid: processes that were started already; None: as the settings say.
-        folder: where checkpoints go (``checkpoints/``); None: none are written.
-        names: of the peers, for messages.
-        callbacks: read-only, see :class:`Callback`.
-        info: what is known of the run.
-        changes: settings by name, such as ``epochs=30``, instead of those in ``settings``.
+        peers: settings of each peer: learning rate, weight decay, and frozen stages.
+        grid: processes that are already started; None: start those of the settings.
+        folder: folder of the checkpoints (``checkpoints/``); None: write none.
+        names: names of the peers in messages.
+        callbacks: read-only callbacks, see :class:`Callback`.
+        info: information about the run.
+        changes: settings by name, such as ``epochs=30``, which replace those of ``settings``.
 
     Raises:
-        ValueError: a setting is unknown or out of its range.
+        TypeError: a setting is unknown.
+        ValueError: a setting is out of its range.
         TrainingError: the parts do not fit together.
     """
 
@@ -107,7 +108,7 @@ class Trainer:
         self.optim, self.peers, self.info = optim or Optim(), tuple(peers), info or RunInfo()
         try:
             if is_auto(mixer):
-                AutoStrength(self.settings)  # says now what does not fit
+                AutoStrength(self.settings)  # checks the settings
             self.grid = grid or ProcessGrid(self.settings)
         except ValueError as error:
             raise TrainingError(str(error)) from error
@@ -120,7 +121,7 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where the peers train; training batches come on it."""
+        """The device of the peers and of training batches."""
         return self.grid.device
 
     def fit(
@@ -131,22 +132,22 @@ class Trainer:
         plain: Iterable[Any] | None = None,
         resume: bool = False,
     ) -> Fitted:
-        """Train for all epochs, or from the latest checkpoint on.
+        """Train for all epochs.
 
         Args:
             train: a ``DataLoader`` of (images, labels), whose order and random numbers then depend on the seed, or
                 :class:`Batches`. Labels are class indices or soft labels.
-            val: batches or a ``DataLoader`` to validate on; None: the last epoch is deployed.
-            plain: batches or a ``DataLoader`` of some training images without augmentation, always the same ones, for a
-                mixer with ``strength="auto"``: what the peers know of them beyond ``val`` sets the strength.
+            val: batches or a ``DataLoader`` for validation; None: deploy the weights of the last epoch.
+            plain: batches or a ``DataLoader`` of a fixed part of the training images without augmentation, for a mixer
+                with ``strength="auto"``; the gap between the accuracies on them and on ``val`` sets the strength.
             resume: resume from the latest checkpoint.
 
         Raises:
-            TrainingError: a loss was not finite, memory is short, or a peer cannot take the images.
+            TrainingError: a loss is not finite, there is not enough memory, or a peer cannot take the images.
             WorkerError: a process that decodes images ended.
             ProcessLost: another process of the run ended.
-            Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1; a checkpoint of this step was written.
-            CheckpointError: no checkpoint is usable, or it is of another recipe.
+            Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1 was received; a checkpoint of the last step was written.
+            CheckpointError: no checkpoint is usable, or it was written with another recipe.
         """
         if self.settings.patience is not None and val is None:
             raise TrainingError(f"patience={self.settings.patience} needs validation data; accepted without is None")
@@ -184,22 +185,22 @@ class Trainer:
             clip=self.optim.clip,
             names=self.names,
             settings=self.settings,
-            signal=lambda: self._watch.number,
+            signal=lambda: self._watch.received,
         )
         self._run = TrainingState(learner, optimizer, updates, Sums(), known, strength=strength)
         if resume:
             self._keeper.resume(self._run)
         start = Start(self.settings.epochs, len(train), self._run.step, self.names, reading, self.info.notes)
-        looking = self.callbacks if self.grid.is_first else ()
+        active = self.callbacks if self.grid.is_first else ()
         try:
-            with self._watch:  # before anything says that training has begun: who sees it may send a signal
-                for callback in looking:
+            with self._watch:  # before any output shows that training has begun, because a signal may follow it
+                for callback in active:
                     callback.on_start(start)
-                val_report = self._epochs(train, val, looking, reading)
+                val_report = self._epochs(train, val, active, reading)
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}; {self._keeper.last}") from error
         finally:
-            for callback in looking:
+            for callback in active:
                 with self._watch.without_terminal():
                     callback.on_end()
         assert self._run.best is not None  # noqa: S101
@@ -233,11 +234,11 @@ class Trainer:
         if short := too_large(each, first, self.settings.micro_batches, available_memory()):
             raise DoesNotFit(short)
 
-    def _epochs(self, train: Batches, val: HeldOut | None, looking: Sequence[Callback], reading: str) -> Report | None:
+    def _epochs(self, train: Batches, val: HeldOut | None, active: Sequence[Callback], reading: str) -> Report | None:
         run, per_epoch = self._run, len(train)
         report: Report | None = None
         first, inside = divmod(run.step, per_epoch)
-        if run.open_epoch and not inside:  # stopped after the last step of an epoch, before it was closed
+        if run.open_epoch and not inside:  # stopped after the last step of an epoch, before its end
             first, inside = first - 1, per_epoch
         elif val is not None and (first >= self.settings.epochs or (not inside and self._is_over(first))):
             report = self.evaluate(val)
@@ -245,7 +246,7 @@ class Trainer:
             if not inside and self._is_over(epoch):
                 break
             began = time.perf_counter()
-            if self._freezing.follow(epoch):  # torch's wrapper averages the gradients that there were when it was made
+            if self._freezing.follow(epoch):  # DDP only averages weights that learned at its creation
                 run.updates.module = self.grid.setup(run.learner)
             self.cohort.train()
             self.grid.align(self.cohort)
@@ -270,12 +271,12 @@ class Trainer:
                     waited=wait,
                     seconds=time.perf_counter() - asked,
                 )
-                for callback in looking:
+                for callback in active:
                     with self._watch.without_terminal():
                         callback.on_step(record)
                 self._stop_if_asked(last=number == per_epoch - 1)
             inside = 0
-            terms_mean, accuracy = run.sums.summed(self.grid.summed).means()  # waits for the device
+            terms_mean, accuracy = run.sums.summed(self.grid.summed).means()  # synchronizes
             trained = time.perf_counter() - began
             run.updates.finish()
             if wrong := not_finite({name: torch.tensor(value) for name, value in terms_mean.items()}, self.names):
@@ -303,22 +304,22 @@ class Trainer:
                 strength=strength,
                 overfitting=overfitting,
             )
-            for callback in looking:
+            for callback in active:
                 with self._watch.without_terminal():
                     callback.on_epoch(record_epoch)
-            # Last: a run that dies before this comes by here again, and what the callbacks wrote is written anew.
+            # Last: a run that is killed before repeats this epoch, and its callbacks write their output again.
             self._keep(epoch + 1, report, chosen_by_validation=val is not None)
         return report
 
     def _step(self, batch: Batch, epoch: int, number: int, per_epoch: int) -> Terms:
         run, grid = self._run, self.grid
         progress = run.step / (self.settings.epochs * per_epoch)
-        # Reading labels stalls accelerators: there only those of the first step are looked at.
+        # Reading labels synchronizes accelerators, so there only those of the first step are checked.
         if (grid.device.type == "cpu" or run.step == 0) and (wrong := wrong_label(batch, run.classes)):
             raise TrainingError(f"{wrong} (epoch {epoch + 1}, batch {number + 1})")
         scheduled = self.settings.schedule(run.step / per_epoch) if self.settings.continued else progress
         self._set_rate(self.optim.rate(scheduled) * run.updates.factor)
-        # Dropout draws from torch's global generator, so it is seeded for the step.
+        # Dropout draws from the global generator of torch, so seed it for each step.
         torch.manual_seed(derive(self.settings.seed, "network", run.step, grid.rank))
         when = f"step {run.step + 1} (epoch {epoch + 1}, batch {number + 1}, learning rate {run.rate:g})"
         step = run.updates(StepInput(batch, self._plan(batch, progress), progress), when)
@@ -334,10 +335,10 @@ class Trainer:
         return terms
 
     def _plan(self, batch: Batch, progress: float) -> MixPlan:
-        """This process's part of the plan of the whole batch, which all processes draw alike."""
+        """The part of this process of the plan of the whole batch, which all processes draw identically."""
         draws = generator(self.settings.seed, "mix", self._run.step, 0)
         labels, images, companions = batch.labels, batch.images, batch.companions
-        if batch.whole is not None:  # mixers look at the shape of images alone: those of other processes stay away
+        if batch.whole is not None:  # mixers only use the shape of images, so those of other processes are not needed
             labels = batch.whole
             images = images[:1].expand(len(labels), *images.shape[1:])
             companions = None if companions is None else companions[:1].expand(len(labels), *companions.shape[1:])
@@ -357,11 +358,11 @@ class Trainer:
             group["lr"] = rate * group["scale"]
 
     def evaluate(self, batches: Iterable[Any], averaged: bool = True) -> Report:
-        """Every peer and the ensemble on held-out batches, which the processes divide among them.
+        """Evaluate every peer and the ensemble on held-out batches, which are divided among the processes.
 
         Args:
-            batches: the same in every process.
-            averaged: of the averaged peers, where they are averaged; False: of the cohort as it is.
+            batches: the same batches in every process.
+            averaged: use the averaged weights, if there are any; False: use the current weights.
         """
         average = self._run.learner.average if averaged and hasattr(self, "_run") else None
         if average is not None:
@@ -388,25 +389,25 @@ class Trainer:
             found, better = Best(epoch, learning[0], float("nan"), float("nan")), True
         if better:
             run.best, run.best_step = found, run.step
-            # LATEST moves last: a run that dies in between comes by here again.
+            # LATEST last: a run that is killed in between repeats this epoch.
             self._keeper.save(run, "BEST", "LATEST", whole=True)
         elif last or epoch % self.settings.checkpoint_every == 0 or self._is_over(epoch):
             self._keeper.save(run, "LATEST", whole=True)
 
     def _is_over(self, epoch: int) -> bool:
-        """Whether patience has an end after that epoch; of the checkpoint alone, so that a resumed run knows it too."""
+        """Whether early stopping ends training after an epoch, from the state in the checkpoint only."""
         best, patience = self._run.best, self.settings.patience
         if patience is None or best is None or epoch % self.settings.validate_every:
             return False
         return epoch - best.epoch >= patience
 
     def _stop_if_asked(self, *, last: bool) -> None:
-        if number := self._run.updates.signalled(anew=last):  # validation may take long: it is asked before
+        if number := self._run.updates.signalled(anew=last):  # also before validation, which may take long
             raise Interrupted(number, self._run.step, self._keeper.save(self._run, "LATEST", whole=False))
 
 
 def _compare(settings: TrainSettings, counts: Any, classes: int, device: torch.device) -> Compare:
-    """What the settings say about targets and terms; ``counts``: training images of each class, or None."""
+    """The comparison of outputs and targets from the settings; ``counts``: training images of each class, or None."""
     rate, weights = settings.select_small_loss, None
     if settings.class_weights != "none":
         if counts is None or len(counts) != classes:

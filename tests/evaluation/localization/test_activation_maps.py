@@ -141,7 +141,7 @@ def test_the_stage_is_the_last_that_has_an_extent():
 
 def test_what_makes_no_map_is_told():
     network = Pooled()
-    with pytest.raises(NoMap, match=r"'4' puts out \(2, 4\)"):
+    with pytest.raises(NoMap, match=r"'4' returns \(2, 4\)"):
         raw_maps(network, torch.zeros(2, 1, 8, 8), stage="4")
 
 

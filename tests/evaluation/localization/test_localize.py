@@ -118,7 +118,7 @@ def test_a_network_without_a_map_does_not_stop_the_others(found):
     mixed = localize([Flat(), Sees()], images, boxes, names=("flat", "well"), **settings)
     assert [one.as_dict() for one in mixed.networks] == [found[0].networks[0].as_dict()]
     assert (mixed.stages, mixed.map_agreement) == (("features",), ((pytest.approx(1),),))
-    assert mixed.notes[0].startswith("flat was not measured: Flat has no stage that puts out a map")
+    assert mixed.notes[0].startswith("flat was not measured: Flat has no stage that returns a map")
     with pytest.raises(NoMap, match="Flat has no stage"):
         localize([Flat()], images, boxes, **settings)
     shown = gallery([Flat(), Sees()], images.images[:2], images.labels[:2], ("a", "b"), mean=mean, std=std)

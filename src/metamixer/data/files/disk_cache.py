@@ -1,4 +1,4 @@
-"""Decoded images on disk, written once by the processes that need them and read by all that come later."""
+"""Cache of decoded images on disk: written once by the first processes that need them, then only read."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from metamixer.data.files.streaming import FolderImages
 from metamixer.data.image_set import evenly_spaced
 
 Attempt = Callable[..., dict[int, Any]]
-"""As ``load_files._Bad.attempt``: a task for many files in threads, which notes those that cannot be read."""
+"""Like ``load_files._Bad.attempt``: runs a task for many files in threads and records those that cannot be read."""
 
-_SHARD = 2**26  # bytes, about
+_SHARD = 2**26  # approximate size in bytes
 _INSTEAD = "accepted is a folder on a disk with room, or data.cache=off, which decodes files in each epoch"
 
 
 def cache_folder(cache: str | Path) -> Path | None:
-    """Where decoded images go: nowhere (``off``), into the system's folder for caches (``auto``), or a folder.
+    """The folder for decoded images: none (``off``), one in the cache folder of the system (``auto``), or a given one.
 
     Raises:
-        DataError: a file lies there.
+        DataError: the path is a file.
     """
     if cache == "off":
         return None
@@ -52,10 +52,10 @@ class DiskCache:
     """The images of one preparation in the cache.
 
     Args:
-        folder: of the cache.
-        images: a set whose files are decoded.
-        side: the shorter side of stored images, where random crops are cut out of them; None: they are stored as they
-            are evaluated, and what is read is the same to the last bit.
+        folder: folder of the cache.
+        images: the set whose files are decoded.
+        side: length of the shorter side of stored images, for random crops; None: images are stored in the form used
+            for evaluation, and read back exactly.
     """
 
     folder: Path
@@ -71,28 +71,28 @@ class DiskCache:
 
     @property
     def home(self) -> Path:
-        """Where images of this preparation lie, of whatever set."""
+        """The folder of all images with this preparation, shared by all sets."""
         images = self.images
         how = f"{'x'.join(map(str, images.size))}-{images.fit}" if self.side is None else f"short{self.side}"
         white = "" if images.white == WHITE else f"-white{images.white}"
         return self.folder / f"{how}-{images.channels}x{images.bits}bit{white}.v1"
 
     def open(self) -> FolderImages:
-        """The set with what is stored; the files of other images are decoded."""
+        """The set with the images stored so far; the other files are decoded."""
         return self._with(_Stored.read(self.home), *self._known())
 
     def complete(self, attempt: Attempt) -> FolderImages:
-        """The set, after all of its images that can be read were stored.
+        """Store all images of the set that can be read, and return the set.
 
-        Several processes, of one run or of several, share the work: each shard is written by whoever locks it first,
-        and they wait for each other at the end. What a killed process had finished stays.
+        Several processes of one or more runs share the work: each shard is written by the process that locks it first,
+        and the processes wait for each other at the end. Shards finished by a process that was killed are kept.
 
         Raises:
-            OSError: nothing can be written there, or there is not enough room.
+            OSError: the folder is not writable, or there is not enough space.
         """
         rows, stamps = self._known()
         blocks = np.arange(len(rows)) // max(1, _SHARD // self._bytes_each(rows[:1]))
-        bad = set(rows[stamps == b""].tolist())  # gone; decoding says so
+        bad = set(rows[stamps == b""].tolist())  # missing files, which decoding reports
         tidied = False
         while True:
             stored = _Stored.read(self.home)
@@ -111,7 +111,7 @@ class DiskCache:
                 self._write(rows[part], stamps[part], attempt, bad, wait=True)
 
     def _known(self) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
-        """The files that the set has, and what each is known by."""
+        """The files of the set, and the stamp that identifies each."""
         rows = np.unique(self.images.rows.numpy())
         return rows, np.array([_stamp(self.images.files, row) for row in rows.tolist()], "S16")
 
@@ -126,7 +126,7 @@ class DiskCache:
         return replace(images, stored=found)
 
     def _prepare(self, rows: NDArray[np.int64]) -> None:
-        """Make the folder, clear up after killed processes, and look whether there is room."""
+        """Create the folder, remove leftovers of killed processes, and check the free space."""
         with _writing(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
             for partial in self.home.glob("*.tmp"):
@@ -141,7 +141,7 @@ class DiskCache:
             )
 
     def _bytes_each(self, rows: NDArray[np.int64]) -> int:
-        """Of a stored image, on average; where sizes differ by some headers."""
+        """The average size of a stored image; estimated from some headers if the sizes differ."""
         sizes = [self.images.size]
         if self.side is not None and len(rows):
             sizes = [size for row in rows[evenly_spaced(len(rows), 256).numpy()] if (size := self._size(row)[1])]
@@ -149,7 +149,7 @@ class DiskCache:
         return max(1, round(area * self.images.channels * (4 if self.images.bits == 16 else 1)))
 
     def _size(self, row: int, name: str = "") -> tuple[tuple[int, int], tuple[int, int]]:
-        """Height and width of a file and of what is stored of it."""
+        """Height and width of an image in its file, and as it is stored."""
         images, side = self.images, self.side
         if side is None:
             return images.size, images.size
@@ -157,12 +157,12 @@ class DiskCache:
             full = read_header(images.files[row], name).size
             scale = min(1.0, side / min(full))
             return full, (max(1, round(full[0] * scale)), max(1, round(full[1] * scale)))
-        return (side, side), (side, side)  # decoding says what is wrong with the file
+        return (side, side), (side, side)  # decoding reports what is wrong with the file
 
     def _write(
         self, rows: NDArray[np.int64], stamps: NDArray[np.bytes_], attempt: Attempt, bad: set[int], *, wait: bool
     ) -> bool:
-        """Store some images in one shard, unless another process has; False: it is at it, and not waited for."""
+        """Write images to a shard, unless another process has done so; False: it is doing so, and ``wait`` is False."""
         images = self.images
         fit: Literal["crop", "letterbox", "squash"] = images.fit if self.side is None else "squash"
 
@@ -184,7 +184,7 @@ class DiskCache:
 
 @dataclass(frozen=True)
 class _Stored:
-    """The shards of a folder and their indices as one, sorted by stamps."""
+    """The shards of a folder, and their joint index sorted by stamps."""
 
     shards: tuple[Path, ...]
     which: NDArray[Any]
@@ -201,14 +201,14 @@ class _Stored:
                 continue  # another process found it damaged
             except ValueError:
                 with suppress(OSError):
-                    path.unlink()  # it is written again
+                    path.unlink()  # will be written again
         index = np.concatenate(indices)
         which = np.repeat(np.arange(len(shards)), [len(each) for each in indices[1:]])
         order = np.argsort(index["stamp"], kind="stable")
         return cls(tuple(shards), which[order], index[order])
 
     def places(self, stamps: NDArray[np.bytes_]) -> NDArray[np.int64]:
-        """Where images are in the index, -1 if they are not."""
+        """The positions of images in the index; -1 if they are not in it."""
         if not len(self.index):
             return np.full(len(stamps), -1, np.int64)
         found = np.searchsorted(self.index["stamp"], stamps).clip(max=len(self.index) - 1)
@@ -216,7 +216,7 @@ class _Stored:
 
 
 def _stamp(files: Sequence[Source], row: int) -> bytes:
-    """What a file is known by: its place, size and time of change; another one after any of them changed."""
+    """The stamp that identifies a file: a hash of its path, size and modification time."""
     known: Callable[[int], str | None] = getattr(files, "known_by", lambda row: None)
     if (text := known(row)) is None:
         source = files[row]
@@ -224,14 +224,14 @@ def _stamp(files: Sequence[Source], row: int) -> bytes:
         try:
             found = source.stat()
         except OSError:
-            return b""  # decoding says what is wrong with it
+            return b""  # decoding reports what is wrong with it
         text = f"{os.path.abspath(source)}\0{found.st_size}\0{found.st_mtime_ns}"
     return blake2b(text.encode(errors="surrogateescape"), digest_size=16).digest()
 
 
 @contextmanager
 def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a shard, or give False. The system lets go of it when the process ends, however."""
+    """Hold the lock of a shard, or yield False. The system releases it when the process ends in any way."""
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=-1 if wait else 0)
@@ -242,7 +242,7 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
         yield True
     finally:
         with suppress(OSError):
-            path.with_suffix(".lock").unlink()  # who waits for a file that is gone tries again with a new one
+            path.with_suffix(".lock").unlink()  # a process that waits for a deleted file retries with a new one
         lock.release()
 
 

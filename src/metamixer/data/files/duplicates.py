@@ -12,23 +12,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 NEAR = 10
-"""Bits of 128 in which the hashes of copies may differ: docs/data.md has the measured rates."""
+"""The number of bits, of 128, in which the hashes of copies may differ; see docs/data.md for measured rates."""
 _ROWS = 256
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of an image to find its copies: a hash of its pixels, and one of its look; None for blank images."""
+    """Hashes of an image to find copies: of its pixels, and of its appearance (``look``, None for blank images)."""
 
     pixels: bytes
     look: NDArray[np.float32] | None
 
 
 def fingerprint(pixels: NDArray[np.uint8]) -> Fingerprint:
-    """``(C, H, W)`` uint8, decoded in full; of other than 3 channels the mean is looked at.
+    """The fingerprint of an image, ``(C, H, W)`` uint8 in full resolution.
 
-    The look is the difference hash of N. Krawetz ("Kind of Like That", 2013), along both axes: 128 bits that say where
-    a shrunken grey copy grows brighter to the right and downwards.
+    The look is the difference hash of N. Krawetz ("Kind of Like That", 2013) along both axes: 128 bits that say where a
+    small grey copy gets brighter to the right and downwards. Unless there are 3 channels, it is computed from their
+    mean.
     """
     digest = blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
     colour = len(pixels) == 3
@@ -42,14 +43,14 @@ def fingerprint(pixels: NDArray[np.uint8]) -> Fingerprint:
 
 
 def is_blank(pixels: NDArray[np.uint8]) -> bool:
-    """Whether nearly all pixels have one value: 99 % within 8 of the median, in each channel."""
+    """Whether nearly all pixels have the same value: 99 % of the values within 8 of the median of their channel."""
     flat = pixels.reshape(len(pixels), -1).astype(np.int16)
     return bool((np.abs(flat - np.median(flat, axis=1, keepdims=True)) <= 8).mean() >= 0.99)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """Two images, by their numbers, that are equal or look equal."""
+    """Two images, by their indices, that are equal or look equal."""
 
     first: int
     second: int
@@ -57,7 +58,7 @@ class Copy:
 
 
 def copies(prints: Sequence[Fingerprint | None]) -> list[Copy]:
-    """Every image that is a copy of one before it, with the first one that it is a copy of."""
+    """All images that are copies of an earlier one, each with the first image that it is a copy of."""
     found: list[Copy] = []
     seen: dict[bytes, int] = {}
     looks: list[int] = []
@@ -73,7 +74,7 @@ def copies(prints: Sequence[Fingerprint | None]) -> list[Copy]:
 
 
 def _near(prints: Sequence[Fingerprint | None], looks: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Positions in ``looks``: each with the first one before it that is within :data:`NEAR` bits."""
+    """Pairs of positions in ``looks``: the first earlier one within :data:`NEAR` bits, and the position itself."""
     if not looks:
         return
     signs = np.stack([one.look for number in looks if (one := prints[number]) is not None and one.look is not None])

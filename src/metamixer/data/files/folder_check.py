@@ -22,11 +22,11 @@ TINY = 16
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One file: its split (``all`` in a folder without splits), its class, and how it reads.
+    """One file: its split (``all`` in a folder without splits), its class, and whether it can be read.
 
-    ``code`` is ``ok`` or that of :class:`~metamixer.data.ImageError`, ``cause`` says it in words, and ``shape`` is
-    ``(C, H, W)``, or None if it cannot be read. ``blank`` images have nearly one colour, ``sixteen`` are those of 16
-    bits. ``fingerprint`` finds copies.
+    ``code`` is ``ok`` or that of :class:`~metamixer.data.ImageError`, ``cause`` is the reason in words, and ``shape``
+    is ``(C, H, W)``, or None if the file cannot be read. ``blank``: nearly all pixels have one colour. ``sixteen``: the
+    image has 16 bits. ``fingerprint``: to find copies.
     """
 
     path: Path
@@ -47,13 +47,13 @@ class FileCheck:
 
 @dataclass(frozen=True, eq=False)
 class FolderCheck:
-    """What :func:`check` found.
+    """The result of :func:`check`.
 
     Args:
         classes: the names of the class folders, sorted.
-        files: every file that is named like an image, in order.
-        ignored: hidden files and folders, and files not named like images.
-        notes: what is odd but no error.
+        files: all files with the suffix of an image, in order.
+        ignored: hidden files and folders, and files with other suffixes.
+        notes: unusual findings that are not errors.
     """
 
     classes: tuple[str, ...]
@@ -68,7 +68,7 @@ class FolderCheck:
 
     @cached_property
     def copies(self) -> tuple[Copy, ...]:
-        """Images that are copies of others; the numbers are those of ``files``, training images first."""
+        """Images that are copies of others, by their indices in ``files``; training images count as the first ones."""
         order = sorted(range(len(self.files)), key=lambda number: self.files[number].split not in ("train", "all"))
         found = copies([self.files[number].fingerprint for number in order])
         return tuple(Copy(order[one.first], order[one.second], one.kind) for one in found)
@@ -82,19 +82,19 @@ class FolderCheck:
 
     @property
     def counts(self) -> dict[tuple[str, str], int]:
-        """The number of images that can be read by split and class."""
+        """The number of readable images by split and class."""
         return dict(Counter((file.split, file.label) for file in self.files if file.code == "ok"))
 
 
 def check(folder: str | Path, layout: FolderLayout = "auto") -> FolderCheck:
-    """Decode every image of a folder in full, and report on each.
+    """Decode every image of a folder completely, and report on each.
 
     Args:
-        folder: of images.
-        layout: ``auto`` finds splits by their names; ``classes`` takes each folder for a class.
+        folder: a folder of images.
+        layout: ``auto`` recognises splits by their names; ``classes`` treats each folder as a class.
 
     Raises:
-        DataError: if there is no such folder, or its classes cannot be made out.
+        DataError: the folder does not exist, or its classes cannot be determined.
     """
     found = scan(Path(folder), layout)
 

@@ -15,7 +15,7 @@ from metamixer.data.files.image_file import SUFFIXES
 from metamixer.data.files.split_names import split_alike, split_named
 
 FolderLayout = Literal["auto", "classes"]
-"""``auto``: splits are recognised by their names; ``classes``: each folder is a class."""
+"""``auto``: recognise splits by their names; ``classes``: every folder is a class."""
 _SPLIT_WORD = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -25,10 +25,9 @@ class Layout:
 
     Args:
         classes: the names of the class folders, sorted.
-        parts: for ``train``, ``val``, ``test``, or ``all`` where the folder has no splits, the files and
-        their labels.
-        ignored: hidden files and folders, run folders, and files that are no images or lie in no class.
-        notes: what is odd but no error, in sentences.
+        parts: the files and labels of ``train``, ``val`` and ``test``, or of ``all`` if the folder has no splits.
+        ignored: hidden files and folders, run folders, files that are not images, and images outside of class folders.
+        notes: unusual findings that are not errors, as sentences.
     """
 
     classes: tuple[str, ...]
@@ -38,21 +37,20 @@ class Layout:
 
 
 def scan(root: Path, layout: FolderLayout = "auto") -> Layout:
-    """Look through a folder of images.
+    """Find the splits, classes and images of a folder.
 
-    Either ``root/train/CLASS/…`` with a validation and a test folder beside it, each optional, or ``root/CLASS/…``.
-    The first reading holds if a training folder has folders in it, or if all folders have names of splits
-    (:data:`~metamixer.data.files.split_names.ALIASES`, in any case). Within a class images are found at any depth,
-    through links too, but not in circles; runs are left out.
+    The folder is either ``root/train/CLASS/…`` with optional validation and test folders, or ``root/CLASS/…``. It is
+    the first if a training folder contains folders, or if all folders have names of splits
+    (:data:`~metamixer.data.files.split_names.ALIASES`, in upper or lower case). Images of a class are found at any
+    depth; links are followed, cycles are not. Run folders are left out.
 
     Args:
         root: the folder.
-        layout: ``classes`` takes each folder in ``root`` for a class, whatever its name and what it holds.
+        layout: ``classes`` treats each folder in ``root`` as a class, whatever its name and content.
 
     Raises:
-        DataError: if the folder is missing or has no class folders, if there is one class only, a class
-            without an image, classes that are more likely splits, or a class in ``val`` or ``test`` that is not in
-            ``train``.
+        DataError: the folder is missing or has no class folders, there is only one class, a class has no image, the
+            classes are probably splits, or a class in ``val`` or ``test`` is not in ``train``.
     """
     if layout not in ("auto", "classes"):
         raise DataError(f"layout={layout!r}; expected 'auto' or 'classes'")
@@ -107,7 +105,7 @@ def _layout(root: Path, parts: dict[str, Path], ignored: list[Path], notes: tupl
 
 
 def _classes(folder: Path, own: dict[str, Path], ignored: list[Path]) -> dict[str, tuple[Path, ...]]:
-    """The files of each class folder. A folder that holds runs and no image is the place of runs, and no class."""
+    """The files of each class folder. A folder that contains runs and no images is not a class."""
     found: dict[str, tuple[Path, ...]] = {}
     forms: dict[str, str] = {}
     for name, path in own.items():
@@ -127,7 +125,7 @@ def _classes(folder: Path, own: dict[str, Path], ignored: list[Path]) -> dict[st
 
 
 def _form(name: str) -> str:
-    """A name in Unicode form NFC; file systems differ in how they store accents."""
+    """A name in Unicode form NFC, because file systems store accents differently."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -150,7 +148,7 @@ def _check_classes(folder: Path, found: dict[str, tuple[Path, ...]], classes: tu
 
 
 def _refuse_splits(folder: Path, own: dict[str, Path]) -> None:
-    """Raise DataError where the folders are more likely splits, or lie around splits or classes."""
+    """Raise DataError if the folders are probably splits, or probably contain splits or classes."""
     where, instead = clean(folder), "data.layout=classes takes each folder for a class"
     alike = {split_alike(name): name for name in own}
     if "train" in alike and ("val" in alike or "test" in alike):

@@ -15,12 +15,12 @@ FEW = 5
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is hidden or a leftover of a system or an editor."""
+    """Whether a file is hidden or was left by an operating system."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run of ours: it has a recipe, whose first section is that of the data."""
+    """Whether a folder is a run folder of this package: it has a recipe that begins with the data section."""
     try:
         with (folder / "recipe.yaml").open("rb") as file:
             return file.read(5) == b"data:"
@@ -29,12 +29,12 @@ def is_run(folder: Path) -> bool:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file is named like an image that can be read."""
+    """Whether a file has the suffix of an image format that can be read."""
     return path.suffix.lower() in SUFFIXES
 
 
 def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What lies in a folder, by name; ``DataError`` if it cannot be listed."""
+    """The entries of a folder, sorted by name; ``DataError`` if it cannot be listed."""
     try:
         with os.scandir(folder) as found:
             yield from sorted(found, key=lambda entry: entry.name)
@@ -46,12 +46,12 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that is closed to us: a link to none
+    except OSError:  # a link to itself, or into a folder without permission
         return False
 
 
 def folders(folder: Path, ignored: list[Path]) -> dict[str, Path]:
-    """The visible folders in a folder by name; all else goes to ``ignored``."""
+    """The visible folders in a folder by name; all other entries are added to ``ignored``."""
     found = {}
     for entry in entries(folder):
         path = Path(entry.path)
@@ -63,10 +63,10 @@ def folders(folder: Path, ignored: list[Path]) -> dict[str, Path]:
 
 
 def images(folder: Path, ignored: list[Path]) -> tuple[Path, ...]:
-    """All that is named like an image, at any depth, sorted; with dead links and folders, which reading reports."""
+    """All entries with the suffix of an image, at any depth, sorted; reading reports dead links and folders."""
     seen = {_identity(path) for path in (folder.resolve(), *folder.resolve().parents)}
     found: list[Path] = []
-    # A list of what is open and no recursion: folders can be nested deeper than Python's calls.
+    # A stack instead of recursion: folders can be nested deeper than the recursion limit of Python.
     walks = [entries(folder)]
     while walks:
         entry = next(walks[-1], None)
@@ -95,7 +95,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def left_out(root: Path, ignored: list[Path]) -> tuple[str, ...]:
-    """A note of how many files were left out and why; of more than a few, their suffixes and places."""
+    """A note with the number of ignored files of each kind; with their suffixes and folders if there are many."""
     kinds: dict[str, list[Path]] = {}
     for path in ignored:
         kinds.setdefault(_kind(path), []).append(path)

@@ -1,4 +1,4 @@
-"""Decode image files strictly: what cannot be decoded faithfully is refused."""
+"""Decode image files strictly: files that cannot be decoded correctly are refused."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from metamixer.data.image_set import BARS
 
 Box = tuple[float, float, float, float]
 Crop = Callable[[int, int], Box]
-"""(width, height) -> (left, top, right, bottom), the part to cut out."""
+"""(width, height) -> (left, top, right, bottom) of the part to cut out."""
 
 Fit = Literal["crop", "letterbox", "squash"]
-"""How an image comes to the proportions of a size: ``crop`` keeps the largest centred part, ``letterbox`` all of it
-with grey bars beside, ``squash`` all of it with other proportions."""
+"""How an image is fitted to the aspect ratio of a size: ``crop`` keeps the largest centred part, ``letterbox`` adds
+grey bars, ``squash`` changes the aspect ratio."""
 WHITE = 65535
-# Uniform pixels shrink to a thousandth as a PNG: without a limit for all threads, files of 200 kB would fill a memory.
+# A PNG of uniform pixels is compressed to a thousandth: without a joint limit of all threads, files of 200 kB could
+# fill the memory.
 _ROOM = Room(MAX_PIXELS)
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
@@ -45,7 +46,7 @@ GREY_MODES = ("1", "L", "LA", "La")
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before it is decoded: height, width (upright) and channels."""
+    """The header of an image file: height and width (upright), channels, and whether it has 16 bits."""
 
     size: tuple[int, int]
     channels: int
@@ -56,7 +57,7 @@ def read_header(source: Source, name: str = "image") -> Header:
     """The size and channels of an image, without decoding it. For the arguments see :func:`read_image`.
 
     Raises:
-        ImageError: as :func:`read_image`, as far as the header shows it.
+        ImageError: as in :func:`read_image`, as far as the header shows the error.
     """
     name = clean(source) if isinstance(source, Path) else name
     if isinstance(source, np.ndarray):
@@ -71,7 +72,7 @@ def read_header(source: Source, name: str = "image") -> Header:
         upright = (width, height) if _orientation(image) >= 5 else (height, width)
         try:
             return Header(upright, 1 if _grey(image) else 3, has_16_bits(image))
-        except Exception as error:  # of the palette
+        except Exception as error:  # a damaged palette
             raise ImageError(f"{name}: damaged: {cause(error)}") from error
 
 
@@ -86,31 +87,33 @@ def read_image(
     white: int = WHITE,
     bits: int = 8,
 ) -> NDArray[Any]:
-    """An image as pixels.
+    """Read an image as an array.
 
-    Palette, CMYK, 1-bit and other modes become grey or RGB; transparency is laid on white; the EXIF
-    orientation is applied; of an animation the first frame is taken; 16-bit grey becomes 8-bit. With another number of
-    ``channels`` than 1 or 3 they are those of an array (``.npy``) or a TIFF, the pages of a TIFF, or RGBA or CMYK.
+    Palette, CMYK, 1-bit and other modes are converted to grey or RGB; transparent pixels are blended with white; the
+    EXIF orientation is applied; the first frame of an animation is used; 16-bit grey is converted to 8 bits. If
+    ``channels`` is neither 1 nor 3, the channels are those of an array (``.npy``) or a TIFF, the pages of a TIFF, or
+    RGBA or CMYK.
 
-    All that Pillow, as anybody has it, does in two lines, so that a network gets the same pixels without this package:
-    JPEGs are decoded in full, although a reduced scale would be faster for large ones.
+    Two lines of Pillow do the same, so that a network gets the same pixels without this package. Therefore JPEGs are
+    decoded in full resolution, although a reduced scale is faster for large images.
 
     Args:
-        source: the file, its content, or an image of Pillow.
-        channels: how many, or None for what the image has.
-        size: height and width to resize to (bilinear, antialiased). None: as it is.
-        name: what to call it in messages, if it is no file.
-        crop: chooses the part that is resized; None: as ``fit`` says.
-        fit: how the image comes to the proportions of ``size``.
-        white: the 16-bit value that becomes 255; values above it become 255, too.
-        bits: 8, or 16 to keep what 16-bit files hold.
+        source: the file, its content, or a Pillow image.
+        channels: number of channels; None: that of the image.
+        size: height and width to resize to (bilinear, antialiased). None: no resizing.
+        name: name of the image in messages, if it is not a file.
+        crop: chooses the part that is resized; None: according to ``fit``.
+        fit: how the image is fitted to the aspect ratio of ``size``.
+        white: the 16-bit value that is mapped to 255, like all larger values.
+        bits: 8, or 16 to keep the precision of 16-bit files.
 
     Returns:
-        ``(C, H, W)`` uint8, with ``bits=16`` float32 from 0 to 255.
+        ``(C, H, W)`` uint8, or with ``bits=16`` float32 from 0 to 255.
 
     Raises:
-        ImageError: names the file and the cause: missing, no file, empty, not an image, more than 64 million
-            pixels or 256 million bytes, 32-bit or float pixels (their range is unknown), or damaged.
+        ImageError: the file is missing, not a regular file, empty, not an image, damaged, larger than 64 million pixels
+            or 256 million bytes, or has 32-bit or float pixels, whose range is unknown. The message names file and
+            cause.
     """
     name = clean(source) if isinstance(source, Path) else name
     kind = _kind(source, name)
@@ -126,12 +129,12 @@ def read_image(
                 if size is not None:
                     plain = _resize(plain, size, crop, fit)
                 pixels = np.array(plain, dtype=np.uint8)
-                image.close()  # the file's pixels go while the room is still held
+                image.close()  # frees the pixels while their memory is still reserved
         except ImageError:
             raise
         except MemoryError as error:
             raise ImageError(f"{name}: not enough memory to decode it", "too-large") from error
-        except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
+        except Exception as error:  # decoders of Pillow raise many types of exceptions for damaged files
             raise ImageError(f"{name}: damaged: {cause(error)}") from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -147,7 +150,7 @@ def _read_planes(
     white: int,
     bits: int,
 ) -> NDArray[Any]:
-    """:func:`read_image` for what is no picture of 8 bits with 1 or 3 channels."""
+    """:func:`read_image` for all images other than 8-bit pictures with 1 or 3 channels."""
     header = read_header(source, name)
     with _ROOM.taken(header.size[0] * header.size[1] * max(1, (channels or header.channels) // 3)):
         try:
@@ -159,7 +162,7 @@ def _read_planes(
             raise
         except MemoryError as error:
             raise ImageError(f"{name}: not enough memory to decode it", "too-large") from error
-        except Exception as error:  # as of pictures
+        except Exception as error:  # as for pictures
             raise ImageError(f"{name}: damaged: {cause(error)}") from error
     return np.ascontiguousarray(found)
 
@@ -193,12 +196,12 @@ def _planes(source: Source, kind: str, channels: int | None, name: str, bits: in
 
 
 def _loses_bits(image: Image.Image) -> bool:
-    """Whether Pillow reads 8 of 16 bits, as of colour images: the raw mode in which it decodes them says so."""
+    """Whether Pillow reads only 8 of 16 bits, as in colour images; the raw mode of its decoder shows it."""
     return not image.mode.startswith("I") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _kind(source: Source, name: str) -> Literal["picture", "array", "tiff"]:
-    """How it is read: by Pillow, as an array, or as a TIFF that Pillow cannot read."""
+    """How an image is read: by Pillow, as an array, or as a TIFF that Pillow cannot read."""
     if isinstance(source, np.ndarray):
         return "array"
     if isinstance(source, Image.Image):
@@ -229,12 +232,12 @@ def largest_value(source: Source, name: str = "image") -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Asking a PNG without EXIF would decode it, because the entry may come last.
+    # For a PNG without EXIF in its header getexif() would decode the file, because the entry may be at its end.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     try:
         turn = image.getexif().get(0x0112, 1)
-    except Exception:  # the pixels are whole where what is said about them is damaged
+    except Exception:  # damaged metadata do not damage the pixels
         return 1
     return turn if isinstance(turn, int) and turn in TURNS else 1
 
@@ -247,7 +250,7 @@ def _grey(image: Image.Image) -> bool:
 
 
 def _plain(image: Image.Image, channels: int | None, white: int) -> Image.Image:
-    """Mode L or RGB."""
+    """The image in mode L or RGB."""
     mode = {1: "L", 3: "RGB", None: "L" if _grey(image) else "RGB"}[channels]
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64).clip(0, white)
@@ -271,10 +274,10 @@ def _resize(image: Image.Image, size: tuple[int, int], crop: Crop | None, fit: F
 
 
 def _centre(full: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The largest centred part of the proportions of ``size``, in an image of ``full`` width and height.
+    """The largest centred part with the aspect ratio of ``size``, in an image of ``full`` width and height.
 
-    Cut out first and resized then: the other way round, an image of 5000 x 1 would be blown up to a quarter
-    of a gigapixel on its way to 224 x 224.
+    Images are cropped before they are resized: otherwise an image of 5000 x 1 would be enlarged to a quarter of a
+    gigapixel on its way to 224 x 224.
     """
     width, height = full
     scale = min(height / size[0], width / size[1])

@@ -1,4 +1,4 @@
-"""Labels from CSV files, beside folders or instead of class folders."""
+"""Labels from CSV files, in addition to class folders or instead of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from metamixer.data.files.split_names import ALIASES, split_named
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """Which CSV files, and which of their columns.
+    """CSV files with labels.
 
     Args:
-        files: relative to the data folder. One that is called as a split, such as ``test.csv``, holds that split.
-        column: with the names of the classes.
+        files: paths relative to the data folder. A file with the name of a split, such as ``test.csv``, is that split.
+        column: the column with the class names.
     """
 
     files: tuple[str, ...]
@@ -30,25 +30,25 @@ class LabelFiles:
 
 
 class Label(NamedTuple):
-    """A row: the name of a class, and the split or None where nothing says it."""
+    """A row: the name of a class, and the split, or None if it is not given."""
 
     name: str
     split: str | None
 
 
 def scan_labelled(root: Path, layout: FolderLayout, labels: LabelFiles) -> Layout:
-    """A folder of images with the labels of files.
+    """A folder of images with labels from files.
 
-    In a folder of classes the images that are named get the label of their row, and the others keep that of their
-    folder; all training images have to be named. In any other folder the images are those of the rows, their classes
-    the sorted labels. A column ``split`` says which split an image is in.
+    In a folder of classes, images with a row get the label of that row, and other images that of their folder; all
+    training images need a row. In any other folder the images are those of the rows, and the classes are the sorted
+    labels. A column ``split`` gives the split of an image.
 
     Raises:
-        DataError: a file or a column is missing; an image is named twice, is not there, or has no row; a class or a
+        DataError: a file or a column is missing; an image has two rows, does not exist, or has no row; a class or a
             split does not exist.
     """
     if not root.is_dir():
-        return scan(root)  # which says what it is
+        return scan(root)  # raises the error
     rows = _rows(root, labels)
     where = " and ".join(clean(file) for file in labels.files)
     try:

@@ -1,4 +1,4 @@
-"""Limit the memory of decoding threads: a few small files may decode to gigabytes."""
+"""Limit the memory of decoding threads: a few small files can decode to gigabytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 
 class Room:
-    """Lets threads in while what they hold together stays within a limit. One alone always gets in.
+    """A budget that threads reserve parts of. A thread waits until its part fits; a single one never waits.
 
-    A fixed number of threads is the plainer way, and either slow for small images or too many for large ones.
+    A fixed number of threads would be simpler, but too small for small images or too large for large ones.
 
     Args:
-        limit: of all together, in any unit.
+        limit: the size of the budget, in any unit.
 
     >>> room = Room(10)
     >>> with room.taken(8), room.taken(2):
@@ -25,8 +25,8 @@ class Room:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._reset()
-        # A process is copied with its locks as they are, but without the threads that would release them.
-        if hasattr(os, "register_at_fork"):  # Windows copies no processes
+        # A forked process gets a copy of the locks, but not the threads that would release them.
+        if hasattr(os, "register_at_fork"):  # Windows has no fork
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
@@ -35,7 +35,7 @@ class Room:
 
     @contextmanager
     def taken(self, size: int) -> Iterator[None]:
-        """Wait until there is room for ``size`` and hold it."""
+        """Wait until ``size`` fits in the budget, and reserve it inside the block."""
         with self._changed:
             self._changed.wait_for(lambda: not self.held or self.held + size <= self.limit)
             self.held += size

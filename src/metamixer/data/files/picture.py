@@ -1,4 +1,4 @@
-"""Open pictures with Pillow, and refuse unsafe or mislabelled ones before decoding."""
+"""Open pictures with Pillow, and refuse unsafe or unsupported ones before they are decoded."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from metamixer.data.files.planes import magic
 
 Source = Path | bytes | Image.Image | NDArray[Any]
 MAX_PIXELS = 64_000_000
-# A header may name a block of any length, and Pillow reads it whole before it says how large the image is: a file of
-# 2 GB, which need not take any room on a disk, took 6 GB of memory. So many bytes hold MAX_PIXELS uncompressed.
+# A header may declare a block of any length, and Pillow reads all of it before it reports the size of the image: a
+# (sparse) file of 2 GB took 6 GB of memory. MAX_BYTES is the size of MAX_PIXELS uncompressed pixels.
 MAX_BYTES = 4 * MAX_PIXELS
-# Named one by one, because Pillow goes by content and would start Ghostscript for PostScript called x.jpg.
+# An explicit list, because Pillow recognises formats by content and would run Ghostscript for PostScript named x.jpg.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _BOXES = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIC"}
-"""Formats by the brand in their first box."""
+"""Names of formats by the brand in the first box of the file."""
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """What Pillow may open here: AVIF is a part of it, HEIC that of a plug-in."""
+    """The formats that Pillow may open: AVIF if Pillow supports it, HEIC if a plug-in is installed."""
     found = [*FORMATS, *(["AVIF"] if features.check("avif") else [])]
-    for plugin in ("pi_heif", "pillow_heif"):  # the same reader; the second also writes, and its wheels are GPL
+    for plugin in ("pi_heif", "pillow_heif"):  # the same reader; the second can also write, and its wheels are GPL
         with suppress(ImportError):
             import_module(plugin).register_heif_opener()
             found.append("HEIF")
@@ -41,9 +41,9 @@ def formats() -> tuple[str, ...]:
 
 
 def open_picture(source: Source, name: str) -> Image.Image:
-    """The image, its pixels still undecoded; ``ImageError`` says why it cannot be read."""
+    """Open an image without decoding its pixels; ``ImageError`` says why it cannot be read."""
     if isinstance(source, Image.Image):
-        return checked(source.copy(), name)  # what is handed in is not closed here
+        return checked(source.copy(), name)  # a copy, because callers close the result
     assert not isinstance(source, np.ndarray)  # noqa: S101
     try:
         if isinstance(source, Path):
@@ -72,14 +72,14 @@ def open_picture(source: Source, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: too large: {MAX_PIXELS:,} pixels are the most", "too-large") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have no number
+        if isinstance(error, OSError) and error.strerror:  # from the system; errors of Pillow have no strerror
             raise ImageError(f"{name}: cannot be read: {error.strerror}", "unreadable") from error
         raise ImageError(f"{name}: damaged: {cause(error)}") from error
     return checked(image, name)
 
 
 def checked(image: Image.Image, name: str) -> Image.Image:
-    """The image itself; ``ImageError`` if it is too large or has pixels of no known range."""
+    """The image itself; ``ImageError`` if it is too large or the range of its pixels is unknown."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
@@ -94,10 +94,10 @@ def checked(image: Image.Image, name: str) -> Image.Image:
 
 
 def has_16_bits(image: Image.Image) -> bool:
-    """Whether Pillow gives its values with 16 bits."""
+    """Whether Pillow returns 16-bit values for this image."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def cause(error: Exception) -> str:
-    """The message of an error."""
+    """The message of an exception, or its type if it has none."""
     return str(error) or type(error).__name__

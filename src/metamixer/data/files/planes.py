@@ -1,4 +1,4 @@
-"""Arrays, TIFF files of any number of channels, and 16 bits that are kept: images as planes, one for each channel."""
+"""Images as planes, one per channel: arrays, TIFF files with any number of channels, and 16-bit values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Resize = Callable[[Image.Image], Image.Image]
 
 
 def magic(source: Path | bytes) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
+    """The first bytes of a file; empty if it cannot be read."""
     if isinstance(source, bytes):
         return source[:32]
     try:
@@ -30,17 +30,17 @@ def magic(source: Path | bytes) -> bytes:
 
 
 def is_array(source: Path | bytes) -> bool:
-    """Whether it is what ``numpy.save`` writes."""
+    """Whether the file was written by ``numpy.save``."""
     return magic(source).startswith(_NUMPY)
 
 
 def is_tiff(source: Path | bytes) -> bool:
-    """Whether it is a TIFF, which Pillow may not be able to read."""
+    """Whether the file is a TIFF, which Pillow may not be able to read."""
     return magic(source).startswith(_TIFF)
 
 
 def shape_of_array(source: Path | bytes, name: str, most: int) -> tuple[tuple[int, int, int], bool]:
-    """``(C, H, W)`` and whether it has 16 bits, by the header alone; see :func:`read_array`."""
+    """``(C, H, W)`` and whether it has 16 bits, from the header only; see :func:`read_array`."""
     with _opened(source) as file:
         try:
             version = np.lib.format.read_magic(file)
@@ -53,12 +53,12 @@ def shape_of_array(source: Path | bytes, name: str, most: int) -> tuple[tuple[in
 
 
 def read_array(source: Path | bytes, name: str, most: int) -> NDArray[Any]:
-    """``(C, H, W)`` uint8 or uint16 of an array ``(H, W)``, ``(H, W, C)``, or ``(C, H, W)`` with C below both sides.
+    """Read an array ``(H, W)``, ``(H, W, C)``, or ``(C, H, W)`` with C below H and W as ``(C, H, W)`` uint8 or uint16.
 
     Args:
-        source: what ``numpy.save`` wrote. Pickled objects are not read.
-        name: for messages.
-        most: bytes that it may hold.
+        source: a file written by ``numpy.save``. Pickled objects are refused.
+        name: name of the image in messages.
+        most: the largest accepted number of bytes.
 
     Raises:
         ImageError: another shape or type, too large, or damaged.
@@ -72,7 +72,7 @@ def read_array(source: Path | bytes, name: str, most: int) -> NDArray[Any]:
 
 
 def planes_of_array(array: NDArray[Any], name: str, most: int) -> NDArray[Any]:
-    """:func:`read_array` of an array in memory."""
+    """:func:`read_array` for an array in memory."""
     _check(array.shape, array.dtype, name, most)
     return as_planes(array)
 
@@ -85,16 +85,16 @@ def as_planes(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_tiff(source: Path | bytes, name: str, most: int) -> NDArray[Any]:
-    """``(C, H, W)`` uint8 or uint16 of the first series of a TIFF: its samples or its pages are the channels.
+    """Read the first series of a TIFF as ``(C, H, W)`` uint8 or uint16: the channels are its samples or its pages.
 
     Raises:
-        ImageError: tifffile is not installed; another type, too large, or damaged.
+        ImageError: tifffile is not installed, or the image has another type, is too large, or is damaged.
     """
     with _opened(source) as file:
         series = _series(file, name, most)
         try:
             array = series.asarray()
-        except Exception as error:  # of its decoders
+        except Exception as error:  # any error of the decoders
             raise ImageError(f"{name}: damaged: {error}") from error
         return _moved(array, series.axes)
 
@@ -108,7 +108,7 @@ def shape_of_tiff(source: Path | bytes, name: str, most: int) -> tuple[tuple[int
 
 
 def pages(image: Image.Image) -> int:
-    """How many pages a TIFF has that Pillow opened; 1 for all else."""
+    """The number of pages of a TIFF opened by Pillow; 1 for other formats."""
     return int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
 
 
@@ -129,10 +129,10 @@ def read_pages(image: Image.Image, name: str) -> NDArray[Any]:
 
 
 def in_channels(planes: NDArray[Any], channels: int | None, name: str) -> NDArray[Any]:
-    """The planes that are asked for: grey three times, or colour as grey by ITU-R BT.601 as in Pillow.
+    """Convert planes to a number of channels: grey is repeated, colour becomes grey by ITU-R BT.601 as in Pillow.
 
     Raises:
-        ImageError: another number of channels.
+        ImageError: there is no such conversion.
     """
     there = len(planes)
     if channels in (None, there):
@@ -147,7 +147,7 @@ def in_channels(planes: NDArray[Any], channels: int | None, name: str) -> NDArra
 
 
 def valued(planes: NDArray[Any], white: int, bits: int) -> NDArray[Any]:
-    """uint8, or with ``bits=16`` float32 from 0 to 255; the 16-bit value ``white`` becomes 255."""
+    """Convert planes to uint8, or with ``bits=16`` to float32 from 0 to 255; the 16-bit value ``white`` becomes 255."""
     if bits == 16:
         deep = planes.dtype == np.uint16
         return (planes.clip(0, white) * (255 / white)).astype(np.float32) if deep else planes.astype(np.float32)
@@ -157,7 +157,7 @@ def valued(planes: NDArray[Any], white: int, bits: int) -> NDArray[Any]:
 
 
 def resized(planes: NDArray[Any], resize: Resize) -> NDArray[Any]:
-    """Each plane by itself, as Pillow resizes grey images of 8 bits or of floating values."""
+    """Resize each plane as Pillow resizes grey images of 8 bits or of float values."""
     return np.stack([np.asarray(resize(Image.fromarray(np.ascontiguousarray(plane)))) for plane in planes])
 
 

@@ -1,4 +1,4 @@
-"""Preparation of images, the same for training, evaluation and prediction."""
+"""Preparation of images for a network, the same in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from metamixer.data.errors import ImageError
 from metamixer.data.files.image_file import WHITE, Fit, read_image
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
-"""A file, its content, an image of Pillow, an array ``(H, W)`` or ``(H, W, C)``, a tensor ``(C, H, W)``."""
+"""A file, its content, a Pillow image, an array ``(H, W)`` or ``(H, W, C)``, or a tensor ``(C, H, W)``."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How images are brought to what a network takes; see :func:`metamixer.data.read_image`."""
+    """Converts images to the input of a network; for the settings see :func:`metamixer.data.read_image`."""
 
     channels: int
     size: tuple[int, int]
@@ -31,10 +31,10 @@ class Preparation:
     bits: int = 8
 
     def __call__(self, image: ImageInput, name: str = "image") -> Tensor:
-        """One image as ``(C, H, W)`` uint8, with 16 bits float32 from 0 to 255.
+        """Convert one image to ``(C, H, W)`` uint8, or with 16 bits to float32 from 0 to 255.
 
         Raises:
-            ImageError: it cannot be read, or is no image.
+            ImageError: the image cannot be read, or the argument is not an image.
         """
         source = Path(image) if isinstance(image, str) else image
         if isinstance(source, Tensor | np.ndarray):
@@ -50,7 +50,7 @@ class Preparation:
 
 
 def _from_array(given: NDArray[Any] | Tensor, channels: int, name: str) -> Image.Image | NDArray[Any]:
-    """An image of Pillow where it may be one, so that the same pixels come out; else an array of planes."""
+    """A Pillow image if possible, so that the result is the same as for a file; otherwise an array of planes."""
     array = given.permute(1, 2, 0).cpu().numpy() if isinstance(given, Tensor) and given.ndim == 3 else np.asarray(given)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
@@ -79,7 +79,7 @@ def each(images: Any) -> list[ImageInput]:
 
 
 def is_one(images: Any) -> bool:
-    """Whether this is one image."""
+    """Whether the argument is a single image."""
     return isinstance(images, str | Path | bytes | Image.Image) or (
         isinstance(images, Tensor | np.ndarray) and images.ndim < 4
     )

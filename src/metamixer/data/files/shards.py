@@ -1,4 +1,4 @@
-"""Shards: decoded images of many files in one, behind them an index with a checksum for each image."""
+"""Shards: files with the decoded pixels of many images, followed by an index with a checksum for each image."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from metamixer.data.files.image_file import Crop
 INDEX = np.dtype(
     [("stamp", "S16"), ("start", "<u8"), ("size", "<u4", (2,)), ("full", "<u4", (2,)), ("checksum", "<u4")]
 )
-"""Of each image: what its file is known by, where its pixels start, its height and width here and in its file."""
+"""An entry of the index: stamp of the file, offset of the pixels, height and width here and in the original file."""
 
 _END, _MAGIC = struct.Struct("<8sQI"), b"mmshard1"
-_OPEN = 64  # files that a process holds open
+_OPEN = 64  # the largest number of files that a process keeps open
 
 Decoded = tuple[bytes, tuple[int, int], NDArray[Any]]
 """Stamp, height and width of the file, and pixels ``(H, W, C)``."""
 
 
 def write_shard(path: Path, images: Iterable[Decoded]) -> None:
-    """Write a shard beside its place and move it there, so that nobody reads half of it.
+    """Write a shard atomically, to a temporary file that is then renamed.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it.
+        OSError: the shard cannot be written; no partial file remains.
     """
     partial = path.with_suffix(".tmp")
     try:
@@ -56,7 +56,7 @@ def write_shard(path: Path, images: Iterable[Decoded]) -> None:
 
 
 def read_index(path: Path) -> NDArray[Any]:
-    """The index of a shard; ``ValueError`` if it is cut off or damaged."""
+    """The index of a shard; ``ValueError`` if the file is truncated or damaged."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END) - _END.size
         if end >= 0:
@@ -72,22 +72,22 @@ def read_index(path: Path) -> NDArray[Any]:
 
 
 class StoredImages:
-    """Images in shards, read as they are asked for.
+    """Images in shards, read on demand.
 
-    Read and not mapped into memory: both share the system's copy among all processes and take the same time, but a
-    mapped file counts as memory of each process, and ends it by SIGBUS where the file is cut off or the disk fails.
+    The files are read rather than memory-mapped. Both take the same time, and all processes share the page cache. But a
+    mapped file counts as memory of each process, and a truncated file or a failing disk ends the process by SIGBUS.
 
-    Every image is compared with its checksum when a process reads it for the first time. A shard with a damaged image
-    is removed, with a warning, so that the next start stores its images again; until then the file is decoded.
+    Every image is compared with its checksum when a process first reads it. A shard with a damaged image is removed
+    with a warning, so that the next start stores its images again; until then the original files are decoded.
 
     Args:
         shards: the files.
-        which: ``(N,)``, the shard of every image that is stored.
+        which: ``(N,)``, the shard of every stored image.
         index: ``(N,)`` of :data:`INDEX`.
-        places: for every file of the set its place in the index, or -1.
-        channels: of the images.
-        dtype: of the values.
-        whole: whether the images are as they are evaluated, or larger, so that random crops can be cut out of them.
+        places: for every file of the set its position in the index, or -1.
+        channels: number of channels of the images.
+        dtype: data type of the pixels.
+        whole: whether the images are stored in the form used for evaluation, or larger for random crops.
     """
 
     def __init__(
@@ -107,18 +107,18 @@ class StoredImages:
         self._files: OrderedDict[int, int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files, which are of this process."""
+        """The state without open files, which belong to this process."""
         return self.__dict__ | {"_files": OrderedDict()}
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # taken here, because modules end before
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound here: modules are cleared first
         for file in self._files.values():
             close(file)
 
     def read(self, row: int, crop: Crop | None, into: Tensor) -> bool:
-        """File ``row``, whole or a part of it, into ``(1, C, H, W)`` that is channels last.
+        """Read file ``row``, or a crop of it, into a channels-last tensor ``(1, C, H, W)``.
 
-        A part is rounded to whole pixels of the stored image, cut out and resized. False: it is not stored so, or is
-        damaged.
+        A crop is rounded to pixels of the stored image, cut out and resized. Returns False if the image is not stored
+        in the required form, or is damaged.
         """
         place = int(self.places[row])
         if place < 0 or (crop is None) != self.whole:
@@ -141,18 +141,18 @@ class StoredImages:
             part = torch.from_numpy(pixels[top - first : bottom - first, left:right])[None].permute(0, 3, 1, 2)
             if part.shape == into.shape:
                 into.copy_(part)
-            else:  # what F.interpolate(mode="bilinear", antialias=True) calls, without its checks and a copy: a tenth
+            else:  # called by F.interpolate(mode="bilinear", antialias=True); its checks and copy would add a tenth
                 torch.ops.aten._upsample_bilinear2d_aa.out(part, into.shape[2:], False, None, None, out=into)
         return True
 
     def _room(self, shape: tuple[int, int, int]) -> NDArray[Any]:
-        """An array of that shape, the same memory again and again."""
+        """An array of that shape in a buffer that is reused."""
         if self._scratch.size < (needed := prod(shape)):
             self._scratch = np.empty(needed, self.dtype)
         return self._scratch[:needed].reshape(shape)
 
     def _filled(self, shard: int, into: NDArray[Any], start: int) -> bool:
-        """Fill the array from a shard; False if it is gone or too short."""
+        """Fill the array from a shard; False if the file is missing or too short."""
         try:
             if shard not in self._files:
                 if len(self._files) == _OPEN:
@@ -185,6 +185,6 @@ def _read_at(file: int, into: memoryview, start: int) -> int:
 
 
 def _pixels(first: float, last: float, stored: int, full: int) -> tuple[int, int]:
-    """An interval of the file's pixels in those of the stored image, at least one."""
+    """Convert an interval from pixels of the original file to pixels of the stored image, at least one."""
     start = min(round(first * stored / full), stored - 1)
     return start, max(start + 1, min(stored, round(last * stored / full)))

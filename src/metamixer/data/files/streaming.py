@@ -1,4 +1,4 @@
-"""Images decoded from disk for each batch, by worker processes if asked."""
+"""Decode images from disk for each batch, optionally in worker processes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from metamixer.data.image_set import Device, ImageSet, check_labels
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """Images on disk, one size for all.
+    """Images on disk, resized to one size.
 
     Args:
-        files: where the images are; may hold more than the set.
+        files: the files; may contain more than the images of the set.
         rows: ``(N,)`` int64, the position of each image of the set in ``files``.
         labels: ``(N,)`` int64.
         classes: the name of every class.
-        channels: how many.
-        size: height and width that every image is brought to.
-        fit, white, bits: see :func:`metamixer.data.read_image`; random crops have no ``fit``.
-        part: what the files are called in messages, if they have no path.
+        channels: number of channels.
+        size: height and width of the resized images.
+        fit, white, bits: see :func:`metamixer.data.read_image`; random crops do not use ``fit``.
+        part: name of the set in messages about images without a path.
         stored: decoded images that are read instead of files; None: all files are decoded.
 
     Raises:
-        DataError: a label has no class, or not every image has one.
+        DataError: a label is not a class, or the numbers of labels and images differ.
     """
 
     files: Sequence[Source]
@@ -61,19 +61,19 @@ class FolderImages:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the pixels."""
+        """Data type of the pixels: float32 with 16 bits, else uint8."""
         return torch.float32 if self.bits == 16 else torch.uint8
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """The largest centred part of each image, resized: ``(B,)`` int64 -> ``(B, C, H, W)`` uint8.
+        """Read images in the form used for evaluation: ``(B,)`` int64 -> ``(B, C, H, W)`` of :attr:`dtype`.
 
         Raises:
-            ImageError: names the first file that cannot be read.
+            ImageError: a file cannot be read; the message names the first one.
         """
         return self._images(indices, [None] * len(indices))
 
     def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
-        """A part of each image, resized: ``(B,)`` int64 and B parts -> ``(B, C, H, W)`` uint8."""
+        """Read a resized crop of each image: ``(B,)`` int64 and B crops -> ``(B, C, H, W)`` of :attr:`dtype`."""
         return self._images(indices, crops)
 
     def _images(self, indices: Tensor, crops: Sequence[Crop | None]) -> Tensor:
@@ -92,23 +92,23 @@ class FolderImages:
         return replace(self, rows=self.rows[indices], labels=self.labels[indices])
 
     def to(self, device: Device) -> FolderImages:
-        """The set itself: it holds no pixels."""
+        """The set itself, because it holds no pixels."""
         return self
 
     def image(self, row: int, crop: Crop | None = None) -> Tensor:
-        """File ``row``, the whole or a part of it, as ``(C, H, W)`` uint8; ``ImageError`` if it cannot be read."""
+        """Decode file ``row``, or a crop of it, as ``(C, H, W)``; ``ImageError`` if it cannot be read."""
         name = f"{self.part} image {row}"
-        how: dict[str, Any] = {"fit": self.fit, "white": self.white, "bits": self.bits}
-        return torch.from_numpy(read_image(self.files[row], self.channels, self.size, crop, name, **how))
+        options: dict[str, Any] = {"fit": self.fit, "white": self.white, "bits": self.bits}
+        return torch.from_numpy(read_image(self.files[row], self.channels, self.size, crop, name, **options))
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A batch to read: image indices, those of the companions or None, and what is done to the images.
+    """A batch to read: indices of the images, those of the companions or None, and the augmentation.
 
-    Without ``augment`` they are read as they are evaluated. ``views``: how many times every image is augmented.
-    ``again``: whether an image may come in other batches of an epoch, or also twice in one; it then has other crops.
-    ``part``: see :meth:`~metamixer.data.Augment.pixels`.
+    Without ``augment`` images are read in the form used for evaluation. ``views``: number of augmentations of every
+    image. ``again``: whether an image can occur in several batches of an epoch, or also repeatedly in one batch; each
+    occurrence then has another crop. ``part``: see :meth:`~metamixer.data.Augment.pixels`.
     """
 
     rows: Tensor
@@ -122,7 +122,7 @@ class Request:
     part: tuple[int, int, int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Numbers, because a tensor would go to a worker through shared memory: see _Reader.
+        # Lists, because a tensor would be sent to the worker through shared memory: see _Reader.
         others = None if self.others is None else self.others.tolist()
         place = (self.augment, self.seed, self.epoch, self.number, self.views, self.again, self.part)
         return _request, (self.rows.tolist(), others, *place)
@@ -133,7 +133,7 @@ def _request(rows: list[int], others: list[int] | None, *place: Any) -> Request:
 
 
 Read = tuple[tuple[Tensor, ...], Tensor | None]
-"""The images of a batch, once for every view, and the companions: each ``(B, C, H, W)`` uint8."""
+"""The images of a batch, once for every view, and the companions, each ``(B, C, H, W)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,19 +141,19 @@ class _Reader(Dataset[Read | ImageError]):
     images: ImageSet
 
     def __getitem__(self, request: Request) -> Read | ImageError:
-        """The batch as a worker process hands it over; a damaged file as a value, or torch makes a traceback of it."""
+        """The batch as a worker sends it. ImageError is returned, because torch would turn it into a traceback."""
         try:
             shown, others = self.read(request)
         except ImageError as error:
             return error
-        # Otherwise the thread that sends the batch moves it to shared memory. Where that is full, what it raises is
-        # lost with the batch, and the training would wait for it for ever.
+        # Otherwise the thread that sends the batch moves it to shared memory. If that is full, its exception is lost
+        # together with the batch, and training would wait for the batch forever.
         for images in (*shown, *(() if others is None else (others,))):
             images.share_memory_()
         return shown, others
 
     def read(self, request: Request) -> Read:
-        """The batch."""
+        """Read and augment the batch."""
         if request.augment is None:
             return (self.images.fetch(request.rows),), None
         place = (request.epoch, request.number)
@@ -163,7 +163,7 @@ class _Reader(Dataset[Read | ImageError]):
         others = None
         if request.others is not None:
             others = self._augmented(request, request.others, draw, "companion crop", *place)
-        for view in range(1, request.views):  # each has a seed of its own, so that one more of them changes no other
+        for view in range(1, request.views):  # each has its own seed, so that their number does not change the others
             draw = generator(request.seed, "view", *place, view)
             shown.append(self._augmented(request, request.rows, draw, "view crop", view, *again))
         return tuple(shown), others
@@ -174,7 +174,7 @@ class _Reader(Dataset[Read | ImageError]):
         if augment.crop is None or not isinstance(images, FolderImages):
             return augment.pixels(images.fetch(rows), draw, request.part)
         number, parts, count = request.part or (0, 1, len(rows))
-        # Seeded for every image, so that it matters not which process draws.
+        # Seeded for every image, so that the crop does not depend on the process that draws it.
         which: list[tuple[int, ...]] = [(index,) for index in rows.tolist()]
         if request.again == "places":
             which = [(*one, place) for one, place in zip(which, range(number, count, parts), strict=True)]
@@ -184,10 +184,10 @@ class _Reader(Dataset[Read | ImageError]):
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Reads and augments batches in the order of the requests, by this process or by workers that stay alive.
+    """Reads and augments batches in the order of the requests, in this process or in persistent workers.
 
-    A worker is handed whole requests that say all that matters, so that neither the number of workers nor the
-    epochs read before change a pixel. ``pinned``: what workers read comes in memory that a GPU can copy from by itself.
+    A worker gets complete requests, so that pixels depend neither on the number of workers nor on earlier epochs.
+    ``pinned``: batches of workers are copied to pinned memory, from which copies to a GPU are asynchronous.
     """
 
     images: ImageSet
@@ -195,11 +195,11 @@ class Stream:
     pinned: bool = False
 
     def read(self, requests: list[Request]) -> Iterator[Read]:
-        """For every request images and companions, on the CPU, or where a set in memory is.
+        """Yield images and companions for every request, on the CPU or on the device of a set in memory.
 
         Raises:
-            ImageError: names the first file that cannot be read.
-            WorkerError: a worker was killed, could not be started, or finds no room for its batch.
+            ImageError: a file cannot be read; the message names the first one.
+            WorkerError: a worker was killed, could not be started, or has no shared memory for its batch.
         """
         if self.workers == 0:
             reader = _Reader(self.images)
@@ -217,8 +217,8 @@ class Stream:
         except (RuntimeError, OSError) as error:
             if (fault := worker_fault(error)) is None:
                 raise
-            # Whoever tries again gets workers that live. As long as anything holds the loader, as a traceback does,
-            # torch reports the dead worker again and again.
+            # A retry gets new workers. While anything references the loader, such as a traceback, torch repeatedly
+            # reports the dead worker.
             self.__dict__.pop("_pipe", None)
             del loader
             raise fault from error.with_traceback(None)
@@ -232,20 +232,20 @@ class Stream:
             batch_size=None,
             collate_fn=_unchanged,  # type: ignore[arg-type]
             num_workers=self.workers,
-            prefetch_factor=2,  # batches that each worker reads ahead, while the step before them computes
+            prefetch_factor=2,  # batches that each worker reads ahead during a step
             persistent_workers=True,
             pin_memory=self.pinned,
-            generator=torch.Generator(),  # or it would draw from the global one
-            worker_init_fn=_stand_aside,
+            generator=torch.Generator(),  # so that the loader does not draw from the global one
+            worker_init_fn=_own_process_group,
         )
         return requests, loader
 
 
-def _stand_aside(worker: int) -> None:
-    """Let signals to the run's process group, as Ctrl-C sends them, pass this worker by.
+def _own_process_group(worker: int) -> None:
+    """Move this worker out of the process group of the run, so that it gets no signals such as that of Ctrl-C.
 
-    They ask the training to finish its step, in which a worker's death would be an error. A worker whose process is
-    gone ends by itself.
+    The signal asks the training to finish its step, in which the death of a worker would be an error. Workers end on
+    their own when the training process ends.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
@@ -256,9 +256,9 @@ def _unchanged(batch: Read | ImageError) -> Read | ImageError:
 
 
 def worker_fault(error: Exception) -> WorkerError | None:
-    """What torch raises when a worker fails, in words that help; None if it is something else.
+    """Convert an error of torch about a failed worker to one that explains it; None for other errors.
 
-    torch reports a dead worker in a signal handler, so this can come up anywhere in a training step.
+    torch reports a dead worker in a signal handler, so the error can occur anywhere in a training step.
     """
     text = str(error).strip()
     of_memory = "data.workers=0 decodes in the training's own process and takes the least"

@@ -1,4 +1,4 @@
-"""``fashion-mini``, the bundled set: a tenth of Fashion-MNIST, for trials without a download."""
+"""``fashion-mini``, the bundled data set: a tenth of Fashion-MNIST, for trials without a download."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ CLASSES = (
 
 
 def fashion_mini(file: Path = FILE) -> tuple[TensorImages, TensorImages]:
-    """The training split (6,000 images, 600 per class) and the test split (1,000, 100 per class).
+    """The training split (6,000 images, 600 per class) and the test split (1,000 images, 100 per class).
 
-    28x28 grey images of Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747), chosen once by
-    ``scripts/make_fashion_mini.py``. Results on them do not compare with results on the full set.
+    28x28 grey images of Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747), selected by
+    ``scripts/make_fashion_mini.py``. Results are not comparable with results on the full set.
 
     Raises:
-        DataError: if the file is missing or not the one that was published.
+        DataError: the file is missing or damaged.
     """
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror}; installing metamixer again would bring it back") from error
+        raise DataError(f"{file}: {error.strerror}; reinstalling metamixer restores it") from error
     if sha256(content).hexdigest() != SHA256:
-        raise DataError(f"{file}: damaged (its SHA-256 is not {SHA256[:12]}…); installing metamixer again would help")
+        raise DataError(f"{file}: damaged (its SHA-256 is not {SHA256[:12]}…); reinstalling metamixer restores it")
     with np.load(BytesIO(content), allow_pickle=False) as arrays:
         train, test = (
             TensorImages(

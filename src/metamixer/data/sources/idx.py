@@ -1,4 +1,4 @@
-"""Read the four gzipped files of Fashion-MNIST; torchvision reads unpacked ones only."""
+"""Read the four gzipped files of Fashion-MNIST; torchvision only reads unpacked files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FILES = {
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The uint8 array of an idx file.
+    """Read the uint8 array of an idx file.
 
     Args:
-        path: the file; read through gzip if its name ends in ``.gz``.
-        dimensions: how many it must have: 3 for images, 1 for labels.
+        path: the file; decompressed if its name ends in ``.gz``.
+        dimensions: required number of dimensions: 3 for images, 1 for labels.
 
     Raises:
-        DataError: names the file, the position, what was expected and what was found.
+        DataError: the file is damaged; the message names the position, what was expected and what was found.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

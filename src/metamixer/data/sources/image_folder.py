@@ -1,4 +1,4 @@
-"""A folder of images as the splits of one task."""
+"""Load a folder of images as the splits of one task."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from metamixer.data.files.load_files import Reading, read
 from metamixer.data.splits import Data, HoldOut, assemble, without
 
 TEST_SHARE = 0.1
-"""Of a folder without splits, this part of every class is the test split."""
+"""Share of every class that becomes the test split in a folder without splits."""
 
 
 def load_folder(
     root: Path, how: Reading, layout: FolderLayout, labels: LabelFiles | None, **hold: Unpack[HoldOut]
 ) -> Data:
-    """A folder of images as :func:`scan` finds it.
+    """Load a folder of images, with splits and classes as found by :func:`scan`.
 
-    Of a folder without splits a tenth of every class becomes the test split, the same one for every seed, so
-    that results over several seeds are of the same images.
+    In a folder without splits a tenth of every class becomes the test split, independent of the seed, so that results
+    of several seeds are measured on the same images.
 
     Raises:
         DataError: see :func:`scan` and :func:`metamixer.data.files.load_files.read`.

@@ -1,8 +1,8 @@
-"""Render scenes: small images at random places on a plain background with distractors.
+"""Render scenes: small images at random positions on a plain background with distractors.
 
-Whole numbers only. Every pixel is a sum of products of integers, held in float64 where a matrix product is wanted,
-and such sums are exact in any order. So a scene has the same bits on every machine and in a batch of any size, which
-``F.interpolate`` and ``torch.randn`` do not promise.
+All arithmetic is exact: every pixel is a sum of products of integers, in float64 for matrix products, and such sums do
+not depend on their order. A scene is therefore identical on every machine and in a batch of any size, which
+``F.interpolate`` and ``torch.randn`` do not guarantee.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor
 from metamixer.core.seeding import generator
 
 SMALLEST, LARGEST = 0.6, 1.2
-"""The side of an object, in sides of its image."""
+"""The range of the side of an object, relative to the side of its image."""
 DISTRACTORS = 3
 TRIES = 8
-"""Places that are drawn for a distractor; it goes where it covers least of the object's box."""
+"""Number of positions drawn for a distractor; the one that covers least of the box of the object is used."""
 VISIBLE = 32
-"""Brightness from which a pixel on a dark ground is opaque; it is half seen, and counts as seen, at half of that."""
-_ONE = 2**11  # the weights of a row of `_weights` add up to this
-_GRIDS = ((2, 16), (5, 14), (14, 10))  # of the background: cells a side, and the largest swing in grey levels
-_NUMBERS = 3 + len(_GRIDS) + DISTRACTORS * (2 + 33 + 2 * TRIES)  # drawn for an image besides its pixels
+"""Brightness from which a pixel of an image with a dark background is opaque; at half of it, it counts as visible."""
+_ONE = 2**11  # the sum of the weights in a row of `_weights`
+_GRIDS = ((2, 16), (5, 14), (14, 10))  # of the background: cells per side, and the largest amplitude in grey levels
+_NUMBERS = 3 + len(_GRIDS) + DISTRACTORS * (2 + 33 + 2 * TRIES)  # random numbers per image, besides those of pixels
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """How scenes of a set look.
+    """The appearance of the scenes of a set.
 
     Args:
-        side: of the scene, in pixels.
-        dark: the images have a dark ground, which is left out; else they are pasted as rectangles.
+        side: side of a scene in pixels.
+        dark: whether images have a dark background, which is then transparent; otherwise squares are pasted.
     """
 
     side: int
@@ -46,14 +46,14 @@ class Canvas:
 
 
 def draw(images: Tensor, labels: Tensor, rows: Tensor, canvas: Canvas, part: str) -> tuple[Tensor, Tensor]:
-    """The scenes of the images ``rows``.
+    """Draw the scenes of the images ``rows``.
 
     Args:
-        images: ``(N, C, s, s)`` uint8, a whole split: the distractors are cut from it.
+        images: ``(N, C, s, s)`` uint8, a complete split, from which distractors are taken as well.
         labels: ``(N,)`` int64.
         rows: ``(n,)`` int64.
-        canvas: how they look.
-        part: the name of the split; it and the image's row seed all that is random in a scene.
+        canvas: appearance of the scenes.
+        part: name of the split; it and the row of the image are the seed of a scene.
 
     Returns:
         Scenes ``(n, C, S, S)`` uint8 and boxes ``(n, 4)`` float32, ``(x0, y0, x1, y1)`` in pixels, ends exclusive.
@@ -85,13 +85,13 @@ def draw(images: Tensor, labels: Tensor, rows: Tensor, canvas: Canvas, part: str
         best = _shared(spots, pixels.shape[-1], boxes).argmin(1)
         spot = spots[torch.arange(len(spots)), best]
         _paste(scenes, torch.arange(len(rows)), pixels, cover, spot[:, 1], spot[:, 0])
-    for chosen, pixels, cover in objects:  # last: nothing covers them
+    for chosen, pixels, cover in objects:  # last, so that nothing covers them
         _paste(scenes, chosen, pixels, cover, top[chosen], left[chosen])
     return scenes.byte(), boxes.float()
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """Bilinear and antialiased, exact: ``(n, C, s, s)`` uint8 -> ``(n, C, side, side)`` int64.
+    """Resize exactly, bilinear and antialiased: ``(n, C, s, s)`` uint8 -> ``(n, C, side, side)`` int64.
 
     >>> resized(torch.full((1, 1, 28, 28), 77, dtype=torch.uint8), 20).unique()
     tensor([77])
@@ -102,7 +102,7 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 @cache
 def _weights(old: int, new: int) -> Tensor:
-    """``(new, old)``: rows of whole numbers that add up to ``_ONE``."""
+    """``(new, old)``: rows of integers with the sum ``_ONE``."""
     scale = old / new
     reach = max(scale, 1.0)
     centres = (torch.arange(new, dtype=torch.float64) + 0.5) * scale - 0.5
@@ -113,12 +113,12 @@ def _weights(old: int, new: int) -> Tensor:
 
 
 def _between(number: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
-    """A 16-bit number as one from ``low`` to ``high``, both included."""
+    """Map a 16-bit number to the range from ``low`` to ``high``, both included."""
     return low + (number * (high - low + 1) >> 16)
 
 
 def _background(noise: Tensor, swings: list[Tensor], channels: int, canvas: Canvas) -> Tensor:
-    """A level, waves of three lengths and grain: ``(n, C * (1 + cells) + S * S)`` -> ``(n, C, S, S)`` int64."""
+    """A grey level, waves of three lengths and grain: ``(n, C * (1 + cells) + S * S)`` -> ``(n, C, S, S)`` int64."""
     n, side = len(noise), canvas.side
     tints, *grids, grain = torch.split(noise, [channels, *(channels * g * g for g, _ in _GRIDS), side * side], dim=1)
     level = _between(tints[:, :1], *canvas.levels) + _between(tints, -12, 12)
@@ -131,13 +131,13 @@ def _background(noise: Tensor, swings: list[Tensor], channels: int, canvas: Canv
 
 
 def _cover(pixels: Tensor, canvas: Canvas) -> Tensor:
-    """How much of the background a pixel hides, from 0 to ``VISIBLE``: ``(n, C, h, w)`` -> ``(n, 1, h, w)``."""
+    """The opacity of pixels, from 0 to ``VISIBLE``: ``(n, C, h, w)`` -> ``(n, 1, h, w)``."""
     brightest = pixels.amax(1, keepdim=True)
     return brightest.clamp_max(VISIBLE) if canvas.dark else torch.full_like(brightest, VISIBLE)
 
 
 def _tight(cover: Tensor, left: Tensor, top: Tensor) -> Tensor:
-    """The boxes of what is seen, or of the whole piece where nothing is."""
+    """The tight boxes of the visible pixels, or of the whole piece if none is visible."""
     seen = cover[:, 0] >= VISIBLE // 2
     seen |= ~seen.any(2).any(1)[:, None, None]
     ends = []
@@ -148,7 +148,7 @@ def _tight(cover: Tensor, left: Tensor, top: Tensor) -> Tensor:
 
 
 def _others(labels: Tensor, rows: Tensor, *numbers: Tensor) -> Tensor:
-    """For each row an image of another class, uniformly; any image where there is one class."""
+    """For each row a random image of another class; any image if there is only one class."""
     order = labels.argsort(stable=True)
     counts = torch.bincount(labels)
     after = counts.cumsum(0)[labels[rows]]
@@ -159,17 +159,17 @@ def _others(labels: Tensor, rows: Tensor, *numbers: Tensor) -> Tensor:
 
 
 def _scrambled(images: Tensor, canvas: Canvas, numbers: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Nine (or four) of an image's sixteen blocks in random order: pixels and cover of a square of 3 x 3 blocks."""
+    """Nine (or four) of the sixteen blocks of an image in random order: pixels and cover of 3 x 3 blocks."""
     n, channels, side, _ = images.shape
     block = side // 4
     blocks = images[..., : 4 * block, : 4 * block].view(n, channels, 4, block, 4, block)
     blocks = blocks.permute(0, 2, 4, 1, 3, 5).reshape(n, 16, channels, block, block)
     lots = torch.stack(numbers[:16], 1)
-    if canvas.dark:  # blocks of the empty ground would be no distractors
+    if canvas.dark:  # blocks of the background would not distract
         lots = lots + (_cover(blocks.flatten(0, 1), canvas).view(n, 16, -1).sum(2) << 16)
     chosen = lots.argsort(dim=1, stable=True, descending=True)[:, :9]
     order = torch.stack(numbers[16:25], 1)
-    few = (numbers[32] >> 15).bool()  # of every other piece four blocks are kept, at places 0, 1, 3 and 4
+    few = (numbers[32] >> 15).bool()  # half of the pieces keep four blocks only, at 0, 1, 3 and 4
     order = torch.where(few[:, None] & (torch.arange(9) >= 4), order + 2**16, order)
     places = order.argsort(dim=1, stable=True)
     seats = torch.tensor([0, 1, 3, 4, 2, 5, 6, 7, 8]).argsort()
@@ -183,14 +183,14 @@ def _scrambled(images: Tensor, canvas: Canvas, numbers: list[Tensor]) -> tuple[T
 
 
 def _shared(spots: Tensor, side: int, boxes: Tensor) -> Tensor:
-    """Pixels that squares share with the box: ``(n, TRIES, 2)`` left and top, ``(n, 4)`` -> ``(n, TRIES)``."""
+    """Pixels in the overlap of squares and box: ``(n, TRIES, 2)`` left and top, ``(n, 4)`` -> ``(n, TRIES)``."""
     low = torch.maximum(spots, boxes[:, None, :2])
     high = torch.minimum(spots + side, boxes[:, None, 2:])
     return (high - low).clamp_min(0).prod(2)
 
 
 def _paste(scenes: Tensor, chosen: Tensor, pixels: Tensor, cover: Tensor, top: Tensor, left: Tensor) -> None:
-    """Lay pieces ``(m, C, h, w)`` over the scenes ``chosen``, at their own places."""
+    """Paste pieces ``(m, C, h, w)`` into the scenes ``chosen``, each at its own position."""
     y = (top[:, None] + torch.arange(pixels.shape[2]))[:, None, :, None]
     x = (left[:, None] + torch.arange(pixels.shape[3]))[:, None, None, :]
     place = (chosen[:, None, None, None], torch.arange(scenes.shape[1])[:, None, None], y, x)

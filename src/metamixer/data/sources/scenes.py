@@ -1,7 +1,7 @@
 """Scenes: a localization benchmark with known boxes, made from any set of small images.
 
-In every scene there is one image of the source, at a random place and scale, on a quiet background, among scrambled
-pieces of images of other classes. A network learns the label alone; the box says where it should have looked.
+Every scene shows one image of the source, at a random position and scale, on a plain background with scrambled pieces
+of images of other classes. A network learns from the label only; the box says where the object is.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ CHUNK = 256
 
 
 def make_scenes(source: Data, image_size: int | Sequence[int] | None, limit_bytes: int) -> Data:
-    """The splits of ``source`` as scenes, each made from the images of its own split alone.
+    """The splits of ``source`` as scenes, each made only from images of its split.
 
-    A scene is seeded by the name of its split and the image's position there, and by nothing else: test scenes are
-    the same for every seed of the validation split and every ``train_limit``.
+    The seed of a scene is the name of its split and the index of its image, so that test scenes do not depend on the
+    seed of the validation split or on ``train_limit``.
 
-    Sources whose images have a dark ground (more than half of the pixels on the border of the training images are
-    below 16 of 255) are pasted without it: a pixel is opaque from brightness 32 on, and fades below. The box is then
-    the tight box of what is at least half opaque. Images of other sources are pasted as squares, and the square is the
-    box.
+    If the images have a dark background (more than half of the pixels on the borders of training images are below 16 of
+    255), it is transparent: a pixel is opaque from a brightness of 32, and partly transparent below. The box is then
+    the tight box of the pixels that are at least half opaque. Other images are pasted as squares, which are the boxes.
 
     Args:
-        source: square images.
-        image_size: side of a scene; None: twice the side of the source's images.
-        limit_bytes: scenes are held in memory; the most that they may take.
+        source: a set of square images.
+        image_size: side of a scene; None: twice the side of the images.
+        limit_bytes: the largest memory for scenes, which are kept in memory.
 
     Raises:
         DataError: images are not square or too small, or the scene is too small for them or takes too much memory.

@@ -1,4 +1,4 @@
-"""Standard sets by torchvision's classes, from local files or downloads."""
+"""Load standard data sets with torchvision, from local files or downloads."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from metamixer.data.splits import Data, HoldOut, assemble
 
 
 def load_standard(name: str, root: Path, download: bool, how: Reading, **hold: Unpack[HoldOut]) -> Data:
-    """A set of ``STANDARD``.
+    """Load a data set of ``STANDARD``.
 
     Raises:
-        DataError: the files are missing; names the folder and how to download them.
+        DataError: the files are missing; the message names the folder and how to download them.
     """
     standard = STANDARD[name]
     if standard.origin is None:
@@ -64,7 +64,7 @@ def _from_torchvision(name: str, origin: str, root: Path, download: bool, part: 
             found = getattr(sets, origin)(root=str(root), download=download, **chosen)
     except ImportError as error:
         raise DataError(f"{name!r} needs a package that is not installed: {error}") from error
-    except Exception as error:  # damaged files raise what they like, AssertionError and UnpicklingError among it
+    except Exception as error:  # damaged files raise many types, such as AssertionError and UnpicklingError
         looked = f"{name!r} was not found whole in {root.resolve()}"
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         if download:
@@ -85,7 +85,7 @@ def _from_torchvision(name: str, origin: str, root: Path, download: bool, part: 
 
 @contextmanager
 def _only_below_the_root() -> Iterator[None]:
-    """torchvision unpacks whole archives: let :mod:`tarfile` refuse what lies or points outside of the folder."""
+    """Let :mod:`tarfile` refuse members outside of the folder, because torchvision extracts complete archives."""
     if not hasattr(tarfile, "data_filter"):  # Python before 3.11.4
         yield
         return

@@ -1,1 +1,1 @@
-"""Activation maps, and how well they localize objects with known boxes."""
+"""Activation maps, and metrics of how well they localize objects with known boxes."""

@@ -1,7 +1,7 @@
-"""Class activation maps: the image regions that raise the logit of a class.
+"""Class activation maps: the image regions that increase the logit of a class.
 
-Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391): the channels of a late feature map, weighted by how much the
-class's logit grows with each.
+Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391): the channels of a late feature map, weighted by the mean
+gradient of the class logit with respect to each.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class NoMap(ValueError):
 def activation_maps(
     network: nn.Module, images: Tensor, classes: Tensor | None = None, *, stage: str
 ) -> tuple[Tensor, Tensor]:
-    """Where in each image the network sees a class.
+    """Compute the activation map of a class for each image.
 
-    The network computes in evaluation mode; afterwards its modes, gradients and hooks are as before.
+    The network runs in evaluation mode; its modes, gradients and hooks are unchanged afterwards.
 
     Args:
-        network: ``(B, C, H, W)`` to ``(B, K)`` logits, or to an object with ``.logits``.
+        network: maps ``(B, C, H, W)`` to ``(B, K)`` logits, or to an object with ``.logits``.
         images: ``(B, C, H, W)``, normalised.
-        classes: ``(B,)`` int64, the class to look for; None: the one that the network names.
+        classes: ``(B,)`` int64, the class of each map; None: the predicted class.
         stage: the path of the module whose output is the feature map; see :func:`map_stage`.
 
     Returns:
-        Maps ``(B, H, W)`` in [0, 1], the highest place of each at 1, all 0 where nothing speaks for the class; and the
+        Maps ``(B, H, W)`` in [0, 1], each with a maximum of 1, or 0 everywhere if no region supports the class; and the
         logits ``(B, K)``.
 
     Raises:
-        NoMap: the stage puts out no map ``(B, c, h, w)`` or ``(B, h, w, c)``, and no tokens on the image's grid.
+        NoMap: the output of the stage is not a map ``(B, c, h, w)`` or ``(B, h, w, c)``, nor tokens on the image grid.
     """
     raw, logits = raw_maps(network, images, classes, stage=stage)
     large = F.interpolate(raw[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -51,15 +51,15 @@ def activation_maps(
 
 
 def raw_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None, *, stage: str) -> tuple[Tensor, Tensor]:
-    """The maps as the paper defines them, rectified: ``(B, h, w)`` in the stage's own size; and the logits."""
+    """The maps as defined in the paper, after ReLU: ``(B, h, w)`` in the size of the stage; and the logits."""
     layout = stage_layouts(network, images, (stage,))[0]
     seen: list[Tensor] = []
 
     def cut(module: nn.Module, args: Any, output: Any) -> Any:
-        # The graph begins here, so no weight below is differentiated, and a frozen network has gradients too.
+        # The graph starts here: earlier layers need no gradients, and frozen networks have gradients too.
         first = output[0] if isinstance(output, tuple) else output
         seen.append(first.detach().requires_grad_())
-        after = seen[-1].clone()  # what follows may rectify in place, and a leaf forbids it
+        after = seen[-1].clone()  # the next layer may work in place, which a leaf forbids
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
     with torch.inference_mode(False), torch.enable_grad(), evaluating(network):
@@ -70,7 +70,7 @@ def raw_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None, 
             handle.remove()
         if len(seen) != 1 or channels_first(seen[0], layout, images.shape[2:]).ndim != 4:
             shapes = ", ".join(str(tuple(each.shape)) for each in seen) or "nothing"
-            raise NoMap(f"{stage!r} puts out {shapes}; expected one map (B, c, h, w), or tokens on the image's grid")
+            raise NoMap(f"{stage!r} returns {shapes}; expected one map (B, c, h, w), or tokens on the image grid")
         chosen = logits.detach().argmax(1) if classes is None else classes
         (slope,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen)
     feature, slope = (channels_first(each.detach(), layout, images.shape[2:]) for each in (seen[0], slope))
@@ -79,18 +79,18 @@ def raw_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None, 
 
 @torch.no_grad()
 def map_stage(network: nn.Module, images: Tensor, stages: tuple[str, ...] | None = None) -> str:
-    """The last stage whose output still is a map: with more than one place, of an image or of tokens on its grid.
+    """The last stage whose output is a map with more than one position, of an image or of tokens on its grid.
 
-    Where the head reads a class token alone, as in many ViTs, no other token of the last block has a gradient. There
-    it is the last module with one that puts out as many tokens: the layer norm before the last attention.
+    If the head only reads the class token, as in many ViTs, the other tokens of the last block have no gradient. The
+    result is then the last module whose tokens have gradients: the layer norm before the last attention.
 
     Args:
-        network: is run on one of ``images``, in evaluation mode.
+        network: the network; it runs on one of ``images`` in evaluation mode.
         images: ``(B, C, H, W)``.
-        stages: module paths to choose from; None: those that :func:`metamixer.cohort.stages.find_stages` finds.
+        stages: module paths to choose from; None: those found by :func:`metamixer.cohort.stages.find_stages`.
 
     Raises:
-        NoMap: no stage puts out such a map.
+        NoMap: the output of no stage is such a map.
         StagesNotFound: no stages are found, or a path does not exist.
 
     >>> from metamixer.models import resnet8
@@ -106,11 +106,11 @@ def map_stage(network: nn.Module, images: Tensor, stages: tuple[str, ...] | None
             if len(shape) == 4 and shape[2] * shape[3] > 1:
                 return _last_that_counts(network, images[:1], path, layouts[path]) if outputs[path].ndim == 3 else path
     found = ", ".join(f"{path} {tuple(output.shape)}" for path, output in outputs.items())
-    raise NoMap(f"{type(network).__name__} has no stage that puts out a map, or tokens on the image's grid: {found}")
+    raise NoMap(f"{type(network).__name__} has no stage that returns a map, or tokens on the image grid: {found}")
 
 
 def map_stages(cohort: Cohort | Sequence[nn.Module], images: Tensor) -> tuple[str | NoMap, ...]:
-    """:func:`map_stage` of every network, or why it has none; a cohort's have the stages that it was given or found."""
+    """:func:`map_stage` of every network, or the error if it has none; peers use the stages of their cohort."""
     networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
     stages = cohort.stage_paths if isinstance(cohort, Cohort) else [None] * len(networks)
     found: list[str | NoMap] = []
@@ -123,7 +123,7 @@ def map_stages(cohort: Cohort | Sequence[nn.Module], images: Tensor) -> tuple[st
 
 
 def _outputs(network: nn.Module, images: Tensor, paths: Sequence[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """The logits, and the first tensor that each of the modules put out, in the order in which they ended."""
+    """The logits, and the first tensor in the output of each module, in the order in which the modules ended."""
     found: list[tuple[str, Tensor]] = []
 
     def note(path: str, output: Any) -> None:
@@ -144,7 +144,7 @@ def _outputs(network: nn.Module, images: Tensor, paths: Sequence[str]) -> tuple[
 
 
 def _last_that_counts(network: nn.Module, images: Tensor, path: str, layout: Layout) -> str:
-    """The last module up to ``path`` of the same output shape for whose places the likeliest class has a gradient."""
+    """The last module up to ``path`` with that output shape for which the logit of the top class has a gradient."""
     every = [name for name, _ in network.named_modules() if name]
     with torch.inference_mode(False), torch.enable_grad():
         logits, outputs = _outputs(network, images.clone().requires_grad_(), every)

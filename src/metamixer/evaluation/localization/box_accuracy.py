@@ -17,16 +17,16 @@ from metamixer.evaluation.localization.connected_components import Floats, boxes
 Boxes = Tensor | Sequence[Tensor]
 THRESHOLDS: tuple[float, ...] = tuple(round(0.01 * step, 2) for step in range(100))
 OVERLAPS = (0.3, 0.5, 0.7)
-"""Of MaxBoxAccV2: from this intersection over union on, an object counts as found."""
+"""The thresholds of MaxBoxAccV2: an object is found if the intersection over union is at least this."""
 
 
 def each_box(boxes: Boxes) -> list[Tensor]:
-    """For every image ``(k, 4)`` float64."""
+    """The boxes of every image, ``(k, 4)`` float64."""
     return [box.double().cpu().reshape(-1, 4) for box in boxes]
 
 
 def best_overlaps(maps: Tensor, boxes: Boxes, thresholds: Sequence[float] = THRESHOLDS) -> Floats:
-    """The best overlap that any contour of a map has with any of the image's boxes, for each threshold.
+    """The best overlap of any contour of a map with any box of the image, for each threshold.
 
     ``(N, H, W)`` and N boxes -> ``(N, len(thresholds))``. MaxBoxAccV2 takes the best contour, MaxBoxAcc the largest one
     (Choe et al., arXiv 2007.04178, section 4.2). Boxes and overlaps are those of the official code; see
@@ -38,7 +38,7 @@ def best_overlaps(maps: Tensor, boxes: Boxes, thresholds: Sequence[float] = THRE
 
 
 def same_overlaps(one: Tensor, boxes: Boxes, thresholds: Sequence[float] = THRESHOLDS) -> Floats:
-    """:func:`best_overlaps` of one map ``(H, W)`` with the boxes of N images."""
+    """:func:`best_overlaps` of the same map ``(H, W)`` with the boxes of N images."""
     rows, found = boxes_at(one, thresholds)
     best = np.zeros((len(boxes), len(thresholds)))
     for own, truth in zip(best, each_box(boxes), strict=True):
@@ -49,8 +49,8 @@ def same_overlaps(one: Tensor, boxes: Boxes, thresholds: Sequence[float] = THRES
 def choose_thresholds(best: Floats, thresholds: Sequence[float] = THRESHOLDS) -> tuple[float, ...]:
     """For each of ``OVERLAPS`` the threshold that finds most objects: ``(N, len(thresholds)) -> 3`` numbers.
 
-    Of thresholds that find equally many the middle one. Choe et al. choose on the test images, once for each network;
-    pass overlaps on held-out images, so that what is reported was not chosen by.
+    Ties are resolved by taking the middle one. Choe et al. choose on the test images, once for each network; pass
+    overlaps on held-out images instead, so that thresholds are not chosen on the reported images.
 
     >>> choose_thresholds(np.array([[0.1, 0.6, 0.6, 0.2], [0.1, 0.4, 0.4, 0.4]]), [0.2, 0.4, 0.6, 0.8])
     (0.6, 0.6, 0.6)
@@ -64,12 +64,12 @@ def choose_thresholds(best: Floats, thresholds: Sequence[float] = THRESHOLDS) ->
 
 
 def points_inside(maps: Tensor, boxes: Boxes, tolerance: float = 0.0) -> Tensor:
-    """The pointing game (Zhang et al., arXiv 1608.00507): is the highest place in a box? ``(N, H, W) -> (N,)`` bool.
+    """The pointing game (Zhang et al., arXiv 1608.00507): is the maximum inside a box? ``(N, H, W) -> (N,)`` bool.
 
     Args:
-        maps: a map that is 0 everywhere points nowhere and misses. Of equally high places the first counts.
-        boxes: of each image.
-        tolerance: pixels that the place may be away from the box; the paper allows 15 on images of some 500.
+        maps: activation maps. A map that is 0 everywhere is a miss. Of equal maxima the first one counts.
+        boxes: boxes of each image.
+        tolerance: the largest accepted distance from a box in pixels; the paper uses 15 for images of about 500.
     """
     width = maps.shape[2]
     highest, place = maps.flatten(1).max(1)
@@ -82,9 +82,9 @@ def points_inside(maps: Tensor, boxes: Boxes, tolerance: float = 0.0) -> Tensor:
 
 
 def energy_inside(maps: Tensor, boxes: Boxes) -> Tensor:
-    """The share of a map's sum that lies in the boxes (Wang et al., arXiv 1910.01279): ``(N, H, W) -> (N,)`` float64.
+    """The share of the sum of a map inside the boxes (Wang et al., arXiv 1910.01279): ``(N, H, W) -> (N,)`` float64.
 
-    A pixel is in a box if its centre is. 0 for a map that is 0 everywhere.
+    A pixel is inside a box if its centre is. The result is 0 for a map that is 0 everywhere.
     """
     maps = maps.double().cpu()
     y, x = (torch.arange(side, dtype=torch.float64) + 0.5 for side in maps.shape[1:])
@@ -98,9 +98,9 @@ def energy_inside(maps: Tensor, boxes: Boxes) -> Tensor:
 
 
 def correlations(maps: Tensor) -> Tensor:
-    """Pearson's correlation of every two networks' maps, image by image: ``(P, N, H, W) -> (N, P, P)`` float64.
+    """Pearson correlation of the maps of every two networks, for each image: ``(P, N, H, W) -> (N, P, P)`` float64.
 
-    Not a number where one of the two maps has the same value everywhere.
+    NaN if one of the two maps is constant.
     """
     flat = maps.double().cpu().flatten(2)
     centred = flat - flat.mean(2, keepdim=True)

@@ -1,8 +1,8 @@
-"""Bounding boxes from a CSV file, in the coordinates of the prepared images.
+"""Read bounding boxes from a CSV file, in the coordinates of the prepared images.
 
-The file is CSV with the header ``file,x0,y0,x1,y1``; an image may have several lines. ``file`` is the path below the
-folder that holds the class folders (``cat/1.jpg`` for ``test/cat/1.jpg``). Boxes are in pixels of the image as it
-stands upright, before anything is cut or resized.
+The CSV file has the header ``file,x0,y0,x1,y1``; an image may have several lines. ``file`` is the path relative to the
+folder of the class folders (``cat/1.jpg`` for ``test/cat/1.jpg``). Boxes are in pixels of the upright image, before it
+is cropped or resized.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Row = tuple[int, float, float, float, float]
 
 
 def files_of(images: ImageSet) -> list[Path] | None:
-    """The file of every image of a set, or None if they are not from files."""
+    """The file of every image of a set, or None if the images are not files."""
     if isinstance(images, FolderImages):
         files = [images.files[row] for row in images.rows.tolist()]
     else:
@@ -34,7 +34,7 @@ def files_of(images: ImageSet) -> list[Path] | None:
 
 
 def place_of(file: Path, root: Path, label: str) -> Path:
-    """The path of an image below the folder with the class folders: the split's, or ``root`` itself.
+    """The path of an image relative to the folder of the class folders, which is that of the split or ``root``.
 
     >>> place_of(Path("birds/test/wren/1.jpg"), Path("birds"), "wren").as_posix()
     'wren/1.jpg'
@@ -44,22 +44,22 @@ def place_of(file: Path, root: Path, label: str) -> Path:
 
 
 def read_boxes(path: Path, images: ImageSet, root: Path) -> list[Tensor]:
-    """The boxes of every image of a split of a folder, in pixels of the images as networks see them.
+    """Read the boxes of every image of a split, in pixels of the images that networks see.
 
-    A box is cut with the image: the largest centred part of the asked proportions is what is resized. A box of which
-    nothing is left is left out.
+    Images are cropped to the largest centred part with the required aspect ratio and then resized. Boxes are cropped
+    likewise, and a box that is cropped away completely is left out.
 
     Args:
-        path: the file.
+        path: the CSV file.
         images: a split of the folder ``root``.
-        root: the folder.
+        root: the data folder.
 
     Returns:
-        For every image ``(k, 4)`` float32; k = 0 where the file has none, or they were cut off. Lines about files that
-        exist but are not in the split are passed over: one file may serve several splits.
+        For every image ``(k, 4)`` float32; k = 0 if the file has no box for it, or all were cropped away. Lines for
+        files that exist but are not in the split are ignored, because one CSV file can serve several splits.
 
     Raises:
-        DataError: the file is missing or malformed; the lines are named.
+        DataError: the file is missing or malformed; the message names the lines.
     """
     files = files_of(images)
     if files is None:
@@ -95,12 +95,12 @@ def read_boxes(path: Path, images: ImageSet, root: Path) -> list[Tensor]:
 
 
 def through_crop(box: Sequence[float], old: tuple[int, int], new: tuple[int, int]) -> list[float] | None:
-    """A box after its image was cut to the largest centred part of the new proportions and resized; None: cut off.
+    """A box after its image was cropped to the largest centred part and resized; None: cropped away.
 
     Args:
-        box: x0, y0, x1, y1 in the old image.
-        old: height and width of it.
-        new: height and width that it is brought to.
+        box: x0, y0, x1, y1 in the original image.
+        old: height and width of the original image.
+        new: height and width of the resized image.
 
     >>> through_crop((50, 0, 150, 100), (100, 200), (10, 10))
     [0.0, 0.0, 10.0, 10.0]
@@ -113,7 +113,7 @@ def through_crop(box: Sequence[float], old: tuple[int, int], new: tuple[int, int
 
 
 def _lines(path: Path, wrong: list[str]) -> Mapping[str, list[_Row]]:
-    """For every file its boxes with their line numbers."""
+    """The boxes of every file, with their line numbers."""
     found: dict[str, list[_Row]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

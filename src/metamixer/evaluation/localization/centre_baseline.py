@@ -1,4 +1,4 @@
-"""A baseline without a network: a centred box, its size chosen on held-out images."""
+"""A baseline without a network: a centred box whose size is chosen on held-out images."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from metamixer.evaluation.localization.connected_components import foreground
 
 
 def centre_map(size: tuple[int, int]) -> Tensor:
-    """A pyramid ``(H, W)``: above each threshold there is a centred box of the image's proportions.
+    """A pyramid ``(H, W)``: the part above any threshold is a centred box with the aspect ratio of the image.
 
     >>> centre_map((3, 3))[1]
     tensor([0., 1., 0.])
     """
-    # The same bits on both sides of the centre: whole numbers, divided last.
+    # Integers, divided last, so that both sides of the centre are equal bit by bit.
     y, x = ((2 * torch.arange(side) + 1 - side).abs() / side for side in size)
     far = torch.maximum(y[:, None], x)
     return (far.max() - far) / (far.max() - far.min()).clamp_min(1e-12)
@@ -32,9 +32,9 @@ def centre_map(size: tuple[int, int]) -> Tensor:
 def centre_scores(
     size: tuple[int, int], boxes: Boxes, held_out: Boxes, tolerance: float = 0.0
 ) -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
-    """Thresholds, found shares at ``OVERLAPS``, pointing and energy of the centre box.
+    """Thresholds, shares of found objects at ``OVERLAPS``, pointing and energy of the centre box.
 
-    The energy is that of an even map over the box that is chosen for an overlap of one half.
+    The energy is that of a constant map on the box chosen for an overlap of 0.5.
     """
     pyramid = centre_map(size)
     thresholds = choose_thresholds(same_overlaps(pyramid, held_out, THRESHOLDS))

@@ -1,8 +1,8 @@
-"""Boxes from a map as in the official code of MaxBoxAccV2: contours of the parts above a threshold.
+"""Boxes from a map as in the official code of MaxBoxAccV2: contours of the regions above a threshold.
 
 Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, arXiv 2001.07437, and its code
 ``wsolevaluation``, with the evaluation of all contours of arXiv 2007.04178. Maps have 256 levels, the foreground is
-what is above (not at) a share of the highest level, holes have contours too, and boxes end at the last pixel.
+strictly above a share of the highest level, holes have contours too, and boxes include their last pixel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EIGHT[1] = True
 
 
 def foreground(values: Tensor, thresholds: Sequence[float]) -> NDArray[np.bool_]:
-    """``(H, W)`` in [0, 1] -> ``(T, H, W)``: what is above each threshold, a share of the map's highest value.
+    """``(H, W)`` in [0, 1] -> ``(T, H, W)``: the pixels above each threshold, a share of the maximum of the map.
 
     >>> foreground(torch.tensor([[0.0, 0.5, 1.0]]), [0.0, 0.5]).tolist()
     [[[False, True, True]], [[False, False, True]]]
@@ -34,18 +34,19 @@ def foreground(values: Tensor, thresholds: Sequence[float]) -> NDArray[np.bool_]
 
 
 def boxes_at(values: Tensor, thresholds: Sequence[float]) -> tuple[NDArray[np.int64], Floats]:
-    """The boxes of all contours of a map, at each threshold: those around parts and those of holes inside of them.
+    """The boxes of all contours of a map at each threshold: outer contours, and those of holes.
 
-    Parts are joined by 8 neighbours, holes by 4. All thresholds are labelled in one call, as slices of a volume that do
-    not touch each other.
+    Regions are connected by 8 neighbours, holes by 4. All thresholds are labelled in one call, as slices of a volume
+    that are not connected.
 
     Args:
         values: ``(H, W)`` in [0, 1].
-        thresholds: shares of the highest value; the foreground is above.
+        thresholds: shares of the maximum; the foreground is above.
 
     Returns:
-        ``(n,)`` which threshold, ascending, and ``(n, 4)`` the boxes (x0, y0, x1, y1), whose end is the pixel after the
-        contour's last one, or the last of the map. Where nothing is above a threshold: one box (0, 0, 0, 0).
+        ``(n,)`` the index of the threshold, ascending, and ``(n, 4)`` the boxes (x0, y0, x1, y1), which end at the
+        pixel after the last one of the contour, or at the last one of the map. If no pixel is above a threshold, there
+        is one box (0, 0, 0, 0).
 
     >>> rows, boxes = boxes_at(torch.tensor([[0.0, 1.0, 0.4, 0.0], [0.0, 0.0, 0.0, 0.0]]), [0.2, 0.5])
     >>> rows.tolist(), boxes.tolist()
@@ -58,7 +59,7 @@ def boxes_at(values: Tensor, thresholds: Sequence[float]) -> tuple[NDArray[np.in
     found = [
         (t.start, x.start, y.start, x.stop, y.stop) for t, y, x in ndimage.find_objects(ndimage.label(above, _EIGHT)[0])
     ]
-    # Holes are what a frame around the map does not reach; their contours run on the foreground beside them.
+    # Holes are background that is not connected to a frame around the map; their contours are foreground pixels.
     framed = np.pad(~above, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     found += [
         (t.start, x.start - 2, y.start - 2, x.stop, y.stop)
@@ -71,7 +72,7 @@ def boxes_at(values: Tensor, thresholds: Sequence[float]) -> tuple[NDArray[np.in
 
 
 def largest_box(values: Tensor, threshold: float) -> Tensor | None:
-    """``(4,)``: the box of the part with the most pixels above the threshold; None for a map that is 0 everywhere."""
+    """``(4,)``: the box of the largest region above the threshold; None for a map that is 0 everywhere."""
     from scipy import ndimage
 
     above = foreground(values, [threshold])
@@ -84,7 +85,7 @@ def largest_box(values: Tensor, threshold: float) -> Tensor | None:
 
 
 def overlaps(boxes: Floats, truth: Floats) -> Floats:
-    """Intersection over union of boxes whose end belongs to them, in whole pixels: ``(n, 4), (k, 4) -> (n, k)``."""
+    """Intersection over union of boxes with inclusive ends, in whole pixels: ``(n, 4), (k, 4) -> (n, k)``."""
     boxes, truth = np.trunc(boxes), np.trunc(truth)
     low = np.maximum(boxes[:, None, :2], truth[:, :2])
     high = np.minimum(boxes[:, None, 2:], truth[:, 2:])

@@ -30,14 +30,14 @@ from metamixer.evaluation.localization.centre_baseline import centre_scores
 
 @dataclass(frozen=True)
 class Located:
-    """How well one network's maps, or the centre box, find the objects.
+    """How well the maps of one network, or the centre box, find the objects.
 
     Args:
-        name: of the network.
-        max_box_acc: for each intersection over union of MaxBoxAccV2 the share of images whose object was found.
-        thresholds: of the maps, chosen on held-out images for each of these.
-        pointing: the share of images with the highest place of the map in a box.
-        energy: the mean share of the map that lies in the boxes.
+        name: name of the network.
+        max_box_acc: share of images whose object was found, for each intersection over union of MaxBoxAccV2.
+        thresholds: thresholds of the maps, chosen on held-out images for each of these.
+        pointing: share of images in which the maximum of the map is inside a box.
+        energy: mean share of the map inside the boxes.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Located:
 
 @dataclass(frozen=True)
 class Localization:
-    """What :func:`localize` finds.
+    """The result of :func:`localize`.
 
     Args:
-        images: how many were measured.
-        held_out: how many chose the thresholds.
-        networks: one for each network of the cohort that has a feature map.
-        centre_box: the baseline, its size chosen on the same held-out images.
-        map_agreement: the mean correlation of every two networks' maps; None where no map of one of them varies.
-        stages: of each network the module whose output is the map.
-        notes: what was left out, in sentences.
-        method: of the maps.
-        protocol: of the boxes and their overlaps: ``wsolevaluation``; empty in files of before it was followed.
+        images: number of measured images.
+        held_out: number of images on which thresholds were chosen.
+        networks: one result for each network that has a feature map.
+        centre_box: result of the baseline, with its size chosen on the same held-out images.
+        map_agreement: mean correlation of the maps of every two networks; None if all maps of one are constant.
+        stages: for each network the module whose output is the map.
+        notes: what was left out, as sentences.
+        method: method of the maps.
+        protocol: protocol of boxes and overlaps: ``wsolevaluation``; empty in older files.
     """
 
     images: Count = 0
@@ -103,27 +103,27 @@ def localize(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Localization:
-    """Map the true class of every image in every network, and compare with the boxes.
+    """Compare the activation maps of the true class of every image, in every network, with boxes.
 
     Thresholds are chosen on ``held_out``, one for each network and overlap, and applied to ``images``.
 
     Args:
-        cohort: the networks. They are used one by one in evaluation mode and left as they were.
+        cohort: the networks. They run one by one in evaluation mode and are unchanged afterwards.
         images: N labelled images.
-        boxes: of each, ``(N, 4)`` or N tensors ``(k, 4)`` with k >= 1.
+        boxes: boxes of the images, ``(N, 4)`` or N tensors ``(k, 4)`` with k >= 1.
         held_out: other images with boxes, such as the validation split.
-        mean: of every channel of the training images, 255 = 1.
-        std: their standard deviation.
-        names: of the networks; None: their numbers.
-        tolerance: of the pointing game, in pixels.
-        batch_size: images at a time.
-        workers: processes that decode images on disk.
-        progress: progress(done, total), in images.
+        mean: mean of every channel of the training images, 255 = 1.
+        std: standard deviation of every channel.
+        names: names of the networks; None: their indices.
+        tolerance: tolerance of the pointing game in pixels.
+        batch_size: number of images per batch.
+        workers: number of processes that decode images from disk.
+        progress: called as progress(done, total), in images.
 
     Raises:
         ValueError: boxes and images do not match.
-        NoMap: no network has a feature map; where only some have none, the notes say so.
-        StagesNotFound: the stages of a network are not known.
+        NoMap: no network has a feature map. If only some have none, the notes say so.
+        StagesNotFound: no stages were found in a network.
     """
     networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
     for part, own in ((images, boxes), held_out):
@@ -142,7 +142,7 @@ def localize(
     total, done = len(images) + len(held_out[0]), 0
 
     def mapped(part: ImageSet, own: Boxes) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Batch by batch ``(P, B, H, W)`` maps, and the boxes of the batch."""
+        """Yield maps ``(P, B, H, W)`` and boxes for each batch."""
         nonlocal done
         truth, start = each_box(own), 0
         for batch in EvalLoader(part, mean, std, batch_size, device, workers):

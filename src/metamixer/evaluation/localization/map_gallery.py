@@ -1,4 +1,4 @@
-"""Images with the activation maps of every network, side by side."""
+"""Images with the activation maps of all networks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from metamixer.evaluation.localization.connected_components import largest_box
 
 @dataclass(frozen=True, eq=False)
 class LookedAt:
-    """What one network sees in an image.
+    """Prediction and activation map of a network for an image.
 
     Args:
-        name: of the network.
-        predicted: the class that it names.
-        confidence: its probability for that class.
-        map: ``(H, W)`` float32 in [0, 1], the activation map; None for a network that has no feature map.
-        box: ``(4,)`` x0, y0, x1, y1 in pixels, around the largest part of the map above the threshold; None where the
+        name: name of the network.
+        predicted: the predicted class.
+        confidence: its probability.
+        map: activation map ``(H, W)`` float32 in [0, 1]; None if the network has no feature map.
+        box: ``(4,)`` x0, y0, x1, y1 in pixels, around the largest region of the map above the threshold; None if the
             map is missing or empty.
     """
 
@@ -39,13 +39,13 @@ class LookedAt:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """An image and what every network sees in it.
+    """An image with the predictions and maps of all networks.
 
     Args:
         image: ``(C, H, W)`` uint8.
-        label: its class.
-        truth: ``(k, 4)`` float32, the true boxes; None where they are not known.
-        networks: one for each.
+        label: the true class.
+        truth: the true boxes ``(k, 4)`` float32; None if they are not known.
+        networks: one entry for each network.
     """
 
     image: Tensor
@@ -66,23 +66,23 @@ def gallery(
     names: Sequence[str] | None = None,
     thresholds: float | Sequence[float] = 0.3,
 ) -> tuple[Shown, ...]:
-    """Look at a few images: the maps are of the class that each network names.
+    """Compute predictions and activation maps, of the predicted classes, for a few images.
 
     Args:
-        cohort: the networks; they are left as they were.
+        cohort: the networks; they are unchanged afterwards.
         images: ``(n, C, H, W)`` uint8.
         labels: ``(n,)`` int64.
         classes: the name of every class.
-        mean: of every channel of the training images, 255 = 1.
-        std: their standard deviation.
-        boxes: of each image, or None.
-        names: of the networks; None: their numbers.
-        thresholds: of the maps, for the boxes; one, or one for each network, such as those that :func:`localize` chose
-            for an overlap of one half.
+        mean: mean of every channel of the training images, 255 = 1.
+        std: standard deviation of every channel.
+        boxes: boxes of each image, or None.
+        names: names of the networks; None: their indices.
+        thresholds: threshold of the maps for the boxes, one for all networks or one for each, such as those that
+            :func:`localize` chose for an overlap of 0.5.
 
     Raises:
         NoMap: no network has a feature map.
-        StagesNotFound: the stages of a network are not known.
+        StagesNotFound: no stages were found in a network.
     """
     networks = list(cohort.peers if isinstance(cohort, Cohort) else cohort)
     device = next(networks[0].parameters()).device

@@ -2,8 +2,8 @@
 
 FGSM: Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572.
 PGD: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
-Both are white-box, untargeted and bounded in the largest change of a pixel. They give an upper bound of what is left:
-a stronger attack may leave less.
+Both are white-box, untargeted and bounded in the largest change of a pixel. The accuracy under attack is an upper
+bound: a stronger attack may reduce it further.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Attack:
-    """How images are attacked; a pixel goes from 0 to 1.
+    """Settings of an attack, for pixels in [0, 1].
 
     Args:
-        steps: 1 is FGSM, whose step is ``eps``; more are PGD.
-        eps: the largest change of a pixel.
-        step: the change in each of several steps.
-        random_start: start at a random place of the ball instead of at the image.
+        steps: 1 is FGSM, with a step of ``eps``; more is PGD.
+        eps: largest change of a pixel.
+        step: size of each of several steps.
+        random_start: start at a random point within ``eps`` of the image instead of at the image.
     """
 
     steps: int
@@ -42,7 +42,7 @@ class Attack:
 
 
 ATTACKS = {"fgsm": Attack(1), "pgd-10": Attack(10), "pgd-20": Attack(20)}
-"""Those that go by a name."""
+"""Attacks by name."""
 
 
 def attacked(
@@ -53,21 +53,20 @@ def attacked(
     attack: Attack,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``(B, C, ...), (B,) -> (B, C, ...)``: images inside of the ball on which the cross-entropy is high.
+    """``(B, C, ...), (B,) -> (B, C, ...)``: images within ``eps`` of the given ones with a higher cross-entropy.
 
     Args:
-        network: maps normalised images to ``(B, classes)`` logits or log-probabilities. Its mode is the caller's
-            business (:func:`evaluating`); its weights and their gradients stay as they are.
-        images: normalised. What comes back is normalised in the same way, within ``eps`` of them and within what pixels
-            can be.
-        labels: the right classes.
-        pixels: how the images are normalised.
-        attack: which.
-        generator: of the random start.
+        network: maps normalised images to ``(B, classes)`` logits or log-probabilities. The caller sets its mode (see
+            :func:`evaluating`); its weights and their gradients do not change.
+        images: normalised images. The result is normalised in the same way, and its pixels are in the valid range.
+        labels: the true classes.
+        pixels: the range of normalised pixels.
+        attack: settings of the attack.
+        generator: generator of the random start.
     """
 
     def loss(changed: Tensor) -> Tensor:
-        # The sum, so that an image's gradient does not depend on how many others there are.
+        # The sum, so that the gradient of an image does not depend on the batch size.
         return F.cross_entropy(network(changed), labels, reduction="sum")
 
     if not attack.random_start:
@@ -79,7 +78,7 @@ def attacked(
     changed = (start + drawn * attack.eps * unit).clamp(low, high)
     size = attack.eps if attack.steps == 1 else attack.step
     for _ in range(attack.steps):
-        # One step of FGSM from where we are, and back into the ball around where we were.
+        # One FGSM step from the current point, then projection to the ball around the start.
         moved = perturb(loss, changed, pixels, eps=size, step=size, steps=1)
         changed = torch.minimum(torch.maximum(moved, least), most)
     return changed

@@ -1,4 +1,4 @@
-"""Corruptions by blur. Values and draws: see :mod:`metamixer.evaluation.robustness.corruptions`."""
+"""Corruptions by blur. For values and random draws see :mod:`metamixer.evaluation.robustness.corruptions`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def scale_of(images: Tensor) -> float:
-    """By how much lengths that are published for 32 pixels grow. They do not shrink: a blur below a pixel is none."""
+    """The factor of lengths published for 32 pixels; at least 1, because blur below a pixel has no effect."""
     return max(1.0, min(images.shape[2:]) / 32)
 
 
@@ -26,7 +26,7 @@ def gaussian(images: Tensor, sigma: float, truncate: float = 4.0, mode: str = "n
 
 
 def defocus_blur(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """A disc instead of a point. Its jagged rim is smoothed by a Gaussian of 3 x 3 pixels."""
+    """Convolve with a disc whose jagged edge is smoothed by a Gaussian of 3 x 3 pixels."""
     radius, smooth = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[severity - 1]
     radius, smooth = radius * scale_of(images), smooth * scale_of(images)
     reach = math.ceil(radius) + 1
@@ -39,7 +39,7 @@ def defocus_blur(images: Tensor, severity: int, draw: torch.Generator) -> Tensor
 
 
 def _filter(images: Tensor, kernel: Tensor) -> Tensor:
-    """Every channel through one kernel of odd size, the images mirrored at their borders."""
+    """Filter every channel with a kernel of odd size, with reflection at the borders."""
     N, C, H, W = images.shape
     reach = len(kernel) // 2
     padded = F.pad(images, (reach,) * 4, mode="reflect").view(N * C, 1, H + 2 * reach, W + 2 * reach)
@@ -47,10 +47,10 @@ def _filter(images: Tensor, kernel: Tensor) -> Tensor:
 
 
 def glass_blur(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """Blurred, then every pixel becomes one of its neighbours, then blurred again: frosted glass.
+    """Frosted glass: blur, replace every pixel by one of its neighbours, and blur again.
 
-    The authors' program for CIFAR-10-C is written as a swap, but swaps two views of one array, which copies: no pixel
-    travels further than its reach. A true swap carries pixels along the walk; the copy is what is done here.
+    The authors' code for CIFAR-10-C swaps two views of one array, which in effect copies: no pixel moves further than
+    its reach. A real swap would carry pixels along. Pixels are copied here as well.
     """
     sigma, reach, times = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))[severity - 1]
     sigma, reach = sigma * scale_of(images), round(reach * scale_of(images))
@@ -61,26 +61,26 @@ def glass_blur(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
     for _ in range(times):
         moves = torch.randint(-reach, reach, (2, N, len(y), len(x)), generator=draw)
         moved = shuffled.clone()
-        # Indices around a slice come out first: (N, h, w, C).
+        # Advanced indices around a slice are moved to the front: (N, h, w, C).
         moved[:, :, y[:, None], x] = shuffled[which, :, y[:, None] + moves[0], x + moves[1]].permute(0, 3, 1, 2)
         shuffled = moved
     return gaussian(shuffled, sigma)
 
 
 def motion_blur(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """A trace to one side, in a direction up to 45 degrees from the horizontal."""
+    """Motion blur to one side, in a direction up to 45 degrees from the horizontal."""
     radius, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[severity - 1]
     angles = (torch.rand(len(images), generator=draw) * 2 - 1) * math.pi / 4
     return trace(images, radius * scale_of(images), sigma * scale_of(images), angles)
 
 
 def trace(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
-    """Each image moved along its angle, weighted by half a Gaussian, as ImageMagick's motion blur does it.
+    """Blur each image along its angle, weighted by half a Gaussian, as in the motion blur of ImageMagick.
 
     Args:
         images: ``(N, C, H, W)``.
-        radius: in pixels; the trace is ``2 * radius + 1`` long.
-        sigma: of the weights, in pixels.
+        radius: radius in pixels; the trace has ``2 * radius + 1`` pixels.
+        sigma: standard deviation of the weights in pixels.
         angles: ``(N,)`` in radians.
     """
     N, _, H, W = images.shape
@@ -90,7 +90,7 @@ def trace(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor
     rows, columns, which = torch.arange(H), torch.arange(W), torch.arange(N)[:, None, None]
     blurred = torch.zeros_like(images)
     for step, share in enumerate(shares):
-        if share < 1e-5:  # of 255 values none is changed
+        if share < 1e-5:  # too small to change any of 255 values
             break
         dy, dx = ((step * turn(angles)).round().long()[:, None] for turn in (torch.sin, torch.cos))
         y, x = (rows + dy).clamp(0, H - 1), (columns + dx).clamp(0, W - 1)
@@ -99,8 +99,8 @@ def trace(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor
 
 
 def zoom_blur(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """The mean of the image and of ever closer views of it."""
-    # As published: the steps' rounding decides whether the last one is in.
+    """The mean of the image and of increasingly zoomed views of it."""
+    # As published: rounding of the steps decides whether the last one is included.
     factors = np.arange(1, (1.06, 1.11, 1.16, 1.21, 1.26)[severity - 1], 0.01).tolist()
     total = images.clone()
     for factor in factors:
@@ -109,7 +109,7 @@ def zoom_blur(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
 
 
 def zoomed(images: Tensor, factor: float) -> Tensor:
-    """The middle of each image, enlarged to its size."""
+    """The centre of each image, enlarged to the size of the image."""
     H, W = images.shape[2:]
     h, w = math.ceil(H / factor), math.ceil(W / factor)
     top, left = (H - h) // 2, (W - w) // 2

@@ -1,7 +1,7 @@
 """The official CIFAR-10-C and CIFAR-100-C files: a local folder of ``.npy`` files.
 
-Hendrycks and Dietterich, arXiv 1903.12261. Each ``KIND.npy`` holds 5 x N images ``(H, W, C)`` uint8, severity 1 first;
-``labels.npy`` their classes. Nothing is unpickled.
+Hendrycks and Dietterich, arXiv 1903.12261. Each ``KIND.npy`` holds 5 x N images ``(H, W, C)`` uint8, in order of
+severity; ``labels.npy`` holds their classes. Pickled content is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CifarC:
     """The files of the fifteen kinds.
 
     Args:
-        folder: where they are.
+        folder: the folder of the files.
         labels: ``(N,)`` int64, the same for every kind and severity.
     """
 
@@ -31,21 +31,21 @@ class CifarC:
 
     @classmethod
     def open(cls, folder: Path, labels: Tensor) -> CifarC:
-        """Look at all files, without reading pixels.
+        """Check all files, without reading pixels.
 
         Args:
-            folder: of the files.
-            labels: ``(N,)`` of the test images of the run, in their order.
+            folder: the folder of the files.
+            labels: ``(N,)`` labels of the test images of the run, in order.
 
         Raises:
-            DataError: a file is missing or of another form, or the labels are not those of the run: then the classes
-                are numbered in another way, or the run is of other data.
+            DataError: a file is missing or has another shape or type, or the labels are not those of the run, which
+                then has other classes or other data.
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
         if missing := [name for name in (*CORRUPTIONS, "labels") if not (folder / f"{name}.npy").is_file()]:
             raise DataError(
-                f"{folder} has no {', '.join(f'{name}.npy' for name in missing)}; the folder of CIFAR-10-C would"
+                f"{folder} has no {', '.join(f'{name}.npy' for name in missing)}; expected the folder of CIFAR-10-C"
             )
         count = len(labels)
         found = torch.from_numpy(np.array(_load(folder / "labels.npy")).astype(np.int64))
@@ -61,7 +61,7 @@ class CifarC:
         return cls(folder, labels)
 
     def images(self, kind: str, severity: int, rows: Tensor) -> Tensor:
-        """``(B,)`` indices of test images -> ``(B, C, H, W)`` uint8."""
+        """Read corrupted images: ``(B,)`` indices of test images -> ``(B, C, H, W)`` uint8."""
         if severity not in SEVERITIES:
             raise ValueError(f"severity {severity!r}: expected 1 to 5")
         first = (severity - 1) * len(self.labels)
@@ -70,7 +70,7 @@ class CifarC:
 
 
 def _load(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """Mapped, not read: a file has 150 MB."""
+    """Memory-map a file instead of reading it, because it has 150 MB."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (ValueError, EOFError) as error:

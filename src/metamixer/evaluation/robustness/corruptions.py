@@ -2,16 +2,16 @@
 
 The kinds and their severities are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations", ICLR 2019, arXiv 1903.12261, in their version for images of 32 x 32 (CIFAR-10-C).
-**This is not CIFAR-10-C itself**: the random draws are other ones, image libraries differ in details, and the frost is
-drawn instead of photographed. Accuracies are comparable with each other, not with published ones;
+**This is not CIFAR-10-C itself**: random draws differ, image libraries differ in details, and frost is synthetic
+instead of photographed. Accuracies are comparable with each other, but not with published ones;
 :mod:`metamixer.evaluation.robustness.cifar_c` reads the official files.
 
-What is published in pixels of a 32 x 32 image (radii and widths of blur, the reach of elastic and glass, the size of
-snow flakes) grows with the shorter side, ``max(1, min(H, W) / 32)``. Zoom and pixelate are shares of the side and fog
-is made of octaves of it, so they scale by themselves. Noise stays per pixel, JPEG in its blocks of 8 x 8.
+Lengths published for images of 32 x 32 pixels (radii and widths of blur, the reach of elastic and glass, the size of
+snow flakes) are multiplied by ``max(1, min(H, W) / 32)``. Zoom and pixelate are relative to the side, and fog consists
+of octaves of the side, so they need no scaling. Noise is independent for each pixel, and JPEG has blocks of 8 x 8.
 
-A higher severity is not always further away in pixels. As published, the elastic transform turns less and bends more,
-glass blurs less but moves pixels twice, and frost darkens the image while it covers more of it.
+A higher severity does not always mean a larger distance in pixels. As published, the elastic transform rotates less but
+bends more, glass blurs less but moves pixels twice, and frost darkens the image while it covers more of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from metamixer.core.seeding import generator
 from metamixer.evaluation.robustness import blur, digital, noise, weather
 
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
-"""``(N, C, H, W)`` float32 in [0, 1], the severity from 1 to 5 and what draws -> the same shape; clipped later."""
+"""``(N, C, H, W)`` float32 in [0, 1], severity from 1 to 5, and generator -> the same shape; clamped by the caller."""
 
 CORRUPTIONS: Mapping[str, Corruption] = {
     "gaussian_noise": noise.gaussian_noise,
@@ -44,28 +44,27 @@ CORRUPTIONS: Mapping[str, Corruption] = {
     "pixelate": digital.pixelate,
     "jpeg_compression": digital.jpeg_compression,
 }
-"""By name, in the order of the paper's tables."""
+"""Corruptions by name, in the order of the tables of the paper."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 LEAST = 16
-"""Pixels of the shorter side; below it the blurs are nothing."""
+"""The smallest length of the shorter side in pixels; below it blur has no effect."""
 
 
 def corrupt(images: Tensor, kind: str, severity: int, *, seed: int = 0, first: int = 0) -> Tensor:
-    """``(N, C, H, W)`` uint8 -> ``(N, C, H, W)`` uint8, on the CPU.
+    """Corrupt images: ``(N, C, H, W)`` uint8 -> ``(N, C, H, W)`` uint8, on the CPU.
 
-    The same seed gives the same result, and all severities of a kind start from the same draws, so that what differs
-    between them is the severity.
+    The same seed gives the same result. All severities of a kind use the same random draws.
 
     Args:
-        images: grey (C = 1) or colour (C = 3), from 16 pixels on.
+        images: grey (C = 1) or colour (C = 3) images of at least 16 pixels.
         kind: a name of :data:`CORRUPTIONS`.
         severity: 1 to 5.
-        seed: of what is drawn.
-        first: the number of the first image, so that parts of a set draw different things.
+        seed: seed of the random draws.
+        first: index of the first image, so that different parts of a set have different draws.
 
     Raises:
-        ValueError: there is no such kind or severity, or the images do not fit.
+        ValueError: the kind, the severity or the images are not valid.
 
     >>> grey = torch.full((2, 1, 32, 32), 100, dtype=torch.uint8)
     >>> corrupt(grey, "brightness", 3).unique()
@@ -81,7 +80,7 @@ def corrupt(images: Tensor, kind: str, severity: int, *, seed: int = 0, first: i
         )
     if min(images.shape[2:]) < LEAST:
         raise ValueError(
-            f"images of {images.shape[2]} x {images.shape[3]} are too small; from {LEAST} pixels on it works"
+            f"images of {images.shape[2]} x {images.shape[3]} are too small; expected at least {LEAST} pixels"
         )
     draw = generator(seed, "corrupt", kind, first)
     changed = CORRUPTIONS[kind](images.cpu().float() / 255, severity, draw)

@@ -1,4 +1,4 @@
-"""Corruptions by processing. Values and draws: see :mod:`metamixer.evaluation.robustness.corruptions`."""
+"""Corruptions by processing. For values and random draws see :mod:`metamixer.evaluation.robustness.corruptions`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from metamixer.evaluation.robustness.blur import gaussian
 
 
 def brightness(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """More of the value (of hue, saturation, value); hue and saturation stay."""
+    """Increase the value in HSV; hue and saturation do not change."""
     amount = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
     value = images.amax(1, keepdim=True)
     brighter = (value + amount).clamp(max=1)
-    # With hue and saturation kept all channels grow by one factor; black has neither, and becomes grey.
+    # With constant hue and saturation all channels get the same factor; black has neither and becomes grey.
     return torch.where(value > 0, images * brighter / value.clamp_min(1e-6), brighter)
 
 
 def contrast(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """Every channel nearer to its mean."""
+    """Move every channel towards its mean."""
     amount = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
     mean = images.mean((2, 3), keepdim=True)
     return (images - mean) * amount + mean
 
 
 def elastic_transform(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """A random affine map, then a smooth random field of small moves.
+    """A random affine map, then a smooth random displacement field.
 
-    The numbers are shares of the side: size and smoothness of the field, reach of the affine map. As published, the
-    map shrinks while the field grows.
+    The values are relative to the side: size and smoothness of the field, and reach of the affine map. As published,
+    the affine map gets weaker with the severity while the field gets stronger.
     """
     amount, smooth, reach = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))[
         severity - 1
@@ -54,19 +54,19 @@ def _grid(height: int, width: int) -> Tensor:
 
 
 def _affine(count: int, height: int, width: int, reach: float, draw: torch.Generator) -> Tensor:
-    """``(N, H, W, 2)``: where each pixel comes from when three points around the middle move by up to ``reach``."""
+    """``(N, H, W, 2)``: the source of each pixel when three points around the centre move by up to ``reach``."""
     middle, third = torch.tensor([height // 2, width // 2]).float(), min(height, width) // 3
     corners = middle + third * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     moved = corners + (torch.rand((count, 3, 2), generator=draw) * 2 - 1) * reach
     ones = torch.ones(count, 3, 1)
-    # Three pairs of points fix the map; from where they went to where they were.
+    # Three pairs of points determine the map, from the moved to the original positions.
     back = torch.linalg.solve(torch.cat([moved, ones], -1), corners.expand(count, 3, 2))
     places = _grid(height, width)
     return torch.einsum("hwi,nij->nhwj", torch.cat([places, torch.ones(height, width, 1)], -1), back)
 
 
 def _sampled(images: Tensor, places: Tensor, at_pixel: bool) -> Tensor:
-    """The images at ``places`` ``(N, H, W, 2)`` in pixels, bilinear, mirrored at the border pixel or at its edge."""
+    """Sample images at ``places`` ``(N, H, W, 2)`` in pixels, bilinear, reflected at border pixels or their edges."""
     H, W = images.shape[2:]
     size = torch.tensor([W, H]).float()
     shown = 2 * places / (size - 1) - 1 if at_pixel else (2 * places + 1) / size - 1
@@ -74,7 +74,7 @@ def _sampled(images: Tensor, places: Tensor, at_pixel: bool) -> Tensor:
 
 
 def pixelate(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """Fewer pixels, enlarged again."""
+    """Shrink the image and enlarge it again."""
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
     H, W = images.shape[2:]
     few = (int(W * share), int(H * share))
@@ -82,7 +82,7 @@ def pixelate(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
 
 
 def jpeg_compression(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """Written as JPEG of a low quality, and read again."""
+    """Encode the image as a JPEG of low quality and decode it."""
     quality = (80, 65, 58, 50, 40)[severity - 1]
 
     def written(image: Image.Image) -> Image.Image:

@@ -22,9 +22,9 @@ from metamixer.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES,
 from metamixer.losses.components.adversarial_examples import Pixels
 
 Progress = Callable[[str, int, int], None]
-"""progress(stage, done, total), in images."""
+"""Called as progress(stage, done, total), in images."""
 
-_BATCH = 250  # fixed: what a corruption draws depends on where a batch begins
+_BATCH = 250  # fixed, because random draws of corruptions depend on the start of a batch
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Corrupted:
     """Accuracies of each network under each kind of corruption, in severities 1 to 5.
 
     Args:
-        source: ``metamixer`` where the images were corrupted here, ``files`` for the official ones.
-        kinds: by kind and network.
-        mean: of all kinds and severities, by network.
+        source: ``metamixer`` for images corrupted by this package, ``files`` for the official ones.
+        kinds: accuracies by kind and network.
+        mean: mean over all kinds and severities, by network.
     """
 
     source: str = "metamixer"
@@ -44,7 +44,7 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class UnderAttack:
-    """Accuracies by network under images moved by at most ``eps``, 1 = the range of a pixel."""
+    """Accuracies by network on images changed by at most ``eps``, for pixels in [0, 1]."""
 
     eps: Number = math.nan
     accuracy: Mapping[str, Maybe] = field(default_factory=dict)
@@ -52,13 +52,13 @@ class UnderAttack:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What :func:`probe_all` finds.
+    """The result of :func:`probe_all`.
 
     Args:
-        images: how many were used; None in files that do not say.
-        clean: the accuracies on the same images as they are, by network.
-        corruptions: None where they were not asked for.
-        attacks: by name, those that were asked for.
+        images: number of images; None in files without it.
+        clean: accuracies on the same unchanged images, by network.
+        corruptions: accuracies under corruptions; None if not measured.
+        attacks: accuracies under the measured attacks, by name.
     """
 
     images: int | None = None
@@ -67,22 +67,22 @@ class Robustness:
     attacks: Mapping[str, UnderAttack] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as in ``evaluation.json``: without the parts that were not asked for."""
+        """Plain values, as in ``evaluation.json``, without the parts that were not measured."""
         return {key: value for key, value in plain(asdict(self)).items() if value or key in ("images", "clean")}
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Networks, and the images that they are probed with.
+    """Networks, and the images on which their robustness is measured.
 
     Args:
         panel: the networks.
         images: a split.
-        rows: ``(N,)`` the images of it that are used.
-        mean, std: of every channel of the training images, 255 = 1.
-        device: where the networks are.
-        precision: an autocast context for the corruptions. Attacks compute in float32, so that no gradient is lost.
-        progress: progress(stage, done, total).
+        rows: ``(N,)`` indices of the images of the split to use.
+        mean, std: mean and standard deviation of every channel of the training images, 255 = 1.
+        device: the device of the networks.
+        precision: an autocast context for corruptions. Attacks compute in float32, so that gradients do not underflow.
+        progress: called as progress(stage, done, total).
     """
 
     panel: Panel
@@ -95,14 +95,14 @@ class Probe:
     progress: Progress | None = None
 
     def batches(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """For each batch its first place, its rows, its pixels on the CPU and its labels on the device."""
+        """Yield the first index, the rows, the pixels on the CPU, and the labels on the device, of each batch."""
         done = 0
         for rows in torch.split(self.rows, _BATCH):
             yield done, rows, self.images.fetch(rows).cpu(), self.images.labels[rows].to(self.device)
             done += len(rows)
 
     def counter(self, stage: str, passes: int = 1) -> Callable[[int], None]:
-        """To be called with the number of images after each pass over a batch, of ``passes`` over all images."""
+        """A function to call with the number of images after each pass over a batch, for ``passes`` over all images."""
         total, done = passes * len(self.rows), 0
 
         def count(images: int) -> None:
@@ -115,23 +115,23 @@ class Probe:
         return count
 
     def prepared(self, pixels: Tensor) -> Tensor:
-        """``(B, C, H, W)`` uint8 -> what the networks see."""
+        """``(B, C, H, W)`` uint8 -> normalised input of the networks."""
         return normalise(pixels.to(self.device), self.mean, self.std)
 
     def right(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """``(R,)``: how many images each network names rightly."""
+        """``(R,)``: the number of correct predictions of each network."""
         with self.precision or nullcontext():
             votes = self.panel.votes(self.prepared(pixels))
         return (votes == labels).sum(1).cpu()
 
     def shares(self, right: Tensor) -> dict[str, float]:
-        """Counts ``(R,)`` as accuracies by name."""
+        """Convert counts ``(R,)`` to accuracies by name."""
         pairs = zip(self.panel.names, right.tolist(), strict=True)
         return {name: count / len(self.rows) for name, count in pairs}
 
 
 def clean(probe: Probe) -> dict[str, float]:
-    """The accuracies on the same images as they are."""
+    """Measure the accuracies on the unchanged images."""
     right = torch.zeros(len(probe.panel.names), dtype=torch.int64)
     with evaluating(*probe.panel.modules):
         count = probe.counter("clean images")
@@ -142,12 +142,12 @@ def clean(probe: Probe) -> dict[str, float]:
 
 
 def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> Corrupted:
-    """The accuracies under fifteen corruptions in five severities each, and their mean.
+    """Measure the accuracies under fifteen corruptions in five severities each, and their mean.
 
     Args:
         probe: the networks and images.
-        files: the official ones, to be read instead of corrupting here.
-        seed: of what is drawn.
+        files: the official corrupted images, to use instead of corrupting the images of ``probe``.
+        seed: seed of the random draws.
     """
     right = {kind: torch.zeros(len(SEVERITIES), len(probe.panel.names), dtype=torch.int64) for kind in CORRUPTIONS}
     with evaluating(*probe.panel.modules):
@@ -174,7 +174,7 @@ def corruptions(probe: Probe, files: CifarC | None = None, seed: int = 0) -> Cor
 
 
 def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> dict[str, UnderAttack]:
-    """The accuracies when each network is attacked through its own gradient, the ensemble through that of its mean."""
+    """Measure the accuracies when each network is attacked by its own gradient; the ensemble by that of its mean."""
     chosen = ATTACKS if attacks is None else attacks
     pixels_range = Pixels.of(probe.mean, probe.std)
     right = {name: torch.zeros(len(probe.panel.names), dtype=torch.int64) for name in chosen}
@@ -193,13 +193,13 @@ def under_attack(probe: Probe, attacks: Mapping[str, Attack] | None = None) -> d
 
 
 def probe_all(probe: Probe, wanted: Collection[str], files: CifarC | None = None, seed: int = 0) -> Robustness | None:
-    """The accuracies that are asked for by ``corruptions`` and the names of attacks; None without any.
+    """Measure the requested accuracies under corruptions and attacks; None if there are no requests.
 
     Args:
         probe: the networks and images.
-        wanted: names.
-        files: the official corrupted images, which are then asked for.
-        seed: of the corruptions.
+        wanted: ``corruptions`` and names of attacks.
+        files: the official corrupted images; corruptions are then always measured.
+        seed: seed of the corruptions.
     """
     attacks = {name: attack for name, attack in ATTACKS.items() if name in wanted}
     corrupted = "corruptions" in wanted or files is not None

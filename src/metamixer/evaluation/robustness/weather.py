@@ -1,4 +1,4 @@
-"""Corruptions by weather. Values and draws: see :mod:`metamixer.evaluation.robustness.corruptions`."""
+"""Corruptions by weather. For values and random draws see :mod:`metamixer.evaluation.robustness.corruptions`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLD = (0.86, 0.94, 1.0)  # the tint of frost
 
 
 def snow(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """Flakes that fall in two directions, before a paler image."""
+    """Flakes that fall in two directions in front of a paler image."""
     loc, deviation, zoom, least, radius, sigma, kept = (
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
         (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
@@ -34,13 +34,13 @@ def snow(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
 
 
 def frost(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """Ice crystals on the lens. The paper lays photographs of frost over the image; these are drawn."""
+    """Ice crystals on the lens. The paper blends in photographs of frost; here they are synthetic."""
     kept, ice = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
     return kept * images + ice * crystals(images.shape, draw)
 
 
 def crystals(shape: torch.Size, draw: torch.Generator) -> Tensor:
-    """``(N, C, H, W)`` in [0, 1]: a synthetic frost texture: ridges of rough clouds, and needles across them."""
+    """``(N, C, H, W)`` in [0, 1]: a synthetic frost texture of ridges in rough clouds, with needles across them."""
     N, C, H, W = shape
     clouds = plasma(N, H, W, 2.0, draw)
     ridges = (1 - (2 * clouds - 1).abs()) ** 2
@@ -52,7 +52,7 @@ def crystals(shape: torch.Size, draw: torch.Generator) -> Tensor:
 
 
 def fog(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
-    """A cloud over the image; the brightest value of each image stays what it was."""
+    """A cloud over the image; the largest value of each image does not change."""
     amount, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))[severity - 1]
     N, _, H, W = images.shape
     brightest = images.amax((1, 2, 3), keepdim=True)
@@ -60,9 +60,9 @@ def fog(images: Tensor, severity: int, draw: torch.Generator) -> Tensor:
 
 
 def plasma(count: int, height: int, width: int, decay: float, draw: torch.Generator) -> Tensor:
-    """``(N, 1, H, W)`` clouds in [0, 1] by the diamond-square algorithm, periodic, cut out of a power of two.
+    """``(N, 1, H, W)`` clouds in [0, 1] by the periodic diamond-square algorithm, cropped from a power of two.
 
-    From one octave to the next the random shift shrinks by ``decay``: the smaller, the rougher.
+    The random shift is divided by ``decay`` from one octave to the next: the smaller ``decay``, the rougher the clouds.
     """
     size = 2 ** math.ceil(math.log2(max(height, width)))
     field = torch.zeros(count, size, size)
