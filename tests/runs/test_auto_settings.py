@@ -110,7 +110,7 @@ def test_a_batch_takes_half_of_the_memory(free, monkeypatch):
 def test_numbers_are_needed_where_no_run_is():
     recipe = Recipe.of({}, ["train.batch_size=auto"])
     data = load_data(recipe)
-    with pytest.raises(RecipeError, match=r"train\.batch_size=auto is found when a run begins"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size=auto is determined when a run begins"):
         train_loader(recipe, data, torch.device("cpu"))
     for wrong in ("train.batch_size=all", "optim.lr=fast", "train.batch_size=1"):
         with pytest.raises(RecipeError):

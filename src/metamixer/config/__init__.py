@@ -1,1 +1,1 @@
-"""Recipes: the file behind every run, and the tables of names."""
+"""Recipes: the file that defines a run, and the registries of names."""

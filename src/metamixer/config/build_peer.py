@@ -1,4 +1,4 @@
-"""A peer's network with the weights that it starts from; a teacher gets images and names classes in its own way."""
+"""Build the network of a peer with its initial weights; adapt the input and the classes of a teacher."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Scale = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True)
 class Task:
-    """What the data ask of a network.
+    """The requirements of the data on a network.
 
     Args:
-        num_classes: how many.
-        channels: of the images.
-        size: their height and width.
-        classes: the names; None: not known, and those of teachers are not compared.
-        scale: mean and standard deviation of each channel; None: not known, and teachers get images as they come.
+        num_classes: number of classes.
+        channels: number of channels of the images.
+        size: height and width of the images.
+        classes: names of the classes; None: unknown, and not compared with those of teachers.
+        scale: mean and standard deviation of each channel; None: unknown, and the input of teachers is not adapted.
     """
 
     num_classes: int
@@ -41,16 +41,16 @@ class Task:
 
 
 def build_peer(peer: PeerSection, task: Task, *, fetch: bool = True) -> tuple[nn.Module, list[str]]:
-    """The network, and what is to be known of where its weights come from, in sentences.
+    """Build a network, and return it with notes on the origin of its weights.
 
     Args:
-        peer: of the recipe.
-        task: of the data.
-        fetch: take the weights that it starts from; False where a checkpoint's take their place.
+        peer: section of the recipe.
+        task: requirements of the data.
+        fetch: load the initial weights; False if those of a checkpoint replace them.
 
     Raises:
-        ValueError, TypeError, ImportError, RuntimeError, OSError: it cannot be built, its weights are those of another
-            network, or a teacher knows other classes.
+        ValueError, TypeError, ImportError, RuntimeError, OSError: the network cannot be built, its weights are those of
+            another network, or a teacher has other classes.
     """
     if given := {"num_classes", "in_channels", "image_size"} & set(peer.options):
         raise ValueError(f"{', '.join(sorted(given))} come from the data; leave them out here")
@@ -85,7 +85,7 @@ def _learner(peer: PeerSection, task: Task, fetch: bool) -> tuple[nn.Module, lis
 
 
 def _of_timm(network: nn.Module, task: Task) -> list[str]:
-    """timm takes all tensors or none but for the head, which is new where the classes are others."""
+    """A note on weights of timm, which loads all tensors; the head is new if the number of classes differs."""
     config: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
     heads = config.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
@@ -139,7 +139,7 @@ def _teacher(peer: PeerSection, task: Task, fetch: bool) -> tuple[nn.Module, lis
 
 
 def _outputs(peer: PeerSection, said: Said, config: dict[str, Any], task: Task) -> tuple[Sequence[str] | None, int]:
-    """The classes that a teacher's outputs stand for, if they are known, and how many outputs it has."""
+    """The classes of the outputs of a teacher, if they are known, and the number of its outputs."""
     ours = task.classes
     if isinstance(peer.classes, list):
         return peer.classes, len(peer.classes)
@@ -167,7 +167,7 @@ def _outputs(peer: PeerSection, said: Said, config: dict[str, Any], task: Task) 
 
 
 def natural(name: str) -> list[int | str]:
-    """The key by which timm sorts folders: numbers in names by their value.
+    """The sort key of timm for folders: numbers in names are compared by value.
 
     >>> sorted(["10", "2", "1"], key=natural)
     ['1', '2', '10']
@@ -180,14 +180,14 @@ def _forms(names: Sequence[str]) -> list[str]:
 
 
 def _order(theirs: Sequence[str], ours: Sequence[str]) -> list[int] | None:
-    """Where each of our classes is among theirs, by name; None if one is not, or more than once."""
+    """The index in ``theirs`` of each of ``ours``, by name; None if one is missing or occurs twice."""
     there = _forms(theirs)
     wanted = _forms(ours)
     return [there.index(name) for name in wanted] if all(there.count(name) == 1 for name in wanted) else None
 
 
 def _labels(config: dict[str, Any], ours: Sequence[str] | None) -> Sequence[str] | None:
-    """The names of a pretrained head, in the form (WordNet numbers or words) that the data have."""
+    """The class names of a pretrained head, as WordNet ids or words, whichever the data use."""
     if ours is None or not config:
         return None
     if config.get("label_names"):
@@ -218,7 +218,7 @@ def _own_scale(config: dict[str, Any], channels: int) -> Scale | None:
     mean, std = config["mean"], config["std"]
     if len(mean) == channels:
         return tuple(mean), tuple(std)
-    # timm adds the first convolution up for grey images: all channels are then one.
+    # For grey images timm sums the first convolution over its input channels.
     return ((sum(mean) / len(mean),), (sum(std) / len(std),)) if channels == 1 else None
 
 

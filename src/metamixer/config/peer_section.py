@@ -1,4 +1,4 @@
-"""The recipe's ``peers``: which networks, what they start from, and what of them learns at which rate."""
+"""The ``peers`` of a recipe: networks, initial weights, and training settings of each peer."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _FREEZE = re.compile(r"stem|(?:stem\.\.)?stage([1-9]\d*)")
 
 
 class PeerSection(Section):
-    """One network. What is not named here goes to the network itself, as in ``{name: resnet20, shortcut: A}``.
+    """One network. Other keys are options of the network itself, as in ``{name: resnet20, shortcut: A}``.
 
     Args:
         name: a bundled network, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:callable``.
-        frozen: it does not learn: a teacher.
-        weights: a ``.safetensors`` file to start from; where it knows other classes, the head stays new.
-        stages: module paths at whose outputs its stages end; None: found.
-        branches: how many peers grow from this network, on a trunk that they share.
-        trunk: the stage at whose end they branch; None: the last but one, so that each has a last stage of its own.
-        rescale: divide the gradient that reaches the trunk by the number of branches (CL-ILR).
-        freeze: ``stem``, or the stem and all stages up to one, such as ``stage2``, do not learn, and their batch norm
-            is in evaluation mode.
-        freeze_epochs: how many epochs they do not learn; None: all of them.
-        lr: its peak learning rate; None: ``optim.lr``.
-        weight_decay: its weight decay; None: ``optim.weight_decay``.
-        classes: the classes that the outputs of a frozen network stand for, in their order: a list of names, or the
-            names of the data in ``natural`` order (1, 2, 10) or ``sorted`` (1, 10, 2); None: as its file says.
+        frozen: do not train this network: it is a teacher.
+        weights: ``.safetensors`` file with initial weights; if its classes differ, the head is initialised randomly.
+        stages: paths of the modules whose outputs end its stages; None: find them.
+        branches: number of peers made from this network, with a shared trunk.
+        trunk: last stage of the trunk; None: the last but one, so that each branch has its own last stage.
+        rescale: divide the gradient of the trunk by the number of branches (CL-ILR).
+        freeze: freeze the stem (``stem``), or the stem and all stages up to a given one, such as ``stage2``, with their
+            batch norm in evaluation mode.
+        freeze_epochs: number of epochs in which they are frozen; None: all.
+        lr: peak learning rate of this peer; None: ``optim.lr``.
+        weight_decay: weight decay of this peer; None: ``optim.weight_decay``.
+        classes: classes of the outputs of a frozen network, in order: a list of names, or the names of the data in
+            ``natural`` order (1, 2, 10) or ``sorted`` (1, 10, 2); None: those in its weights file.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -73,12 +73,12 @@ class PeerSection(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What goes to the network."""
+        """The options of the network."""
         return dict(self.model_extra or {})
 
     @property
     def settings(self) -> PeerSettings:
-        """How it learns."""
+        """The training settings of this peer."""
         stages = None
         if self.freeze is not None and (found := _FREEZE.fullmatch(self.freeze)):
             stages = int(found[1] or 0)

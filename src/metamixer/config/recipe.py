@@ -1,7 +1,7 @@
-"""Recipes: the YAML file behind every run.
+"""Recipes: the YAML file that defines a run.
 
-A recipe is YAML with six sections: ``data``, ``peers``, ``mixer``, ``loss``, ``optim`` and ``train``. All of it is
-checked before anything is built, and all errors are reported at once, each with its place and what is accepted.
+A recipe has six sections: ``data``, ``peers``, ``mixer``, ``loss``, ``optim`` and ``train``. All of it is checked
+before anything is built, and all errors are reported together, each with its key and what is accepted.
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ _INSTEAD = "compile=reduce-overhead lets torch record CUDA graphs"
 
 @dataclass(frozen=True)
 class TrainSection(TrainSettings):
-    """The loop: :class:`~metamixer.training.settings.TrainSettings`, and what builds its batches and peers.
+    """:class:`~metamixer.training.settings.TrainSettings`, and settings of batches and peers.
 
     Args:
-        batch_size: images in a step, over all processes; ``auto``: the largest power of two whose step takes half of
-            the free memory, at most 256 and a twentieth of the training images.
-        sync_batchnorm: batch norm over the images of all processes of a group; CUDA only.
-        per_class: images of each class that a batch has, such as 2 for contrastive losses; None: drawn at random.
-        parallel: peers one after the other (``none``), or side by side on the cores of a CPU (``threads``).
-        checkpointing: compute blocks of the peers again in the backward pass: less memory, about a third more time.
+        batch_size: number of images per step, over all processes; ``auto``: the largest power of two whose step needs
+            half of the free memory, at most 256 and a twentieth of the training images.
+        sync_batchnorm: synchronize batch norm over all processes of a group; CUDA only.
+        per_class: number of images per class in a batch, such as 2 for contrastive losses; None: random batches.
+        parallel: run peers one after the other (``none``), or in parallel on the cores of a CPU (``threads``).
+        checkpointing: recompute blocks of the peers in the backward pass: less memory, about a third more time.
         compile: mode of ``torch.compile`` for the peers: ``false``, ``default``, or ``reduce-overhead`` and
             ``max-autotune``, which record CUDA graphs on a GPU.
-        trackers: where the metrics go beside the run's files: ``tensorboard`` (``events/``), ``wandb``, ``mlflow``.
+        trackers: where to log metrics in addition to the files of the run: ``tensorboard`` (``events/``), ``wandb``,
+            ``mlflow``.
     """
 
     batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 64
@@ -67,7 +68,7 @@ class TrainSection(TrainSettings):
     @model_validator(mode="before")
     @classmethod
     def _removed(cls, values: Any) -> Any:
-        """Settings of versions before: those that changed nothing are passed over."""
+        """Convert settings of earlier versions; those without effect are ignored."""
         if not isinstance(values, dict):
             return values
         if values.get("graphs", False) is not False:
@@ -84,7 +85,7 @@ class TrainSection(TrainSettings):
 
 
 class Part(Section):
-    """A mixer or a loss: its name and its settings, side by side. A name alone is enough."""
+    """A mixer or a loss: its name and its settings at the same level. The name alone is accepted too."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -92,12 +93,12 @@ class Part(Section):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What stands beside the name."""
+        """The settings, without the name."""
         return dict(self.model_extra or {})
 
     @cached_property
     def as_loss(self) -> Loss:
-        """The loss of this name, built once, to be asked what it needs. A run trains with one of its own."""
+        """The loss of this name, built once to read its requirements. Runs build their own."""
         return Loss.of(make(self.model_dump(), LOSSES, "loss"))
 
 
@@ -113,10 +114,10 @@ _TRAIN = (
     "timeout", "micro_batches", "mixing_groups", "on_nonfinite", "per_class", "update", "parallel", "compile",
     "checkpoint_every", "validate_every",
 )  # fmt: skip
-"""The order of the first version's ``train`` section in files, and so in checksums; what was added comes after."""
+"""The order of the ``train`` section in files of the first version, and so in checksums; later settings follow."""
 
 LAYOUT = ("devices", "num_nodes", "peer_groups", "timeout", "trackers")
-"""Settings of ``train`` that do not change what is computed: processes and trackers."""
+"""Settings of ``train`` that do not affect results: processes and trackers."""
 
 CODE = ("peers", "mixer", "loss")
 """The sections that can name code by an import path."""
@@ -142,18 +143,19 @@ class Recipe(Section):
         """Read a YAML file and apply changes such as ``optim.lr=0.05`` or ``peers.1.name=resnet32``.
 
         Args:
-            path: of the file.
-            changes: of what it says.
-            allow_imports: import the code that it names by ``package.module:Name``. That code runs: trust it first.
+            path: the file.
+            changes: overrides, ``key=value``.
+            allow_imports: import code that the file names by ``package.module:Name``. Only for files you trust: the
+                code is run.
 
         Raises:
-            RecipeError: it cannot be read, or something in it does not fit.
+            RecipeError: the file cannot be read, or a setting is not valid.
         """
         return cls.of(read_yaml(Path(path)), changes, allow_imports=allow_imports)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], changes: Iterable[str] = (), *, allow_imports: bool = False) -> Recipe:
-        """From plain values, as they stand in a file; see :meth:`read`."""
+        """Create a recipe from plain values, as in a file; see :meth:`read`."""
         changes = list(changes)
         raw = with_changes(content, changes, _DEFAULTS)
         if "mixer" not in content and not any(change.startswith("mixer=") for change in changes):
@@ -187,12 +189,12 @@ class Recipe(Section):
         return recipe
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, defaults included; the settings of mixer and loss as well."""
+        """Plain values, including the defaults of all sections, of the mixer and of the loss."""
         content: dict[str, Any] = self.model_dump(mode="json")
         for key, table in (("mixer", MIXERS), ("loss", LOSSES)):
             content[key] = {"name": content[key]["name"], **all_settings(content[key], table)}
         content["train"] = {key: content["train"][key] for key in dict.fromkeys((*_TRAIN, *content["train"]))}
-        # In which order a network's options were written changes no checksum.
+        # Sorted, so that the order of options of a network does not change the checksum.
         own = PeerSection.model_fields
         content["peers"] = [
             {key: peer[key] for key in own} | _sorted({key: peer[key] for key in peer if key not in own})
@@ -201,23 +203,23 @@ class Recipe(Section):
         return content
 
     def as_yaml(self) -> str:
-        """The full recipe as a file that :meth:`read` takes."""
+        """The full recipe as the text of a file for :meth:`read`."""
         return as_yaml(self.as_dict())
 
     @property
     def digest(self) -> str:
-        """A short checksum of what is computed: two runs with the same one are the same run, on whatever processes."""
+        """A short checksum of all settings that affect results, independent of processes."""
         return sha256(as_yaml(self._what).encode()).hexdigest()[:16]
 
     @property
     def placed_digest(self) -> str:
-        """The checksum with the place of the data, as versions before had it: two folders of one name are two."""
+        """The checksum of earlier versions, which includes the path of the data."""
         what = self._what
         what["data"] |= {"name": self.data.name, "root": self.data.root}
         return sha256(as_yaml(what).encode()).hexdigest()[:16]
 
     def at_home(self, known: Recipe) -> Recipe:
-        """This recipe with the place of the data in ``known``, if both name the same kind of data by places."""
+        """This recipe with the path of the data in ``known``, if both name the same data or both name paths."""
         if self.data.name != known.data.name and not (is_place(self.data.name) and is_place(known.data.name)):
             return self
         data = self.data.model_copy(update={"name": known.data.name, "root": known.data.root})
@@ -225,10 +227,11 @@ class Recipe(Section):
 
     @property
     def _what(self) -> dict[str, Any]:
-        """The full recipe without what changes nothing: the layout of its processes, and later settings left neutral.
+        """The settings that affect results: without the layout of processes, and without later settings at their
+        neutral values.
 
-        Written as the first version wrote it, so that its runs are still the same runs: ``compile`` was true or false,
-        and ``graphs`` came after it.
+        In the form of the first version, so that checksums of its runs do not change: ``compile`` was true or false,
+        followed by ``graphs``.
         """
         content = self.as_dict()
         train: dict[str, Any] = {}
@@ -245,7 +248,7 @@ class Recipe(Section):
         return content | {"peers": [effective(peer, PeerSection) for peer in content["peers"]]}
 
     def continued(self, earlier: Recipe) -> Recipe:
-        """This recipe, or where it is ``earlier`` with more epochs, the one that trains the rest of them after it."""
+        """This recipe; if it is ``earlier`` with more epochs, the recipe that continues it with the remaining ones."""
         before = earlier.train
         if self.train.epochs <= before.epochs:
             return self
@@ -262,7 +265,7 @@ class Recipe(Section):
         return self.model_copy(update={"train": replace(self.train, epochs=epochs, continued=tuple(earlier))})
 
     def differences(self, other: Recipe) -> list[str]:
-        """The places where ``other`` computes something else, as in ``optim.lr: 0.1, here 0.05``."""
+        """The differences from ``other`` that affect results, such as ``optim.lr: 0.1, here 0.05``."""
         here, there = flat(self._what), flat(other._what)
         return [
             f"{key}: {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
@@ -272,28 +275,28 @@ class Recipe(Section):
 
     @property
     def members(self) -> tuple[PeerSection, ...]:
-        """The section of every peer that learns or teaches: one with branches is there once for each."""
+        """The section of every peer; one with branches occurs once for each branch."""
         return tuple(peer for peer in self.peers for _ in range(peer.branches))
 
     @property
     def peer_settings(self) -> tuple[PeerSettings, ...]:
-        """How each of the members learns."""
+        """The training settings of each member."""
         return tuple(peer.settings for peer in self.members)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The peers' names, numbered, and those of their shadows: ``0 resnet20``, ``1 resnet32``."""
+        """The numbered names of the peers, followed by those of their shadows: ``0 resnet20``, ``1 resnet32``."""
         names = tuple(f"{index} {peer.name}" for index, peer in enumerate(self.members))
         shadow = self.loss.as_loss.shadows
         return (*names, *(f"{name} {shadow}" for name in names)) if shadow else names
 
     def build_mixer(self) -> Mixer:
-        """The mixer with its settings."""
+        """Build the mixer with its settings."""
         mixer: Mixer = make(self.mixer.model_dump(), MIXERS, "mixer")
         return mixer
 
     def build_loss(self) -> nn.Module:
-        """The loss with its settings."""
+        """Build the loss with its settings."""
         loss: nn.Module = make(self.loss.model_dump(), LOSSES, "loss")
         return loss
 
@@ -308,17 +311,17 @@ class Recipe(Section):
         fetch: bool = True,
         notes: list[str] | None = None,
     ) -> Cohort:
-        """The peers, each initialised from its own seed.
+        """Build the peers, each initialised from its own seed.
 
         Args:
-            num_classes, in_channels, size: of the data.
-            classes: their names, with which those of teachers are compared; None: they are not.
-            scale: mean and deviation of the data's channels, from which images get a teacher's own.
-            fetch: take the weights that peers start from; False where a checkpoint's take their place.
-            notes: gets sentences about where weights come from.
+            num_classes, in_channels, size: properties of the data.
+            classes: names of the classes, to compare with those of teachers; None: do not compare.
+            scale: mean and deviation of the channels, to convert images to the normalisation of a teacher.
+            fetch: load the initial weights; False if those of a checkpoint replace them.
+            notes: a list to which notes on the origin of weights are appended.
 
         Raises:
-            RecipeError: a network is unknown, does not take its options or weights, or its stages are not found.
+            RecipeError: a network is unknown, does not accept its options or weights, or its stages are not found.
         """
         task = Task(num_classes, in_channels, size, None if classes is None else tuple(classes), scale)
         networks: list[nn.Module] = []
@@ -358,7 +361,7 @@ class Recipe(Section):
             raise RecipeError(f"peers: {error}") from error
 
     def cohort_for(self, data: Data, *, fetch: bool = True, notes: list[str] | None = None) -> Cohort:
-        """:meth:`build_cohort` for data, whose classes and normalisation teachers are compared with."""
+        """:meth:`build_cohort` for data, with their classes and normalisation for teachers."""
         scale = (tuple(data.mean), tuple(data.std))
         return self.build_cohort(
             len(data.classes), data.channels, data.size, classes=data.classes, scale=scale, fetch=fetch, notes=notes
@@ -378,7 +381,7 @@ class Recipe(Section):
 
 
 def _with_strength(mixer: Any, data: Any) -> Any:
-    """The mixer that nobody named: it follows the overfitting, if there are validation images to know it by."""
+    """The default mixer: its strength is ``auto``, unless there are no validation images."""
     without = isinstance(data, Mapping) and data.get("val_share") == 0
     if not isinstance(mixer, Mapping) or mixer.get("name") != "metamixer" or without:
         return mixer

@@ -1,4 +1,4 @@
-"""Mixers and losses by name, built from plain settings that are checked against their signatures."""
+"""Build mixers and losses by name, from plain settings that are checked against their signatures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["LOSSES", "MIXERS", "all_settings", "effective", "faults", "find", "m
 
 
 def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:
-    """The object that a part names, its settings checked against its signature."""
+    """Build the object that a part names, with its settings checked against the signature."""
     settings = {name: value for name, value in part.items() if name != "name"}
     cls = find(part["name"], table, key)
     try:
@@ -36,17 +36,18 @@ def make(part: Mapping[str, Any], table: Mapping[str, type], key: str) -> Any:
 
 
 def all_settings(part: Mapping[str, Any], table: Mapping[str, type]) -> dict[str, Any]:
-    """The settings of a part with the defaults filled in, as plain values."""
+    """The settings of a part including defaults, as plain values."""
     settings = {name: value for name, value in part.items() if name != "name"}
     dumped: dict[str, Any] = model_of(find(part["name"], table, "")).model_validate(settings).model_dump(mode="json")
     return dumped
 
 
 def effective(settings: Mapping[str, Any], of: type) -> dict[str, Any]:
-    """Plain settings of a section, a mixer or a loss, without those that came later and are neutral.
+    """Plain settings of a section, a mixer or a loss, without later settings at their neutral values.
 
-    A setting that is added gets ``Field(json_schema_extra={"neutral": VALUE})``, in an ``Annotated`` type outside of
-    pydantic's models: at this value all is computed as before there was such a setting, so the recipe's checksum stays.
+    A new setting gets ``Field(json_schema_extra={"neutral": VALUE})``, in an ``Annotated`` type outside of pydantic
+    models. With this value results are the same as before the setting existed, so the checksum of the recipe does not
+    change.
     """
     fields = (of if issubclass(of, BaseModel) else model_of(of)).model_fields  # type: ignore[arg-type]
     extras = {name: field.json_schema_extra for name, field in fields.items()}
@@ -57,7 +58,7 @@ def effective(settings: Mapping[str, Any], of: type) -> dict[str, Any]:
 
 
 def find(name: str, table: Mapping[str, type], key: str) -> type:
-    """The class of that name, or the one that an import path names and that may be imported; RecipeError if not."""
+    """The class of that name, or of an import path that is allowed; RecipeError if there is none."""
     if name in table:
         return table[name]
     if ":" not in name:
@@ -81,10 +82,10 @@ _MEMBER = re.compile(r"constrained-\w+|(literal|list|tuple|dict)\[.*]|str|int|fl
 
 
 def faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    """One line for each fault: its place, what is wrong and what is accepted."""
+    """One line for each error: the key, what is wrong, and what is accepted."""
     lines, before = [], ""
     for fault in error.errors():
-        # A union's members stand in the place, as in optim.lr.constrained-float and optim.lr.literal['auto'].
+        # The location includes members of a union, as in optim.lr.constrained-float and optim.lr.literal['auto'].
         where = [str(step) for step in fault["loc"] if not _MEMBER.fullmatch(str(step))]
         place = ".".join([prefix, *where] if prefix else where)
         if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -94,7 +95,7 @@ def faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> 
             lines.append(f"{place}: no such option; {hint}")
         elif fault["type"] in ("value_error", "assertion_error"):
             lines.append(f"{place}: {fault['msg'].removeprefix('Value error, ')}")
-        elif place == before and len(where) < len(fault["loc"]):  # one more that it may be
+        elif place == before and len(where) < len(fault["loc"]):  # another member of the same union
             also, given = fault["msg"].removeprefix("Input should be "), f", not {fault['input']!r:.80}"
             lines[-1] = f"{lines[-1].removesuffix(given)}, or {also}{given}"
         else:

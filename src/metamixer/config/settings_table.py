@@ -1,4 +1,4 @@
-"""All settings of a recipe as table rows, made from signatures and docstrings."""
+"""All settings of a recipe as table rows, generated from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 @dataclass(frozen=True)
 class Setting:
-    """A row: the section or method, the setting as a recipe writes it, what is accepted, its default, what it does."""
+    """A row: section or method, key in a recipe, accepted values, default, and meaning."""
 
     section: str
     key: str
@@ -35,7 +35,7 @@ class Setting:
 
 
 def settings() -> Iterator[Setting]:
-    """All settings, section by section; those of a mixer or loss under its name."""
+    """Yield all settings by section; those of a mixer or loss under its name."""
     for section, owner in {"data": DataSection, "peers.N": PeerSection, "optim": Optim, "train": TrainSection}.items():
         yield from _of(section.partition(".")[0], section, owner)
     for prefix, table in (("mixer", MIXERS), ("loss", LOSSES)):
@@ -44,12 +44,12 @@ def settings() -> Iterator[Setting]:
 
 
 def sections() -> list[str]:
-    """What ``settings`` are grouped by."""
+    """The sections of ``settings``."""
     return list(dict.fromkeys(setting.section for setting in settings()))
 
 
 def markdown() -> str:
-    """The settings as Markdown, a table for each section or method."""
+    """The settings as Markdown, with a table for each section or method."""
     lines: list[str] = []
     section = ""
     for each in settings():
@@ -70,18 +70,18 @@ def _of(section: str, prefix: str, owner: Any) -> Iterator[Setting]:
 
 
 def documented(owner: type) -> dict[str, str]:
-    """What the ``Args`` of a class's docstring, and of the classes that it extends, say of each setting."""
+    """The descriptions of settings in the ``Args`` of the docstrings of a class and its base classes."""
     found: dict[str, str] = {}
     for each in reversed(owner.__mro__):
         _, _, arguments = inspect.cleandoc(each.__dict__.get("__doc__") or "").partition("Args:\n")
         for names, text in re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", arguments.split("\n\n")[0], re.M):
-            line = re.sub(r"\bNone\b", "null", " ".join(text.split()).replace("``", "`"))  # as a recipe writes it
+            line = re.sub(r"\bNone\b", "null", " ".join(text.split()).replace("``", "`"))  # the YAML spelling
             found |= dict.fromkeys(names.split(", "), line)
     return found
 
 
 def _accepted(annotation: Any, metadata: list[Any]) -> str:
-    """A type as one reads it: ``number ≥ 0``, ``sgd or adamw``, ``list of text, or null``."""
+    """A readable description of a type: ``number ≥ 0``, ``sgd or adamw``, ``list of text, or null``."""
     limits = [f"{sign} {value:g}" for key, sign in _SIGNS.items() for value in _limits(metadata, key)]
     parts = get_args(annotation)
     if hasattr(annotation, "__metadata__"):
@@ -112,7 +112,7 @@ def _limits(metadata: list[Any], key: str) -> Iterator[float]:
 
 
 def _plain(value: Any) -> str:
-    """A default as a recipe writes it; none where a setting has to be given."""
+    """A default in YAML; empty if the setting is required."""
     if value is PydanticUndefined or value is ...:
         return ""
     if value is None or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Initial weights of a recipe's peers, and what their file says of classes and preprocessing."""
+"""Initial weights of peers, and the classes and preprocessing in the metadata of their files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from metamixer.core.text import listed
 from metamixer.training.nan_checks import not_finite_weight
 
 FORMAT = "metamixer-classifier-1"
-"""What the metadata of a deployed network call themselves."""
-_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+"""The format name in the metadata of a deployed network."""
+_WRAPPERS = ("module.", "_orig_mod.")  # name prefixes added by DataParallel and torch.compile
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the metadata of a file say; nothing where it is none of ours.
+    """The metadata of a file; empty unless this package wrote it.
 
     Args:
-        classes: the names, in the order of the outputs.
-        scale: mean and standard deviation of each channel of its images.
-        size: their height and width.
+        classes: names of the classes, in the order of the outputs.
+        scale: mean and standard deviation of each channel of the images.
+        size: height and width of the images.
     """
 
     classes: tuple[str, ...] | None = None
@@ -35,7 +35,7 @@ class Said:
 
 
 def said_of(path: Path) -> Said:
-    """What a ``.safetensors`` file says of itself; ``ValueError`` if it cannot be read."""
+    """Read the metadata of a ``.safetensors`` file; ``ValueError`` if it cannot be read."""
     import safetensors
 
     _check_kind(path)
@@ -62,22 +62,22 @@ def load_weights(
     *,
     new_head: bool = False,
 ) -> list[str]:
-    """Read a ``.safetensors`` file into a network. Names may have the prefix of DataParallel or torch.compile.
+    """Load a ``.safetensors`` file into a network. Names may have the prefix of DataParallel or torch.compile.
 
     Args:
-        network: built anew.
-        path: of the file.
-        head: the tensors of the head, each with the axis of its classes (:func:`head_of`), which may be missing or of
-            another shape; None: all has to fit.
-        order: output ``order[k]`` of the file is class k; None: as they are.
-        new_head: leave the head of the file aside although it fits.
+        network: a new network.
+        path: the file.
+        head: the tensors of the head, each with the axis of the classes (:func:`head_of`), which may be missing in the
+            file or have another shape; None: all tensors must fit.
+        order: output ``order[k]`` of the file is class k; None: the same order.
+        new_head: do not load the head even if it fits.
 
     Returns:
-        The tensors of the head that stay as they were.
+        The tensors of the head that were not loaded.
 
     Raises:
-        ValueError: on one line: another kind of file, one that cannot be read, the weights of another network, or
-            values that are not finite.
+        ValueError: the file has another type, cannot be read, belongs to another network, or has values that are not
+            finite. The message has one line.
     """
     _check_kind(path)
     import safetensors.torch
@@ -110,8 +110,8 @@ def head_of(network: nn.Module, other: nn.Module) -> dict[str, int]:
     """The tensors whose shape depends on the number of classes, each with the axis of the classes.
 
     Args:
-        network: of some number of classes.
-        other: the same for another number.
+        network: a network.
+        other: the same network for another number of classes.
     """
     shapes = {key: value.shape for key, value in other.state_dict().items()}
     return {
@@ -127,8 +127,8 @@ def _check_kind(path: Path) -> None:
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str:
-    """Which tensors are missing, unknown or of another shape; empty where all fit."""
-    there = {wanted[key].data_ptr() for key in wanted.keys() & found.keys()}  # tensors with two names are saved once
+    """A message about tensors that are missing, unknown or have another shape; empty if all fit."""
+    there = {wanted[key].data_ptr() for key in wanted.keys() & found.keys()}  # shared tensors are saved once
     missing = [key for key in wanted if key not in found and wanted[key].data_ptr() not in there]
     unknown = [key for key in found if key not in wanted]
     shapes = [

@@ -11,20 +11,20 @@ from typing import Any
 
 import yaml
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character; in a value it may be a byte of a file's name
-_LARGEST_FILE = 50_000  # bytes; about a second of PyYAML's time
-_DEEPEST = 50  # a recipe has some five levels
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character; in a value it may be a byte of a file name
+_LARGEST_FILE = 50_000  # bytes; PyYAML takes about a second
+_DEEPEST = 50  # recipes have about five levels
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be followed; the message has one line for each fault."""
+    """An invalid recipe; the message has one line for each error."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without its surprises: no key twice, no aliases, merging, dates or tags; ``1e-3`` is a number."""
+    """Strict YAML 1.1: no duplicate keys, aliases, merging, dates or tags; ``1e-3`` is a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep)  # refuses what is no mapping and what cannot be a key
+        mapping = super().construct_mapping(node, deep)  # raises for other nodes and for invalid keys
         if len(mapping) < len(node.value):
             counts = Counter(self.construct_object(key, deep=True) for key, _ in node.value)
             twice = sorted(str(key) for key, count in counts.items() if count > 1)
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             raise RecipeError("aliases (*name) are not read: write the values out")
-        if self._depth == _DEEPEST:  # the time of the scanner grows with the square of the depth
+        if self._depth == _DEEPEST:  # the time of the scanner is quadratic in the depth
             raise RecipeError(f"not YAML: nested more than {_DEEPEST} deep")
         self._depth += 1
         try:
@@ -52,7 +52,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# What JSON has: a set, a date or bytes fit nowhere in a recipe, and could not be written into a run's folder.
+# JSON types only: sets, dates and bytes have no use in a recipe, and could not be written to a run folder.
 _Loader.yaml_constructors = {
     tag: construct
     for tag, construct in yaml.SafeLoader.yaml_constructors.items()
@@ -67,10 +67,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|fals
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
-        RecipeError: no such file, too large, not YAML, a key twice, or no mapping.
+        RecipeError: the file is missing or too large, or is not YAML, has a duplicate key, or is not a mapping.
     """
     try:
         if path.stat().st_size > _LARGEST_FILE:
@@ -86,7 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """One YAML value: ``1e-3`` is a number, ``no`` is text, and a key that is set twice is an error."""
+    """Parse a YAML value: ``1e-3`` is a number, ``no`` is text, and a duplicate key is an error."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  (a subclass of the safe loader)
     except yaml.YAMLError as error:
@@ -95,15 +95,15 @@ def parse_yaml(text: str) -> Any:
         raise RecipeError("not YAML: nested too deep") from error
     except RecipeError:
         raise
-    except (ValueError, KeyError, IndexError) as error:  # PyYAML's own: `!!bool maybe`, an integer of 5000 digits
+    except (ValueError, KeyError, IndexError) as error:  # from PyYAML: `!!bool maybe`, an integer of 5000 digits
         raise RecipeError(f"not YAML: a value is not of its type: {error}") from error
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what :class:`_Loader` would read as something else than text, and what any other reader would."""
+    """Quotes text that :class:`_Loader` or any other reader would not read as text."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        # PyYAML writes these as they are and reads them as ends of a line.
+        # PyYAML writes these unquoted and reads them as line ends.
         style = '"' if any(end in data for end in "\x85\u2028\u2029\ufeff") else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
@@ -119,12 +119,12 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:
-    """Plain values as text that :func:`parse_yaml` reads as the same values, text like ``1e3`` included."""
+    """Dump plain values so that :func:`parse_yaml` returns the same values, including text such as ``1e3``."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def is_by_hand(path: Path) -> bool:
-    """Whether a file is there that :func:`as_yaml` did not write: it has comments, or is laid out otherwise."""
+    """Whether a file exists that was not written by :func:`as_yaml`: it has comments or another layout."""
     try:
         text = path.read_text(encoding="utf-8")
         return as_yaml(parse_yaml(text)) != text
@@ -135,7 +135,7 @@ def is_by_hand(path: Path) -> bool:
 
 
 def with_changes(content: Mapping[str, Any], changes: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``content`` with changes such as ``peers.1.name=resnet32``; sections that are missing come from
+    """A copy of ``content`` with changes such as ``peers.1.name=resnet32``; missing sections are copied from
     ``defaults``.
     """
     changed = copy.deepcopy(dict(content))
@@ -169,7 +169,7 @@ def with_changes(content: Mapping[str, Any], changes: Iterable[str], defaults: M
 
 
 def flat(content: Any, place: str = "", *, lists: bool = True) -> dict[str, Any]:
-    """Nested plain values by their places, as in ``{"peers.1.name": "resnet20"}``; lists may stay whole."""
+    """Flatten nested plain values: ``{"peers.1.name": "resnet20"}``; ``lists=False`` keeps lists."""
     if isinstance(content, dict) and content:
         items: Iterable[tuple[Any, Any]] = content.items()
     elif lists and isinstance(content, list) and content:

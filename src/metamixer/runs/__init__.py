@@ -1,1 +1,1 @@
-"""Run folders: training, evaluating and using them."""
+"""Run folders: train, evaluate and use them."""

@@ -1,4 +1,4 @@
-"""``optim.lr=auto`` and ``train.batch_size=auto``: found before the first step, and kept with the run."""
+"""``optim.lr=auto`` and ``train.batch_size=auto``: determined before the first step, and saved with the run."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from metamixer.training.range_test import RangeTest, range_test
 
 FILE, PICTURE = "auto.json", "lr.png"
 LARGEST = 256
-_STEPS = 20  # of an epoch, at least
+_STEPS = 20  # the least number of steps in an epoch
 
 
 def is_auto(recipe: Recipe) -> bool:
-    """Whether any number of a recipe is still to be found."""
+    """Whether a setting of a recipe is ``auto``."""
     return "auto" in (recipe.optim.lr, recipe.train.batch_size)
 
 
 def settled(
     recipe: Recipe, folder: Path, data: Data, grid: ProcessGrid, loader: Callable[[Recipe, Data], TrainLoader]
 ) -> tuple[Recipe, list[str]]:
-    """The recipe with numbers in the place of ``auto``, and sentences about those that were found now.
+    """The recipe with numbers instead of ``auto``, and notes on those that were determined now.
 
     Args:
-        recipe: of the run.
-        folder: of the run; ``auto.json`` there has what was found before.
-        data: on the device.
-        grid: the processes of the run, launched.
-        loader: makes the training batches.
+        recipe: recipe of the run.
+        folder: the run folder; its ``auto.json`` has the numbers that were determined before.
+        data: data on the device.
+        grid: the launched processes of the run.
+        loader: creates the training batches.
 
     Raises:
-        RecipeError: a run that began lacks its numbers.
-        TrainingError: no rate was found.
+        RecipeError: the numbers of a run that is resumed are missing.
+        TrainingError: no learning rate was found.
     """
     if not is_auto(recipe):
         return recipe, []
@@ -84,11 +84,11 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _not_begun(folder: Path, key: str) -> None:
     if (folder / "checkpoints").is_dir():
-        raise RecipeError(f"{folder} has no {FILE} with the {key} that it began with; accepted is its copy")
+        raise RecipeError(f"{folder} has no {FILE} with the {key} that it began with; expected a copy of that file")
 
 
 def _batch_size(recipe: Recipe, data: Data, grid: ProcessGrid) -> tuple[int, str]:
-    """The largest power of two whose step takes half of the free memory, with 20 steps in an epoch, 256 at most."""
+    """The largest power of two up to 256 whose step needs half of the free memory, with 20 steps in an epoch."""
     cohort = recipe.cohort_for(data, fetch=False).to(grid.device)
     images = torch.zeros(2, data.channels, *data.size, device=grid.device)
     with evaluating(cohort), grid.autocast():
@@ -113,7 +113,7 @@ def _rate(recipe: Recipe, data: Data, grid: ProcessGrid, train: TrainLoader) -> 
 
 
 def draw(found: RangeTest, path: Path) -> None:
-    """The loss over the learning rate, and the rate that was taken."""
+    """Plot the loss over the learning rate, with the chosen rate."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Checks and warnings before images are decoded, which may take minutes, and before training."""
+"""Checks and warnings before images are decoded, which can take minutes, and before training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from metamixer.training.trackers import PACKAGES
 
 
 def check_before_data(recipe: Recipe) -> None:
-    """Refuse networks and devices that do not exist, weights that are not there, images too large for the memory, too
-    few validations for a strength that follows them, and batches that are balanced twice.
+    """Refuse unknown networks and devices, missing weights, images too large for the memory, too few validations for
+    ``strength=auto``, trackers that are not installed, and batches that are balanced twice.
 
     Raises:
-        RecipeError: a line for each fault.
+        RecipeError: the message has one line for each error.
 
     Warns:
         UserWarning: the precision is slower than float32 here.
@@ -65,7 +65,7 @@ def _trackers(recipe: Recipe) -> list[str]:
 
 
 def _memory(recipe: Recipe) -> list[str]:
-    """The images of one batch and their companions as float32, which is the least that a step needs."""
+    """Check the memory for the images and companions of a batch in float32, which every step needs."""
     if recipe.data.size is None or recipe.train.batch_size == "auto":
         return []
     height, width = recipe.data.size
@@ -93,7 +93,7 @@ def advice(recipe: Recipe) -> list[str]:
     """Warnings about settings that are valid but probably a mistake."""
     found = []
     for index, peer in enumerate(recipe.peers):
-        named = ":" in peer.name and not peer.name.startswith(("timm:", "torchvision:"))  # may load its own
+        named = ":" in peer.name and not peer.name.startswith(("timm:", "torchvision:"))  # may load weights
         if peer.frozen and peer.weights is None and not peer.options.get("pretrained") and not named:
             found.append(
                 f"peers.{index} ({peer.name}) is frozen and has no weights: the others learn from noise; "
@@ -118,7 +118,7 @@ def advice(recipe: Recipe) -> list[str]:
 
 
 def unequal_classes(recipe: Recipe, data: Data) -> str | None:
-    """A hint if class sizes differ much and the recipe does not compensate, else None."""
+    """A hint if the class sizes differ much and the recipe does not compensate for it, else None."""
     counts = torch.bincount(data.train.labels.cpu(), minlength=len(data.classes)).tolist()
     found = imbalance(data.classes, counts)
     answered = recipe.train.class_weights != "none" or recipe.data.sampler == "balanced" or recipe.train.per_class

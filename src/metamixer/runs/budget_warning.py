@@ -9,17 +9,17 @@ _WEAK_ENOUGH = 0.5
 
 
 def short_budget(recipe: Recipe, images: int) -> str | None:
-    """One sentence if mixing is strong for so short a training, else None.
+    """A hint if mixing is strong for a short training run, else None.
 
-    Mixing is a regulariser: it helps where the networks would otherwise overfit, and slows learning
-    where they are never given the time to. The rule: every image is seen fewer than 100 times, and a batch is
-    mixed with a probability above 0.5 on average over the whole training. Measured (docs/results.md): with 500 images
-    MetaMixer at full strength lost 3 points in 25 epochs, was even in 100 and gained 2 in 200; at probabilities of 0.3
-    in the first half of training it lost nothing in 25.
+    Mixing is a regulariser: it helps if the networks would otherwise overfit, and slows down learning if training is
+    too short for that. The hint is given if every image is seen fewer than 100 times and a batch is mixed with a mean
+    probability above 0.5 over the run. Measured on 500 images (docs/results.md): MetaMixer at full strength lost 3
+    points in 25 epochs, was even in 100 and gained 2 in 200; with probabilities of 0.3 in the first half of training it
+    lost nothing in 25.
 
     Args:
-        recipe: with its mixer's probabilities and their window.
-        images: in the training split.
+        recipe: recipe with the probabilities of the mixer.
+        images: number of training images.
     """
     if recipe.train.epochs >= _ENOUGH_EPOCHS or (mixed := _mixed_share(recipe)) <= _WEAK_ENOUGH:
         return None
@@ -34,7 +34,7 @@ def short_budget(recipe: Recipe, images: int) -> str | None:
 
 
 def _mixed_share(recipe: Recipe) -> float:
-    """The share of all batches that the mixer is expected to mix, by its likeliest operation; 0 of auto strength."""
+    """The expected share of mixed batches, by the most likely operation of the mixer; 0 for ``strength=auto``."""
     settings = recipe.as_dict()["mixer"]
     if (strength := settings.get("strength", 1.0)) == "auto":
         return 0.0

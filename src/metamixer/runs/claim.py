@@ -1,4 +1,4 @@
-"""Claims on run folders: one run at a time writes to a folder, from before data are read until it ends."""
+"""Claims on run folders: only one run at a time can write to a folder, from before data are read until it ends."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from filelock import FileLock, Timeout
 from metamixer.config.yaml_file import RecipeError
 
 LOCK = ".lock"
-"""In the folder while a run is written there. The operating system lets go of it when the process ends, however."""
+"""Lock file in the folder during a run. The operating system releases it when the process ends in any way."""
 
 _PATIENCE = 6.0
-"""Seconds that a resumed run waits for the processes of the one before, which may still be ending."""
+"""Seconds that a resumed run waits for processes of the previous one that are still ending."""
 
 
 def new_folder(base: Path, name: str) -> Path:
-    """Create ``base/name``, with the first free number as a suffix if it exists; no two callers get the same."""
+    """Create ``base/name``, with the first free number as a suffix if it exists. Every caller gets another folder."""
     base.mkdir(parents=True, exist_ok=True)
     folder, number = base / name, 1
     while True:
@@ -34,17 +34,17 @@ def new_folder(base: Path, name: str) -> Path:
 
 @contextmanager
 def claimed(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Claim the folder of a run; it is created if needed, and removed if it stays empty.
+    """Claim a run folder, which is created if needed and removed if it remains empty.
 
-    The same process may claim it once more inside.
+    The same process can claim the folder again inside the block.
 
     Args:
-        folder: of the run.
-        resume: it may hold a run already.
+        folder: the run folder.
+        resume: the folder may contain a run.
 
     Raises:
-        RecipeError: another process writes there, or something lies there and it is not ``resume``.
-        OSError: nothing can be written there.
+        RecipeError: another process uses the folder, or it is not empty and ``resume`` is False.
+        OSError: the folder is not writable.
     """
     lock = _locked(folder, _PATIENCE if resume else 0.0)
     try:
@@ -57,13 +57,13 @@ def claimed(folder: Path, *, resume: bool) -> Iterator[None]:
     finally:
         if lock.lock_counter == 1:
             with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()  # who waits for a file that is gone tries again with a new one
+                Path(lock.lock_file).unlink()  # a process that waits for a deleted file retries with a new one
                 folder.rmdir()
         lock.release()
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether a folder has content other than its lock and partly written files of a killed process."""
+    """Whether a folder has any content except its lock and partial files of a killed process."""
     return any(path.name != LOCK and path.suffix != ".tmp" for path in folder.iterdir())
 
 
@@ -75,11 +75,11 @@ def _locked(folder: Path, patience: float) -> FileLock:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=patience)
-        except FileNotFoundError:  # its last owner took the empty folder away
+        except FileNotFoundError:  # the previous owner removed the empty folder
             continue
         except Timeout:
             raise RecipeError(
-                f"{folder} is in use: another process trains this run; accepted is another --out, or --resume {folder} "
-                "once that process has ended"
+                f"{folder} is in use: another process trains this run; accepted: another --out, or --resume {folder} "
+                "after that process has ended"
             ) from None
         return lock

@@ -35,7 +35,7 @@ class _Architecture(BaseModel):
 
 
 class Preprocessing(BaseModel):
-    """The preprocessing that a file describes."""
+    """The preprocessing in the metadata of a file."""
 
     channels: Annotated[int, Field(ge=1, le=1000)]
     size: tuple[_Count, _Count]
@@ -53,7 +53,7 @@ class Preprocessing(BaseModel):
 
 
 class _Description(BaseModel):
-    """The metadata of a file, which are not trusted."""
+    """The metadata of a file, validated because files are not trusted."""
 
     architecture: _Architecture
     classes: tuple[str, ...] = Field(min_length=1, max_length=1_000_000)
@@ -63,19 +63,19 @@ class _Description(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A network that names the class of an image.
+    """A network for image classification, with its classes and preprocessing.
 
-    The file it is saved as is plain safetensors: ``safetensors.torch.load_file`` gives the network's state dict, and
-    the header's metadata says, as JSON, which network it is and how images are prepared.
+    It is saved as a plain safetensors file: ``safetensors.torch.load_file`` returns the state dict, and the metadata
+    describe the network and the preprocessing as JSON.
 
     Args:
-        network: in evaluation mode; ``(B, C, H, W)`` normalised images -> ``(B, classes)`` logits.
-        name, options: what :func:`metamixer.models.build` makes the network from; the name of several peers in one
-            file is ``ensemble``.
-        classes: the names, in the order of the logits.
-        channels, size: of the images; height and width in pixels.
-        mean, std: of each channel, 255 = 1.
-        facts: where it comes from: data, method, validation accuracy.
+        network: network in evaluation mode; ``(B, C, H, W)`` normalised images -> ``(B, classes)`` logits.
+        name, options: arguments of :func:`metamixer.models.build`; the name of several peers in one file is
+            ``ensemble``.
+        classes: names of the classes, in the order of the logits.
+        channels, size: number of channels, and height and width in pixels, of the images.
+        mean, std: mean and standard deviation of each channel, 255 = 1.
+        facts: origin of the network: data, method, validation accuracy.
         fit, white, bits: see :class:`~metamixer.data.files.preparation.Preparation`.
     """
 
@@ -94,12 +94,12 @@ class Classifier:
 
     @property
     def preparation(self) -> Preparation:
-        """What is done with an image before the network gets it."""
+        """The preparation of images for the network."""
         return Preparation(self.channels, self.size, self.fit, self.white, self.bits)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """All but the weights, as the strings that a file's header takes: a format, and JSON."""
+        """The metadata of the file, as strings: the format, and JSON."""
         described = {
             "architecture": {"name": self.name, "options": self.options},
             "classes": self.classes,
@@ -117,7 +117,7 @@ class Classifier:
         return {"format": FORMAT, **{key: json.dumps(value) for key, value in described.items()}}
 
     def save(self, path: Path) -> None:
-        """Write weights and metadata into one ``.safetensors`` file, atomically."""
+        """Write weights and metadata to a ``.safetensors`` file, atomically."""
         partial = path.with_name(path.name + ".tmp")
         safetensors.torch.save_model(self.network, str(partial), metadata=self.metadata)
         partial.replace(path)
@@ -132,7 +132,7 @@ class Classifier:
         options: dict[str, Any],
         facts: dict[str, Any],
     ) -> Classifier:
-        """A network with the classes of its data and the preparation that it was trained with."""
+        """A classifier with the classes and the preprocessing of its training data."""
         return cls(
             network=network,
             name=name,
@@ -150,15 +150,15 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path, *, allow_imports: bool = False) -> Classifier:
-        """Read what :meth:`save` wrote.
+        """Load a file written by :meth:`save`.
 
         Args:
-            path: the file, or a run's folder with its ``model.safetensors``.
-            allow_imports: import the network's code, where the file names it by ``package.module:Name``. That code
-                runs: trust it first.
+            path: the file, or a run folder with ``model.safetensors``.
+            allow_imports: import code that the file names by ``package.module:Name``. Only for files you trust: the
+                code is run.
 
         Raises:
-            ValueError: it is no such file, or its network cannot be built here.
+            ValueError: it is not such a file, or its network cannot be built.
         """
         path = model_file(Path(path))
         try:
@@ -206,38 +206,39 @@ class Classifier:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` uint8 of this size -> ``(B, classes)`` float32, rows summing to 1."""
+        """``(B, C, H, W)`` uint8 images of :attr:`size` -> ``(B, classes)`` float32; rows sum to 1."""
         logits = self.network(normalise(images, self.mean, self.std))
         return logits_of(logits).float().softmax(-1)  # type: ignore[no-any-return]
 
     def read(self, image: ImageInput) -> Tensor:
-        """One image as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
+        """Prepare an image as in training, ``(C, H, W)`` uint8; ``ImageError`` if it cannot be read."""
         return self.preparation(image)
 
     def predict(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 64) -> Tensor:
-        """Images, or one image -> ``(images, classes)`` probabilities.
+        """Predict probabilities ``(images, classes)`` for one or several images.
 
-        Paths, images of Pillow, uint8 arrays ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``, of any size.
+        Images are paths, Pillow images, uint8 arrays ``(H, W)`` or ``(H, W, C)``, or uint8 tensors ``(C, H, W)``, of
+        any size.
         """
         return predict(self, images, batch_size)
 
 
 class Predictor(Protocol):
-    """A network that reads images and gives probabilities."""
+    """A network with the preparation of its images."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names, in the order of the probabilities."""
+        """Names of the classes, in the order of the probabilities."""
 
     def read(self, image: ImageInput) -> Tensor:
-        """One image as ``(C, H, W)`` uint8."""
+        """Prepare an image, ``(C, H, W)`` uint8."""
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32."""
+        """Probabilities: ``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32."""
 
 
 def predict(model: Predictor, images: ImageInput | Sequence[ImageInput], batch_size: int = 64) -> Tensor:
-    """``(images, classes)`` float32 probabilities; ``ImageError`` names an image that cannot be read."""
+    """Probabilities ``(images, classes)`` float32; ``ImageError`` names an image that cannot be read."""
     inputs = each(images)
     parts = [
         model.probabilities(torch.stack([model.read(image) for image in inputs[start : start + batch_size]]))
@@ -247,10 +248,10 @@ def predict(model: Predictor, images: ImageInput | Sequence[ImageInput], batch_s
 
 
 def model_file(path: Path) -> Path:
-    """The file of a network: the path itself, or the one in a run's or an export's folder.
+    """The file of a network: the path itself, or the file in the folder of a run or an export.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such file.
     """
     if path.is_dir():
         found = next((path / name for name in ("model.safetensors", "model.onnx") if (path / name).is_file()), None)
@@ -272,7 +273,7 @@ def _short(error: Exception) -> str:
 
 
 def _unfetched(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options without ``pretrained``, also of an ensemble's members: the weights are in the file, none are fetched."""
+    """Options without ``pretrained``, also for members of an ensemble, because the weights are in the file."""
     kept = {key: value for key, value in options.items() if key != "pretrained"}
     if name == "ensemble":
         kept["members"] = [

@@ -1,4 +1,4 @@
-"""Versions and hardware for a run's environment.json."""
+"""Versions and hardware, for the environment.json of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("metamixer", "torch", "torchvision", "timm", "lightning-fabric", "n
 
 
 def _processor() -> str:
-    """The model's name; Python itself knows it on few systems."""
+    """The model name of the processor, which Python only knows on few systems."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -27,7 +27,7 @@ def _processor() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
+    """Versions of packages, and properties of the machine."""
     versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:

@@ -27,16 +27,16 @@ from metamixer.runs.classifier import Classifier
 from metamixer.runs.run import OpenRun, eval_loader, open_run, precision, split_of
 
 ROBUSTNESS = ("corruptions", *ATTACKS)
-"""What a run can be probed with."""
+"""The robustness measurements of a run."""
 FILE = "evaluation.json"
 
 
 Localize = Callable[[OpenRun], Localization]
-"""Gives the localization part of a report."""
+"""Computes the localization part of a report."""
 
 
 def _deployed(path: Path, device: torch.device) -> nn.Module | None:
-    if not path.is_file():  # the training has not ended
+    if not path.is_file():  # training has not ended
         return None
     try:
         return Classifier.load(path).network.to(device)
@@ -59,27 +59,27 @@ def assess_run(
     data: str | None = None,
     check: bool = True,
 ) -> Report:
-    """Every metric of a run's peers, its ensemble and its deployed network, on one split of its data.
+    """Measure all metrics of the peers, the ensemble and the deployed network of a run, on one split of its data.
 
-    It is also written into the run's folder, as ``evaluation.json``, in the place of the one that was there.
+    The report is also written to ``evaluation.json`` in the run folder; an existing file is replaced.
 
     Args:
-        folder: of the run.
-        split: which of its images. The temperatures are fitted on the validation split; with ``val`` on the images
-            that are reported.
-        pointer: which of its checkpoints; the deployed network is the one of the run's file.
+        folder: the run folder.
+        split: split of the images. Temperatures are fitted on the validation split; with ``val`` these are the reported
+            images.
+        pointer: the checkpoint; the deployed network is always that in the file of the run.
         robustness: names of :data:`ROBUSTNESS`.
-        progress: progress(stage, done, total), in images.
-        limit: use at most so many images, evenly spaced, for robustness; the other metrics use all.
-        cifar_c: the folder of the official CIFAR-10-C, to be read instead of corrupting here.
-        device: where to compute.
-        localize: gives the localization part.
-        seed: of the corruptions.
-        data, check: where its data are now, and whether they have to be the same; see :func:`open_run`.
+        progress: called as progress(stage, done, total), in images.
+        limit: the largest number of images for robustness, evenly spaced; other metrics use all images.
+        cifar_c: the folder of the official CIFAR-10-C, to use instead of corrupting the images of the run.
+        device: the device.
+        localize: computes the localization part.
+        seed: seed of the corruptions.
+        data, check: the current path of the data, and whether to check them; see :func:`open_run`.
 
     Raises:
-        RecipeError, DataError, CheckpointError: it is no run, its data are gone or too small for corruptions, or it has
-            no checkpoint.
+        RecipeError, DataError, CheckpointError: the folder is not a run, its data are missing or too small for
+            corruptions, or it has no checkpoint.
         OSError: the file cannot be written.
     """
     if unknown := sorted(set(robustness) - set(ROBUSTNESS)):

@@ -21,7 +21,7 @@ from metamixer.evaluation.localization.map_gallery import Shown, gallery
 from metamixer.runs.run import OpenRun, open_run, split_of
 
 EVERY = 5
-"""Without held-out boxes every fifth image that has boxes chooses the thresholds instead of being measured."""
+"""Without held-out boxes, thresholds are chosen on every fifth image with boxes, which is then not measured."""
 
 Pointer = Literal["LATEST", "BEST"]
 
@@ -32,8 +32,8 @@ class Marked:
 
     Args:
         images: the images.
-        boxes: of each ``(k, 4)``.
-        notes: what was left out.
+        boxes: boxes of each image, ``(k, 4)``.
+        notes: notes on images that were left out.
     """
 
     images: ImageSet
@@ -41,7 +41,7 @@ class Marked:
     notes: tuple[str, ...] = ()
 
     def subset(self, rows: Tensor) -> Marked:
-        """The images ``rows`` alone."""
+        """The images ``rows`` only."""
         return replace(self, images=self.images.subset(rows), boxes=[self.boxes[row] for row in rows.tolist()])
 
 
@@ -56,22 +56,22 @@ def localize_run(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Localization:
-    """How well the networks of a run find the objects of its test images.
+    """Measure how well the networks of a run localize the objects of its test images.
 
     Args:
-        run: its folder; or the opened run, for which ``pointer`` and ``device`` are not used.
-        boxes: a CSV file of the test images' boxes; None: the data know them, as ``scenes:`` do.
-        held_out_boxes: the same for the validation images, on which thresholds are chosen. Without it, and without
-            validation images that know their boxes, every fifth test image is kept for that and not measured.
+        run: the run folder, or an open run, for which ``pointer`` and ``device`` are not used.
+        boxes: a CSV file with boxes of the test images; None: the data include boxes, as ``scenes:`` do.
+        held_out_boxes: the same for the validation images, on which thresholds are chosen. If there are no boxes of
+            validation images, thresholds are chosen on every fifth test image, which is then not measured.
         pointer: the checkpoint.
-        limit: of more images than this, as many are measured, evenly spaced; and so many held-out images.
-        tolerance: of the pointing game, in pixels.
-        device: where the networks compute.
-        progress: progress(done, total), in images.
+        limit: the largest number of images to measure, evenly spaced, and of held-out images.
+        tolerance: tolerance of the pointing game in pixels.
+        device: the device.
+        progress: called as progress(done, total), in images.
 
     Raises:
-        RecipeError: it is no run, its data have no boxes, or a network has no feature maps.
-        DataError, CheckpointError: its data are gone or a file of boxes is wrong; it has no checkpoint.
+        RecipeError: the folder is not a run, its data have no boxes, or no network has feature maps.
+        DataError, CheckpointError: the data are missing, a file of boxes is not valid, or there is no checkpoint.
     """
     if limit is not None and limit < 2:
         raise RecipeError(f"limit {limit}: expected at least 2 images")
@@ -108,23 +108,23 @@ def show_run(
     device: str = "cpu",
     at: str | None = None,
 ) -> tuple[Shown, ...]:
-    """Some test images of a run with what each of its networks sees in them, for a report.
+    """Predictions and activation maps of all networks of a run for some test images, for a report.
 
     Args:
-        folder: of the run.
-        boxes: a CSV file of the test images' boxes; None: those that the data know, or none.
-        count: how many images, chosen by ``seed`` alone, so that none are picked for their looks.
-        seed: of the choice.
-        thresholds: of the maps, for the networks' boxes: what :func:`localize_run` chose for an overlap of one half,
-            or one for all.
+        folder: the run folder.
+        boxes: a CSV file with boxes of the test images; None: the boxes of the data, if any.
+        count: number of images, chosen at random so that the selection is not biased.
+        seed: seed of the selection.
+        thresholds: thresholds of the maps for boxes: those that :func:`localize_run` chose for an overlap of 0.5, or
+            one for all networks.
         pointer: the checkpoint.
-        device: where the networks compute.
-        at: where its data are now; None: where they were.
+        device: the device.
+        at: the current path of the data; None: unchanged.
 
     Raises:
-        RecipeError, DataError, CheckpointError: as :func:`localize_run`; but boxes may be missing.
+        RecipeError, DataError, CheckpointError: as in :func:`localize_run`; but boxes may be missing.
     """
-    run = open_run(folder, pointer, device, data=at, splits=())  # few are shown
+    run = open_run(folder, pointer, device, data=at, splits=())  # only a few images are decoded
     data = run.data
     known = boxes is not None or "test" in (data.boxes or {})
     part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])

@@ -1,4 +1,4 @@
-"""A picture of mixing: originals, companions, and each operation of one plan."""
+"""Draw a picture of mixing: originals, companions, and each operation of a plan."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from metamixer.runs.run import check_outside_of_data, train_loader
 
 DPI = 150
 CELL = (1.25, 1.62)  # inches: width, and height with the caption
-LEFT, MARGIN = 1.7, 0.15  # inches: of the rows' titles, around everything
+LEFT, MARGIN = 1.7, 0.15  # inches: width of the row titles, margin around everything
 _TRIES = 200
 _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Arabic")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the picture: images ``(B, C, H, W)``, targets ``(B, C)``, and where a box was pasted."""
+    """A row of the picture: images ``(B, C, H, W)``, targets ``(B, C)``, and the pasted box, if any."""
 
     title: str
     note: str
@@ -41,27 +41,27 @@ class Row:
 
 
 def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[str]:
-    """Write the picture of one plan for a batch of the recipe's training images, as they are augmented in training.
+    """Write a picture of a plan for a batch of augmented training images of a recipe.
 
-    The plan is one in which every operation of the mixer occurs and can be seen, whatever its probability.
+    The plan is chosen such that every operation of the mixer occurs and is visible, whatever its probability.
 
     Args:
-        recipe: its data and its mixer; its peers say which stages there are.
-        out: the PNG.
-        images: how many columns.
-        seed: of the images and of the plan.
+        recipe: recipe with data and mixer; its peers determine the stages.
+        out: the PNG file.
+        images: number of columns.
+        seed: seed of the images and the plan.
 
     Returns:
-        What was drawn, in sentences.
+        Descriptions of the rows.
 
     Raises:
-        RecipeError, DataError: the recipe does not fit.
+        RecipeError, DataError: the recipe or the data are not valid.
     """
     import matplotlib
 
     check_outside_of_data(recipe.data, out)
     recipe = recipe.model_copy(update={"train": replace(recipe.train, batch_size=images, seed=seed)})
-    # Few images are wanted, so none are decoded before; and what normalisation does is undone in the picture.
+    # No images are decoded in advance, because only a few are needed; and they are not normalised.
     data = load_data(recipe, (), ((0.0,), (1.0,)))
     data = replace(data, mean=(0.0,) * data.channels, std=(1.0,) * data.channels)
     cohort = recipe.cohort_for(data, fetch=False)
@@ -71,7 +71,7 @@ def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[s
     figure = _figure(rows, data)
     out.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a script that no font here has is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # characters without a font are drawn as boxes
         figure.savefig(out, dpi=DPI)
     return [f"{row.title}{f' ({row.note})' if row.note else ''}" for row in rows] + (
         [] if plan.operations else [f"the mixer {recipe.mixer.name} mixes nothing here: every plan is empty"]
@@ -79,7 +79,7 @@ def draw(recipe: Recipe, out: Path, *, images: int = 8, seed: int = 0) -> list[s
 
 
 def _visible_plan(recipe: Recipe, batch: Batch, seed: int) -> MixPlan:
-    """The first of many plans in which the most operations can be seen."""
+    """The plan with the most visible operations, of many that are drawn."""
     mixer = recipe.build_mixer()
     plans = (
         mixer(batch.images, batch.labels, companions=batch.companions, generator=generator(seed, "preview", attempt))
@@ -100,9 +100,9 @@ def _visible(operation: Operation) -> bool:
 
 
 def compose(batch: Batch, plan: MixPlan, classes: int, stages: int, peers: int) -> list[Row]:
-    """The rows of the picture, from the originals to what the last operation leaves.
+    """The rows of the picture, from the originals to the result of the last operation.
 
-    What happens inside the networks is shown as if it happened to the images.
+    Operations inside the networks are illustrated on the images.
     """
     images, targets = batch.images, F.one_hot(batch.labels, classes).float()
     rows = [Row("Images", "as they are augmented", images, targets)]
@@ -113,7 +113,7 @@ def compose(batch: Batch, plan: MixPlan, classes: int, stages: int, peers: int) 
         before, images, targets = images, here(images), here.mix_targets(targets)
         if isinstance(operation, PerPeer):
             note = "a box of the same size at a place of its own"
-            for peer, own in enumerate(operation.pastes):  # later operations start from the first peer's images
+            for peer, own in enumerate(operation.pastes):  # later operations start from the images of the first peer
                 rows.append(Row(f"CutMix, peer {peer}", note, own(before), targets, own))
         elif isinstance(operation, Paste):
             local = operation.source is not None or bool((targets == rows[0].targets).all())
@@ -170,7 +170,7 @@ def _figure(rows: Sequence[Row], data: Data) -> Any:
             if row.paste is not None:
                 _outline(axes, row.paste, c)
             for line, text in enumerate(_caption(row.targets[c], data.classes)):
-                # Line by line, because a block is placed by the height of its glyphs and captions would dance.
+                # Line by line, because blocks are aligned by glyph heights, which would make baselines uneven.
                 baseline = (top - side - 0.14 - 0.115 * line) / height
                 middle_of_cell = (left + side / 2) / width
                 figure.text(middle_of_cell, baseline, text, fontsize=6.5, ha="center", color="#222222", **settings)
@@ -178,7 +178,7 @@ def _figure(rows: Sequence[Row], data: Data) -> Any:
 
 
 def _denormalise(images: Tensor, data: Data) -> Any:
-    """``(B, C, H, W)`` normalised -> ``(B, H, W, C)`` in [0, 1]."""
+    """Undo normalisation: ``(B, C, H, W)`` -> ``(B, H, W, C)`` in [0, 1]."""
     std, mean = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.std, data.mean))
     return (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 

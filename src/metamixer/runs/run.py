@@ -1,8 +1,8 @@
 """A run: train a recipe in a folder, from data to the deployed network.
 
-The folder holds ``recipe.yaml`` (complete), ``data.json`` (which data it had), ``environment.json``,
-``metrics.jsonl``, ``metrics.csv``, TensorBoard
-``events/``, ``checkpoints/``, and at the end ``model.safetensors`` (the peer to deploy) and ``report.json``.
+The folder contains ``recipe.yaml`` (with all defaults), ``data.json`` (a record of the data), ``environment.json``,
+``metrics.jsonl``, ``metrics.csv``, TensorBoard ``events/``, ``checkpoints/``, and at the end ``model.safetensors`` (the
+peer to deploy) and ``report.json``.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from metamixer.training.trainer import Best, Fitted, Trainer
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended.
+    """The result of a run.
 
     Args:
-        folder: where it stands.
-        split: the images of the metrics: ``test``, or ``validation`` where there is no test split.
-        last: every peer and the ensemble after the last epoch.
-        deployed: the network in ``model``, chosen by validation accuracy, on the same images.
-        best: which peer and epoch that is.
-        model: the file of the deployed network.
-        epochs: how many were trained.
+        folder: the run folder.
+        split: split of the metrics: ``test``, or ``validation`` without a test split.
+        last: metrics of every peer and the ensemble after the last epoch.
+        deployed: metrics of the network in ``model``, selected by validation accuracy, on the same images.
+        best: peer and epoch of that network.
+        model: file of the deployed network.
+        epochs: number of epochs done.
     """
 
     folder: Path
@@ -74,14 +74,14 @@ class Result:
 
 
 def augmentation(recipe: Recipe, data: Data) -> Augment:
-    """What is done to training images; ``DataError`` where they have no colours to change."""
+    """The augmentation of training images; ``DataError`` if it changes colours that the images do not have."""
     augment = recipe.data.augmentation(round(max(data.size) / 8), data.mirror)
     augment.changes.check(data.channels)
     return augment
 
 
 def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoader:
-    """Augmented batches, with companions, views and classes as recipe and loss ask for them."""
+    """Augmented training batches, with companions and views if recipe and loss need them."""
     return TrainLoader(
         data.train,
         augmentation(recipe, data),
@@ -99,7 +99,7 @@ def train_loader(recipe: Recipe, data: Data, device: torch.device) -> TrainLoade
 
 
 def eval_loader(recipe: Recipe, data: Data, images: ImageSet, device: torch.device) -> EvalLoader:
-    """Plain batches of a split."""
+    """Batches of a split without augmentation."""
     size = recipe.train.batch_size
     most = max(256, size) if isinstance(size, int) else 256
     return EvalLoader(images, data.mean, data.std, most, device, recipe.data.workers)
@@ -107,12 +107,12 @@ def eval_loader(recipe: Recipe, data: Data, images: ImageSet, device: torch.devi
 
 def _number(value: int | str) -> int:
     if isinstance(value, str):
-        raise RecipeError(f"train.batch_size={value} is found when a run begins; accepted here is a number")
+        raise RecipeError(f"train.batch_size={value} is determined when a run begins; accepted here: a number")
     return value
 
 
 def plain_loader(recipe: Recipe, data: Data, device: torch.device) -> EvalLoader:
-    """Plain batches of a few training images, always the same ones: what auto strength knows overfitting by."""
+    """Batches of a fixed part of the training images without augmentation, to measure overfitting."""
     return eval_loader(recipe, data, data.train.subset(evenly_spaced(len(data.train), _PLAIN)), device)
 
 
@@ -120,7 +120,7 @@ _PLAIN = 512
 
 
 def _wants_companions(recipe: Recipe) -> bool:
-    """Whether the mixer pastes within classes; companions are decoded only then."""
+    """Whether the mixer pastes companions; they are only decoded in this case."""
     return bool(getattr(recipe.build_mixer(), "wants_companions", True))
 
 
@@ -135,18 +135,18 @@ def train(
     """Train a recipe in ``folder``.
 
     Args:
-        recipe: what to do.
-        folder: new or empty, or with ``resume`` a run of the same recipe. Where several processes call this, as under
-            torchrun, the first one's folder counts, which all of them have to see.
-        resume: resume from its latest checkpoint; a run without one starts.
-        callbacks: read-only, see :class:`Callback`.
-        data: the recipe's data, if they are loaded already.
+        recipe: the recipe.
+        folder: a new or empty folder, or with ``resume`` a run of the same recipe. If several processes call this, as
+            under torchrun, the folder of the first one is used, and all must be able to access it.
+        resume: resume from the latest checkpoint; without a checkpoint training starts from the beginning.
+        callbacks: read-only callbacks, see :class:`Callback`.
+        data: the data of the recipe, if they are already loaded.
 
     Raises:
-        RecipeError, DataError, TrainingError, CheckpointError: something does not fit, or another process trains in the
-            folder; nothing of it is a bug.
-        ProcessLost: another process of this run ended; ``resume=True`` continues.
-        Interrupted: a signal came; ``resume=True`` continues.
+        RecipeError, DataError, TrainingError, CheckpointError: recipe, data or folder are not valid, or another process
+            uses the folder.
+        ProcessLost: another process of this run ended; ``resume=True`` continues the run.
+        Interrupted: a signal was received; ``resume=True`` continues the run.
     """
     check_start(recipe)
     if is_first_process() and not (folder / "recipe.yaml").is_file():
@@ -175,7 +175,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
         check_data(data, section, folder)
     disk_crops = began and (before is None or before.disk_crops)
     if data.test is None and data.val is None:
-        share = max(0.1, 2 * recipe.data.val_share)  # what is set already was too small to hold an image out
+        share = max(0.1, 2 * recipe.data.val_share)  # the current share was too small to hold out an image
         raise RecipeError(f"data: neither a test nor a validation split; data.val_share={share:g} holds one out")
     data = data.to(grid.device)
     numbers, notes = settled(recipe, folder, data, grid, lambda now, of: train_loader(now, of, grid.device))
@@ -200,7 +200,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
     )
     if grid.is_first:
         if recipe.before and (folder / "recipe.yaml").is_file() and recipe.differences(read_recipe(folder)):
-            (folder / "report.json").unlink(missing_ok=True)  # it says that a run has ended
+            (folder / "report.json").unlink(missing_ok=True)  # it marks a finished run
         write_whole(folder / "recipe.yaml", recipe.as_yaml())
         DataRecord.of(data, section, disk_crops=disk_crops).write(folder)
         write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
@@ -214,7 +214,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, callbacks: Sequence[Callb
 
 
 def check_start(recipe: Recipe) -> None:
-    """Refuse settings that do not fit the way in which this process was started; ``RecipeError`` says what does."""
+    """Raise RecipeError if the settings do not fit how this process was started; the message says what is accepted."""
     try:
         layout(recipe.train)
     except ValueError as error:
@@ -222,7 +222,7 @@ def check_start(recipe: Recipe) -> None:
 
 
 def _check_stages(mixer: Mixer, cohort: Cohort) -> None:
-    """Refuse stages that the networks lack before training, not when one is drawn."""
+    """Refuse stages that the networks do not have before training, rather than when one is drawn."""
     stages, draws = getattr(mixer, "stages", None) or (), getattr(mixer, "stage_draws", 1)
     if any(stage > cohort.stages for stage in stages):
         raise RecipeError(
@@ -252,10 +252,10 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
         "validation_accuracy": None if best.accuracy != best.accuracy else best.accuracy,
     }
     if grid.share == 0 and best.peer in cohort.here:
-        peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has its peer's architecture
+        peer = recipe.members[best.peer % len(recipe.members)]  # a shadow has the architecture of its peer
         network = cohort.peers[best.peer]
         Classifier.trained_on(data, recipe.data, network, peer.name, peer.options, facts).save(model)
-    grid.barrier()  # the file is there before the report that speaks of it
+    grid.barrier()  # write the report only after the file
     if grid.is_first:
         report = {
             "split": split,
@@ -265,7 +265,7 @@ def _finish(recipe: Recipe, folder: Path, data: Data, trainer: Trainer, fitted: 
             "best": facts,
             "notes": [*trainer.info.notes, *data.notes, *(f"skipped {name}: {cause}" for name, cause in data.skipped)],
         }
-        # That the file is there says that the run has ended.
+        # The existence of this file marks a finished run.
         write_whole(folder / "report.json", json.dumps(report, indent=1))
     grid.close()
     return Result(folder, split, last, deployed, best, model, fitted.epochs)
@@ -282,10 +282,10 @@ def facts_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BEST"]) -> checkpoint.Checkpoint:
-    """Put the weights of a run's checkpoint into a cohort built from its recipe: the averaged ones where it has them.
+    """Load the weights of a checkpoint, averaged if it has averages, into a cohort built from the recipe of the run.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is no checkpoint, or it is damaged.
     """
     path = checkpoint.pointed(folder / "checkpoints", pointer)
     if path is None:
@@ -297,7 +297,7 @@ def load_checkpoint(cohort: Cohort, folder: Path, pointer: Literal["LATEST", "BE
 
 @dataclass(frozen=True, eq=False)
 class OpenRun:
-    """A run's recipe, its data, and its cohort with the weights of a checkpoint, both on ``device``."""
+    """The recipe of a run, and its data and its cohort with the weights of a checkpoint on ``device``."""
 
     folder: Path
     recipe: Recipe
@@ -315,18 +315,19 @@ def open_run(
     check: bool = True,
     splits: Collection[Split] = ("val", "test"),
 ) -> OpenRun:
-    """Load a run for evaluation; training images stay on disk.
+    """Load a run for evaluation; training images are not decoded.
 
     Args:
-        folder: of the run.
-        pointer: which of its checkpoints.
-        device: where to compute.
-        data: where its data are now; None: where they were in training.
-        check: refuse data whose classes, validation or test images are others than they were.
-        splits: whose images are decoded at once.
+        folder: the run folder.
+        pointer: the checkpoint.
+        device: the device.
+        data: the current path of the data; None: as in training.
+        check: refuse data whose classes, validation or test images have changed.
+        splits: splits whose images are decoded in advance.
 
     Raises:
-        RecipeError, DataError, CheckpointError: it is no run, its data are gone or others, or it has no checkpoint.
+        RecipeError, DataError, CheckpointError: the folder is not a run, its data are missing or have changed, or it
+            has no checkpoint.
     """
     recipe = read_recipe(folder)
     found = data_of(recipe, folder, data, splits=splits, check=check)
@@ -352,10 +353,10 @@ def evaluate_run(
     data: str | None = None,
     check: bool = True,
 ) -> Report:
-    """Accuracy and NLL of a run's peers and ensemble on one split of its data; arguments as of :func:`open_run`.
+    """Accuracy and NLL of the peers and the ensemble of a run on one split; for the arguments see :func:`open_run`.
 
     Raises:
-        RecipeError, DataError, CheckpointError: it is no run, its data are gone or others, or it has no checkpoint.
+        RecipeError, DataError, CheckpointError: as in :func:`open_run`.
     """
     run = open_run(folder, pointer, data=data, check=check, splits=(split,))
     batches = eval_loader(run.recipe, run.data, split_of(run.data, split), run.device)
@@ -363,14 +364,14 @@ def evaluate_run(
 
 
 def precision(run: OpenRun) -> torch.autocast:
-    """The precision of the training, so that metrics match its table."""
+    """The precision of training, so that metrics match those of training."""
     warn_if_slow(run.recipe.train.precision, run.device.type)
     half = HALF.get(run.recipe.train.precision)
     return torch.autocast(run.device.type, half, enabled=half is not None)
 
 
 def recipe_path(folder: Path) -> Path:
-    """Where the recipe of a run is; ``RecipeError`` if the folder is no run."""
+    """The path of the recipe of a run; ``RecipeError`` if the folder is not a run."""
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise RecipeError(f"{folder} is not a run: it has no recipe.yaml")
@@ -378,12 +379,12 @@ def recipe_path(folder: Path) -> Path:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a run."""
+    """Read the recipe of a run."""
     return Recipe.read(recipe_path(folder))
 
 
 def check_outside_of_data(section: DataSection, folder: Path) -> None:
-    """Refuse to write into the folder of the images, where a file may be taken for one of them."""
+    """Refuse to write into the folder of the images, where files could be read as images later."""
     data = Path(without_kind(section.name)[1]).expanduser()
     if not is_place(section.name) or not data.is_dir() or not folder.resolve().is_relative_to(data.resolve()):
         return
@@ -400,8 +401,8 @@ def longer(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def resumed(recipe: Recipe, folder: Path) -> tuple[Recipe, DataSection]:
-    """A recipe that a run is resumed with, as the run has it, and its data where they are: where it says, if that is
-    another place than in the run's recipe, or else where they were.
+    """The recipe to resume a run with, and the data section with the current path of the data: that of ``recipe`` if it
+    differs from the path in the recipe of the run, otherwise the path that the run used.
     """
     if not (folder / "recipe.yaml").is_file():
         return recipe, recipe.data
@@ -413,13 +414,13 @@ def resumed(recipe: Recipe, folder: Path) -> tuple[Recipe, DataSection]:
 
 
 def _before(recipe: Recipe) -> list[str]:
-    """Other checksums that a run's checkpoints may carry: of the epochs before, and with the place of the data."""
+    """Other valid checksums in checkpoints of a run: before an extension, and those that include the data path."""
     known = [recipe] if recipe.before is None else [recipe, recipe.before]
     return [checksum for one in known for checksum in (one.digest, one.placed_digest)]
 
 
 def check_same(recipe: Recipe, folder: Path) -> None:
-    """Refuse to resume a run of another recipe, unless this one continues it; ``RecipeError`` names the differences."""
+    """Raise RecipeError, with the differences, if a run has another recipe that this one does not continue."""
     known = read_recipe(folder)
     recipe = recipe.at_home(known)
     if recipe.before is not None and not recipe.before.differences(known):

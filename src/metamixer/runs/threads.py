@@ -1,4 +1,4 @@
-"""How many threads a training takes on a CPU."""
+"""The number of threads of training on a CPU."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from metamixer.core.text import counted
 
 
 def set_threads(asked: int | None, run: Path | None = None) -> list[str]:
-    """Choose torch's threads: those asked for, those that a run began with, or the processors of this process.
+    """Set the number of threads of torch: the given one, that of a resumed run, or the cores of this process.
 
-    torch counts the processors of the machine; a container or ``taskset`` may leave fewer. ``OMP_NUM_THREADS`` is kept.
+    torch counts the cores of the machine; a container or ``taskset`` may provide fewer. ``OMP_NUM_THREADS`` is
+    respected.
 
     Args:
-        asked: their number, or None.
-        run: the folder of a run that is resumed: with another number of threads its last bits differ.
+        asked: the number of threads, or None.
+        run: the folder of a run that is resumed; with another number of threads its last bits differ.
 
     Returns:
         Warnings.
 
     Raises:
-        RecipeError: fewer than one thread was asked for.
+        RecipeError: the number is below 1.
     """
     if asked is not None and asked < 1:
         raise RecipeError(f"--threads {asked}: accepted are numbers from 1")
