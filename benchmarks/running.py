@@ -17,6 +17,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "data": ("data",),
     "peers": ("peers",),
     "cache": ("disk_cache",),
+    "shards": ("shards",),
     "memory": ("memory",),
     "scaling": ("scaling",),
     "startup": ("startup",),

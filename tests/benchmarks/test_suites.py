@@ -21,6 +21,7 @@ from benchmarks import (
     overhead,
     peers,
     scaling,
+    shards,
     short_runs,
     startup,
     step,
@@ -75,6 +76,13 @@ def test_the_cache():
     ways, titles = ("decoding", "cache"), ("shift and flip", "random crop")
     names = {f"{way}, {title}, {workers} workers" for way in ways for title in titles for workers in (0, 2)}
     assert whole(section) == (names, {"cache", "cache-workers"})
+    assert not section.missing
+
+
+def test_shards():
+    [section] = shards.measure(ONE)
+    assert whole(section) == ({f"{way}, {n} workers" for way in ("folder", "tars", "http") for n in (0, 2)}, set())
+    assert len(section.figures) == 4
     assert not section.missing
 
 

@@ -53,6 +53,7 @@ def _tables() -> dict[str, dict[str, Entry]]:
             **{name: Entry("", standard.summary) for name, standard in STANDARD.items()},
             "FOLDER": Entry("", "images in train/CLASS/, val/CLASS/ and test/CLASS/, or in CLASS/"),
             "hf:NAME": Entry("", "a Hugging Face data set (needs the extra hf)"),
+            "wds:PATTERN": Entry("", "WebDataset tar shards, here or at URLs, such as wds:shards/{0000..0099}.tar"),
             "scenes:NAME": Entry(
                 "", "the images of any of these as objects in scenes, with boxes to measure localization"
             ),

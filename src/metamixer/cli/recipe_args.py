@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from metamixer.config.data_section import is_place, without_kind
+from metamixer.config.data_section import is_place, placeless_name, without_kind
 from metamixer.config.recipe import CODE, Recipe
 from metamixer.config.yaml_file import RecipeError, parse_yaml
 from metamixer.core import trusted_imports
@@ -127,6 +127,9 @@ def slug(*parts: str) -> str:
 def folder_name(recipe: Recipe) -> str:
     """What a run's folder is called by default: data, peers, method and seed."""
     data = recipe.data.name
-    short = data.replace(":", "-") if data.startswith("hf:") else Path(data).expanduser().resolve().name
+    if data.startswith(("hf:", "wds:")):
+        short = placeless_name(data).replace(":", "-") if data.startswith("wds:") else data.replace(":", "-")
+    else:
+        short = Path(data).expanduser().resolve().name
     peers = "-".join(peer.name for peer in recipe.peers)
     return slug(short, peers, recipe.loss.name, recipe.mixer.name, f"seed{recipe.train.seed}")

@@ -31,8 +31,8 @@ class DataSection(Section):
     """Which images.
 
     Args:
-        name: ``fashion-mini``, a standard set (``cifar10``, ...), ``hf:NAME``, or the path of a folder of images or
-            of parquet or arrow files.
+        name: ``fashion-mini``, a standard set (``cifar10``, ...), ``hf:NAME``, ``wds:PATTERN`` (tar shards), or the
+            path of a folder of images or of parquet or arrow files.
         root: where standard sets lie, and are put by ``download``.
         download: fetch a standard set that is not there.
         val_share: of the training images, held out for validation where the set brings no validation split.
@@ -48,8 +48,10 @@ class DataSection(Section):
         flip: random horizontal flips; None: where the set's images may be mirrored.
         workers: processes beside the training that decode images on disk, and augment images one by one.
         layout: of a folder of images: ``auto`` finds splits by their names, ``classes`` takes each folder for a class.
-        image_column: with the images, in ``hf:`` sets and parquet files; None: the only one that fits.
-        label_column: with the classes, by name or number; None: the only one that fits.
+        image_column: with the images, in ``hf:`` sets and parquet files, or the ending of images in tar shards; None:
+            the only one that fits.
+        label_column: with the classes, by name or number; None: the only one that fits. Of tar shards a field of
+            ``.json``; None: ``.cls``.
         labels: of a folder of images: a CSV file in it with the columns ``file`` and ``label``, and perhaps ``split``;
             or a list of files that are called as splits.
         labels_column: the column of ``labels`` with the classes.
@@ -76,6 +78,8 @@ class DataSection(Section):
             them again: a folder, ``auto`` (the system's folder for caches), or ``off``.
         cache_size: the shorter side of images that are stored for random crops (``crop_scale``); None: 8/7 of the
             longer side of the network's images, 256 for 224.
+        buffer: how many images of shards (``wds:``) are shuffled with each other; of remote ones two buffers are held
+            in memory.
     """
 
     name: str = "fashion-mini"
@@ -111,6 +115,7 @@ class DataSection(Section):
     bits: Literal[8, 16] = later(8)
     cache: str = later("off")
     cache_size: int | None = later(None, ge=1)
+    buffer: int = later(4096, ge=1)
 
     @field_validator("image_size")
     @classmethod
@@ -169,7 +174,7 @@ class DataSection(Section):
         return value
 
 
-_KINDS = ("scenes:", "hf:")
+_KINDS = ("scenes:", "hf:", "wds:")
 
 
 def without_kind(name: str) -> tuple[str, str]:
@@ -181,8 +186,10 @@ def without_kind(name: str) -> tuple[str, str]:
 
 
 def is_place(name: str) -> bool:
-    """Whether data are named by a path: ``photos``, ``hf:./saved``, unlike ``cifar10`` and ``hf:me/set``."""
+    """Whether data are named by a path: ``photos``, ``hf:./saved``, unlike ``cifar10``, ``hf:me/set`` and URLs."""
     kind, rest = without_kind(name)
+    if "wds:" in kind:
+        return "://" not in rest
     return rest.startswith(("/", "~", ".", "\\")) if "hf:" in kind else rest not in STANDARD
 
 
@@ -200,8 +207,8 @@ def placeless(section: dict[str, Any]) -> dict[str, Any]:
 def placeless_name(name: str) -> str:
     """A name of data without their place: of a path the last name stays.
 
-    >>> placeless_name("scenes:/home/me/photos"), placeless_name("hf:me/set")
-    ('scenes:photos', 'hf:me/set')
+    >>> placeless_name("scenes:/home/me/photos"), placeless_name("hf:me/set"), placeless_name("wds:s3://b/{0..9}.tar")
+    ('scenes:photos', 'hf:me/set', 'wds:{0..9}.tar')
     """
     kind, rest = without_kind(name)
-    return kind + (Path(rest).name if is_place(name) else rest)
+    return kind + (Path(rest).name if is_place(name) or "wds:" in kind else rest)

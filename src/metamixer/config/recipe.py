@@ -220,7 +220,8 @@ class Recipe(Section):
 
     def at_home(self, known: Recipe) -> Recipe:
         """This recipe with the path of the data in ``known``, if both name the same data or both name paths."""
-        if self.data.name != known.data.name and not (is_place(self.data.name) and is_place(known.data.name)):
+        places = all(is_place(each) or each.startswith("wds:") for each in (self.data.name, known.data.name))
+        if self.data.name != known.data.name and not places:
             return self
         data = self.data.model_copy(update={"name": known.data.name, "root": known.data.root})
         return self.model_copy(update={"data": data})

@@ -26,3 +26,7 @@ class ImageError(DataError):
 
 class WorkerError(RuntimeError):
     """A worker process that decodes images failed. The images are not the cause, so a retry may succeed."""
+
+
+class ShardError(WorkerError):
+    """A shard could not be read, a remote one after several attempts. A retry may succeed."""

@@ -19,6 +19,8 @@ from metamixer.data.sources.huggingface import Columns, is_table_folder, load_hf
 from metamixer.data.sources.image_folder import load_folder
 from metamixer.data.sources.scenes import PREFIX, make_scenes
 from metamixer.data.sources.standard import load_standard
+from metamixer.data.sources.webdataset import PREFIX as SHARDS
+from metamixer.data.sources.webdataset import load_wds
 from metamixer.data.splits import SPLITS, Data, HoldOut, Split
 
 DATASETS = {name: standard.summary for name, standard in STANDARD.items()}
@@ -42,6 +44,7 @@ class ReadingOptions(TypedDict, total=False):
     cache: str | Path
     cache_size: int | None
     cache_writes: bool
+    buffer: int
 
 
 def load(
@@ -66,11 +69,12 @@ def load(
     becomes the test split, the same for every seed.
 
     Args:
-        name: one of ``DATASETS``; the path of a folder of images or of parquet or arrow files; or ``hf:NAME``, a
-            Hugging Face data set on the hub or a folder that ``save_to_disk`` wrote. A name of ``DATASETS`` comes
-            before a folder of that name: ``./mnist`` is the folder. ``scenes:`` before any of these puts its images
-            into scenes whose boxes are known: see ``docs/localization.md``; ``image_size`` is then the side of a
-            scene, twice that of the images by default.
+        name: one of ``DATASETS``; the path of a folder of images or of parquet or arrow files; ``hf:NAME``, a
+            Hugging Face data set on the hub or a folder that ``save_to_disk`` wrote; or ``wds:PATTERN``, WebDataset tar
+            shards, here or at a URL, by braces and wildcards: ``wds:s3://bucket/train-{0000..0099}.tar``. A name of
+            ``DATASETS`` comes before a folder of that name: ``./mnist`` is the folder. ``scenes:`` before any of these
+            but ``wds:`` puts its images into scenes whose boxes are known: see ``docs/localization.md``; ``image_size``
+            is then the side of a scene, twice that of the images by default.
         root: where the standard sets are kept. ``fashion-mnist`` is also read from its four ``.gz`` files in ``root``
             or ``root/fashion-mnist``.
         download: fetch a standard set into ``root``, or a Hugging Face set into that library's cache.
@@ -78,8 +82,9 @@ def load(
         seed: of the validation split and of ``train_limit``.
         train_limit: so many training images of every class at most, after validation images were held out.
         layout: of a folder of images: ``auto`` finds splits by their names; ``classes`` takes each folder for a class.
-        image_column: of a Hugging Face set, where it is not plain.
-        label_column: of a Hugging Face set, where it is not plain; names or numbers.
+        image_column: of a Hugging Face set, where it is not plain; of tar shards the ending of the images' names.
+        label_column: of a Hugging Face set, where it is not plain; names or numbers. Of tar shards a field of
+            ``.json``; None: the text of ``.cls``.
         labels: of a folder of images: a CSV file with the columns ``file`` and ``label``, and perhaps ``split``, or
             several that are called as splits; all paths are relative to the folder.
         labels_column: the column of ``labels`` with the classes.
@@ -101,7 +106,7 @@ def load(
             cut out of all their pixels. ``skipped``, names in ``Data.skipped``, to leave these files out unread.
             ``cache``, a folder, ``"auto"`` or ``"off"``, where images that do not stay in memory are stored decoded,
             those for crops with a shorter side of ``cache_size``; see ``docs/data.md``; ``cache_writes=False`` stores
-            no more there.
+            no more there. ``buffer``, how many images of shards are shuffled with each other (4096).
 
     Raises:
         DataError: says what came and what is accepted.
@@ -120,7 +125,7 @@ def load(
 
     def source(name: str, how: Reading) -> Data:
         folder = Path(name).expanduser()
-        if files and (name in STANDARD or name.startswith("hf:") or is_table_folder(folder)):
+        if files and (name in STANDARD or name.startswith(("hf:", SHARDS)) or is_table_folder(folder)):
             raise DataError(f"data.labels with {name!r}; a folder of images is expected")
         if name in STANDARD:
             if how.bits != 8 or how.channels not in (None, 1, 3):
@@ -130,6 +135,8 @@ def load(
             return load_standard(name, Path(root).expanduser(), download, how, **hold)
         if name.startswith("hf:"):
             return load_hf(name.removeprefix("hf:"), download, how, Columns(image_column, label_column), **hold)
+        if name.startswith(SHARDS):
+            return load_wds(name.removeprefix(SHARDS), how, Columns(image_column, label_column), **hold)
         if not Path(name).exists() and not _looks_like_a_path(name):
             raise _unknown(name)
         if is_table_folder(folder):
@@ -142,6 +149,8 @@ def load(
     inner = name.removeprefix(PREFIX)
     if not inner or inner.startswith(PREFIX):
         raise DataError(f"{name!r} names no data set; {PREFIX} before one, as 'scenes:fashion-mini', works")
+    if inner.startswith(SHARDS):
+        raise DataError(f"{name!r}: scenes are made of images in memory; a folder or a set by name is accepted")
     if how.bits != 8 or how.channels not in (None, 1, 3):
         raise DataError(f"{name!r}: scenes are of 8 bits with 1 or 3 channels")
     # Standard sets have a size of their own; other images are brought to half of the scene's.
@@ -153,7 +162,9 @@ def load(
 def _unknown(name: str) -> DataError:
     close = get_close_matches(name.lower(), STANDARD, n=2, cutoff=0.5)
     meant = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-    return DataError(f"{name!r} is not a data set{meant}; expected {', '.join(STANDARD)}, a folder or 'hf:NAME'")
+    return DataError(
+        f"{name!r} is not a data set{meant}; expected {', '.join(STANDARD)}, a folder, 'hf:NAME' or 'wds:PATTERN'"
+    )
 
 
 def _looks_like_a_path(name: str) -> bool:

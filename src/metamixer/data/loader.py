@@ -15,8 +15,10 @@ from metamixer.core.types import Batch
 from metamixer.data.augment import Augment, Scale, normalise
 from metamixer.data.class_sampling import ClassBatches, CompanionTable, balanced_order
 from metamixer.data.errors import DataError
+from metamixer.data.files.sharded import Shards
 from metamixer.data.files.streaming import FolderImages, Request, Stream
 from metamixer.data.image_set import Device, ImageSet
+from metamixer.data.local_order import local_order, within_buffers
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,9 @@ class TrainLoader:
 
     The order is seeded by the epoch, everything else by epoch and batch. So a run resumes in the middle of an
     epoch without drawing what came before, and without a saved state.
+
+    Images in shards come in an order that is local: shards in random order, cut into buffers of whole batches, which
+    are shuffled; companions come from the same buffer.
 
     An incomplete last batch is dropped, unless it is the only one. Images on disk (:class:`FolderImages`) are decoded
     by worker processes, and get what they would get in memory; a random crop is cut out of the file's own pixels.
@@ -113,8 +118,8 @@ class TrainLoader:
         """The batches of an epoch from number ``start`` on, equal to the last bit to those of the whole epoch."""
         if not 0 <= start <= len(self):
             raise DataError(f"an epoch has {len(self)} batches, none to start from at {start}")
-        rows = self._order(epoch)
-        requests = [self._request(epoch, number, rows[number]) for number in range(start, len(self))]
+        rows, table = self._order(epoch)
+        requests = [self._request(epoch, number, rows[number], table) for number in range(start, len(self))]
         for request, (shown, others) in zip(requests, self._stream.read(requests), strict=True):
             images, *more = map(self._normalised, shown)
             labels = self.images.labels[request.rows].to(self.device, non_blocking=True)
@@ -128,21 +133,25 @@ class TrainLoader:
         """The loader of one process of ``parts``."""
         return self if parts == 1 else replace(self, share=(number, parts))
 
-    def _order(self, epoch: int) -> Sequence[Tensor]:
-        """The image indices of every batch."""
-        draw = generator(self.seed, "order", epoch)
+    def _order(self, epoch: int) -> tuple[Sequence[Tensor], CompanionTable]:
+        """The image indices of every batch, and where their companions come from."""
+        draw, labels, table = generator(self.seed, "order", epoch), self.images.labels, None
         if self._classes is not None:
-            return self._classes.draw(len(self), draw).unbind()
-        balanced = self.sampler == "balanced"
-        order = (
-            balanced_order(self.images.labels, draw) if balanced else torch.randperm(len(self.images), generator=draw)
-        )
-        return torch.split(order, self.batch_size)[: len(self)]
+            return self._classes.draw(len(self), draw).unbind(), self._table
+        if self.sampler == "balanced":
+            order = balanced_order(labels, draw)
+        elif (shards := _shards(self.images)) is not None:
+            images = self.batch_size * _batches(shards, self.batch_size)
+            order = local_order(torch.from_numpy(shards.shard)[self.images.rows], images, draw)  # type: ignore[attr-defined]
+            table = CompanionTable(within_buffers(labels, order, images)) if self.companions else None
+        else:
+            order = torch.randperm(len(labels), generator=draw)
+        return torch.split(order, self.batch_size)[: len(self)], table or self._table
 
-    def _request(self, epoch: int, number: int, rows: Tensor) -> Request:
+    def _request(self, epoch: int, number: int, rows: Tensor, table: CompanionTable) -> Request:
         others, own = None, slice(self.share[0], None, self.share[1])
         if self.companions:
-            others = self._table.draw(rows, generator(self.seed, "companions", epoch, number))[own]
+            others = table.draw(rows, generator(self.seed, "companions", epoch, number))[own]
         return Request(
             rows[own],
             others,
@@ -153,6 +162,7 @@ class TrainLoader:
             self.views,
             again="places" if self.sampler == "balanced" else "batches" if self.per_class else "never",
             part=(*self.share, len(rows)),
+            buffer=number // _batches(_shards(self.images), self.batch_size),
         )
 
     def _normalised(self, pixels: Tensor) -> Tensor:
@@ -225,7 +235,8 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """The batches, without companions."""
         rows = self._rows
-        read = self._stream.read([Request(part) for part in rows])
+        each = _batches(_shards(self.images), self.batch_size)
+        read = self._stream.read([Request(part, buffer=number // each) for number, part in enumerate(rows)])
         for part, ((images,), _) in zip(rows, read, strict=True):
             yield Batch(
                 normalise(images.to(self.device, non_blocking=True), *self._scale),
@@ -240,6 +251,16 @@ class EvalLoader:
     def _stream(self) -> Stream:
         workers = self.workers if isinstance(self.images, FolderImages) else 0
         return Stream(self.images, workers, torch.device(self.device).type == "cuda")
+
+
+def _shards(images: ImageSet) -> Shards | None:
+    files = images.files if isinstance(images, FolderImages) else None
+    return files if isinstance(files, Shards) else None
+
+
+def _batches(shards: Shards | None, batch_size: int) -> int:
+    """The batches of a buffer."""
+    return 1 if shards is None else max(1, shards.buffer // batch_size)
 
 
 def _scale(mean: Scale, std: Scale, device: Device) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,10 @@ from metamixer.config.data_section import DataSection, is_place, without_kind
 from metamixer.config.recipe import Recipe
 from metamixer.core.files import write_whole
 from metamixer.core.text import clean, counted, listed
-from metamixer.data import DATASETS, Data, DataError, ImageSet, load, with_label_noise
+from metamixer.data import DATASETS, Data, DataError, FolderImages, ImageSet, load, with_label_noise
+from metamixer.data.files.addresses import find
+from metamixer.data.files.sharded import Shards
+from metamixer.data.sources.webdataset import PREFIX as WDS
 from metamixer.data.splits import SPLITS
 from metamixer.data.splits import Split as SplitName
 
@@ -155,6 +158,7 @@ def load_data(
         cache=data.cache,
         cache_size=data.cache_size,
         cache_writes=cache_writes,
+        buffer=data.buffer,
     )
     return with_label_noise(loaded, data.label_noise, data.label_noise_kind, data.seed)
 
@@ -182,7 +186,12 @@ def section_of(recipe: Recipe, folder: Path, at: str | None = None) -> DataSecti
 def there(section: DataSection, folder: Path) -> DataSection:
     """The data section of the run in ``folder``, if its data are where it says; ``DataError`` if they are gone."""
     place = without_kind(section.name)[1]
-    if is_place(section.name) and not os.path.exists(os.path.expanduser(place)):
+    places = find(place) if section.name.startswith(WDS) else [os.path.expanduser(place)]
+    if is_place(section.name) and not any(map(os.path.exists, places)):
+        if section.name.startswith(WDS):
+            raise DataError(
+                f"{clean(place)}: no such shards; --data wds:PATTERN says where the data of {folder} are now"
+            )
         raise DataError(f"{clean(place)}: no such folder; --data FOLDER says where the data of {folder} are now")
     return section
 
@@ -253,6 +262,8 @@ def _inside(section: DataSection) -> str:
 
 def _split(images: ImageSet, place: Path) -> Split:
     labels = sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()[:16]
+    if isinstance(images, FolderImages) and isinstance(images.files, Shards):
+        return Split(images=len(images), labels=labels, files=images.files.digest(images.rows))
     files = _files(images)
     if not files:
         return Split(images=len(images), labels=labels)

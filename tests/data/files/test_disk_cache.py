@@ -261,16 +261,6 @@ def test_a_place_that_cannot_be_a_cache(cached, photos, tmp_path):
         cached(cache="/proc/nowhere")
 
 
-def test_auto_is_the_folder_for_caches(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert disk_cache.cache_folder("auto") == tmp_path / "metamixer" / "images"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert disk_cache.cache_folder("auto") == tmp_path / "home" / ".cache" / "metamixer" / "images"
-    assert disk_cache.cache_folder("~/photos") == tmp_path / "home" / "photos"
-    assert disk_cache.cache_folder("off") is None
-
-
 SLOWLY = """
 import sys, time
 from pathlib import Path

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from metamixer.core.progress import watched
 from metamixer.core.text import clean
 from metamixer.data.errors import DataError, ImageError
+from metamixer.data.files.cache_folder import INSTEAD, locked, writing
 from metamixer.data.files.image_file import WHITE, read_header, read_image
 from metamixer.data.files.picture import Source
 from metamixer.data.files.shards import INDEX, StoredImages, read_index, write_shard
@@ -28,23 +28,6 @@ Attempt = Callable[..., dict[int, Any]]
 """Like ``load_files._Bad.attempt``: runs a task for many files in threads and records those that cannot be read."""
 
 _SHARD = 2**26  # approximate size in bytes
-_INSTEAD = "accepted is a folder on a disk with room, or data.cache=off, which decodes files in each epoch"
-
-
-def cache_folder(cache: str | Path) -> Path | None:
-    """The folder for decoded images: none (``off``), one in the cache folder of the system (``auto``), or a given one.
-
-    Raises:
-        DataError: the path is a file.
-    """
-    if cache == "off":
-        return None
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    folder = Path(base or Path.home() / ".cache") / "metamixer" / "images" if cache == "auto" else Path(cache)
-    folder = folder.expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"data.cache={clean(folder)} is a file; a folder, auto or off is accepted")
-    return folder
 
 
 @dataclass(frozen=True)
@@ -127,17 +110,17 @@ class DiskCache:
 
     def _prepare(self, rows: NDArray[np.int64]) -> None:
         """Create the folder, remove leftovers of killed processes, and check the free space."""
-        with _writing(self.home):
+        with writing(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
             for partial in self.home.glob("*.tmp"):
-                with _locked(partial, wait=False) as mine:
+                with locked(partial, wait=False) as mine:
                     if mine:
                         partial.unlink(missing_ok=True)
             free = shutil.disk_usage(self.home).free
         if (needed := len(rows) * self._bytes_each(rows)) > free:
             raise OSError(
                 f"data.cache={clean(self.folder)}: decoded images take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are "
-                f"free; {_INSTEAD}"
+                f"free; {INSTEAD}"
             )
 
     def _bytes_each(self, rows: NDArray[np.int64]) -> int:
@@ -172,7 +155,7 @@ class DiskCache:
             return full, np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
         path = self.home / f"{blake2b(stamps.tobytes(), digest_size=16).hexdigest()}.shard"
-        with _writing(path), _locked(path, wait=wait) as mine:
+        with writing(path), locked(path, wait=wait) as mine:
             if mine and not path.exists():
                 done = attempt(decode, images.part, images.files, rows.tolist(), None)
                 bad.update(row for row in rows.tolist() if row not in done)
@@ -227,28 +210,3 @@ def _stamp(files: Sequence[Source], row: int) -> bytes:
             return b""  # decoding reports what is wrong with it
         text = f"{os.path.abspath(source)}\0{found.st_size}\0{found.st_mtime_ns}"
     return blake2b(text.encode(errors="surrogateescape"), digest_size=16).digest()
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a shard, or yield False. The system releases it when the process ends in any way."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        with suppress(OSError):
-            path.with_suffix(".lock").unlink()  # a process that waits for a deleted file retries with a new one
-        lock.release()
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"data.cache: {clean(path)} cannot be written: {error.strerror or error}; {_INSTEAD}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from metamixer.core.machine import cores
 from metamixer.core.progress import watched
 from metamixer.core.text import clean
-from metamixer.data.errors import ImageError
+from metamixer.data.errors import DataError, ImageError
 from metamixer.data.files.duplicates import Copy, Fingerprint, copies, fingerprint
 from metamixer.data.files.folder_scan import FolderLayout, scan
 from metamixer.data.files.image_file import read_header, read_image
@@ -96,6 +96,10 @@ def check(folder: str | Path, layout: FolderLayout = "auto") -> FolderCheck:
     Raises:
         DataError: the folder does not exist, or its classes cannot be determined.
     """
+    if str(folder).startswith(("hf:", "wds:")):
+        raise DataError(
+            f"{clean(folder)}: expected a folder of images; data.on_error=skip looks at all images of other sets"
+        )
     found = scan(Path(folder), layout)
 
     def look(item: tuple[str, Path, int]) -> FileCheck:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -16,12 +16,14 @@ from metamixer.core.machine import cores
 from metamixer.core.progress import watched
 from metamixer.core.text import clean, counted
 from metamixer.data.errors import DataError, ImageError
-from metamixer.data.files.disk_cache import DiskCache, cache_folder
+from metamixer.data.files.cache_folder import cache_folder
+from metamixer.data.files.disk_cache import DiskCache
 from metamixer.data.files.image_file import WHITE, Fit, Header, largest_value, read_header
 from metamixer.data.files.picture import MAX_PIXELS, Source
-from metamixer.data.files.streaming import FolderImages
+from metamixer.data.files.sharded import Shards
+from metamixer.data.files.streaming import FolderImages, called
 from metamixer.data.image_set import ImageSet, Numbers, TensorImages, evenly_spaced
-from metamixer.data.splits import SPLITS, Split
+from metamixer.data.splits import SPLITS, Data, HoldOut, Split, assemble
 
 T = TypeVar("T")
 Skipped = tuple[tuple[str, str], ...]
@@ -29,6 +31,7 @@ Skipped = tuple[tuple[str, str], ...]
 NATIVE_SIDE = 96
 DEFAULT_SIZE = (224, 224)
 CHUNK = 32
+_LOOKED_AT = 32  # headers of images in shards
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Reading:
         cache_size: the shorter side of images that are stored for random crops; None: 8/7 of the longer side of
             ``image_size``.
         cache_writes: whether images are stored that are not there yet.
+        buffer: images of shards that are shuffled with each other.
     """
 
     image_size: tuple[int, int] | None = None
@@ -67,6 +71,7 @@ class Reading:
     cache: str | Path = "off"
     cache_size: int | None = None
     cache_writes: bool = True
+    buffer: int = 4096
 
     def __post_init__(self) -> None:
         cache_folder(self.cache)
@@ -112,9 +117,9 @@ class _Bad(list[tuple[str, str]]):
         def some(rows: Sequence[int]) -> list[tuple[int, T | ImageError]]:
             results: list[tuple[int, T | ImageError]] = []
             for row in rows:
-                source = files[row]
                 try:
-                    results.append((row, task(source, _name(part, row, source), row)))
+                    source = files[row]
+                    results.append((row, task(source, _name(part, files, row, source), row)))
                 except ImageError as error:
                     results.append((row, error))
             return results
@@ -125,15 +130,17 @@ class _Bad(list[tuple[str, str]]):
             results = chain.from_iterable(pool.map(some, chunks))
             for row, result in results if what is None else watched(results, what, len(rows)):
                 if isinstance(result, ImageError):
-                    name = _name(part, row, files[row])
+                    name = _name(part, files, row)
                     self.append((name, str(result).removeprefix(f"{name}: ")))
                 else:
                     done[row] = result
         return done
 
 
-def _name(part: str, row: int, source: Source) -> str:
-    return clean(source) if isinstance(source, Path) else f"{part} image {row}"
+def _name(part: str, files: Sequence[Source], row: int, source: Source | None = None) -> str:
+    if not isinstance(files, Shards) and isinstance(path := files[row] if source is None else source, Path):
+        return clean(path)
+    return called(files, row, part)
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,25 @@ class Found:
         images = self.parts.get(part)
         return images if images is not None and len(images) else None
 
+    def assemble(self, name: str, how: Reading, notes: tuple[str, ...], **hold: Unpack[HoldOut]) -> Data:
+        """The splits ``train``, ``val`` and ``test`` as the data ``name``."""
+        if (train := self.get("train")) is None:
+            raise DataError(f"{name}: no training image has a label and can be read")
+        notes += self.notes
+        if self.skipped:
+            notes += (f"{counted(len(self.skipped), 'image')} skipped that cannot be read",)
+        return assemble(
+            name,
+            train,
+            self.get("val"),
+            self.get("test"),
+            **hold,
+            prepare=self.prepare(how),
+            scale=how.scale,
+            notes=notes,
+            skipped=self.skipped,
+        )
+
     def prepare(self, how: Reading) -> Callable[[Split, ImageSet], ImageSet]:
         """Decodes what is wanted in memory, and fits; what is wanted of the rest is stored in the cache."""
         held = {*how.splits, *(() if how.scale else ("train",))} if self.cached else set()
@@ -172,61 +198,76 @@ class Found:
         return prepared
 
 
-def read(parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[str, ...], how: Reading) -> Found:
+def read(
+    parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[str, ...], how: Reading, known: Skipped = ()
+) -> Found:
     """Look at the files of all parts.
 
     Every header is read first: it settles size, channels and whether all fits into memory, and refuses what
-    is no image. Images are decoded here only for ``on_error="skip"``, to find the damaged ones: which images a set
-    holds may not change later. Otherwise :func:`decoded` does it, once it is known which ones are wanted.
+    is no image. Of images in shards it is those of a few, and they do not stay in memory. Images are decoded here only
+    for ``on_error="skip"``, to find the damaged ones: which images a set holds may not change later. Otherwise
+    :func:`decoded` does it, once it is known which ones are wanted.
 
     Args:
         parts: the files and ``(N,)`` int64 labels of every part.
         classes: the name of every class.
         how: size, channels, and what to do with damaged files.
+        known: name and cause of files that cannot be read.
 
     Raises:
         DataError: names the first files that cannot be read, with their causes, and says how many there are.
     """
-    bad = _Bad()
-    headers = {
-        part: bad.attempt(
-            lambda source, name, _: read_header(source, name), part, files, _rows(part, files, how), "reading headers"
+    bad = _Bad(one for one in known if one[0] not in how.skipped)
+    wanted = {part: _rows(part, files, how) for part, (files, _) in parts.items()}
+    streamed = any(isinstance(files, Shards) for files, _ in parts.values())
+    headers: dict[str, dict[int, Header]] = {}
+    for part, (files, _) in parts.items():
+        rows = wanted[part]
+        chosen = [rows[at] for at in evenly_spaced(len(rows), _LOOKED_AT).tolist()] if streamed else rows
+        headers[part] = bad.attempt(
+            lambda source, name, _: read_header(source, name), part, files, chosen, "reading headers"
         )
-        for part, (files, _) in parts.items()
-    }
     bad.stop(how)
     size, channels = _settle([header for found in headers.values() for header in found.values()], bad, how)
     needed = sum(map(len, headers.values())) * channels * size[0] * size[1] * (4 if how.bits == 16 else 1)
-    cached = needed <= how.cache_limit_bytes
+    cached = needed <= how.cache_limit_bytes and not streamed
+    no_image = {name for name, _ in bad}
     found: dict[str, TensorImages | FolderImages] = {}
     for part, (files, labels) in parts.items():
-        rows = torch.tensor(list(headers[part]), dtype=torch.int64)
+        kept = list(headers[part])
+        if streamed:
+            kept = [row for row in wanted[part] if not no_image or _name(part, files, row) not in no_image]
+        place = torch.tensor(kept, dtype=torch.int64)
         images = FolderImages(
-            files, rows, labels[rows], classes, channels, size, fit=how.fit, white=how.white, bits=how.bits, part=part
+            files, place, labels[place], classes, channels, size, fit=how.fit, white=how.white, bits=how.bits, part=part
         )
         found[part] = images
-        if how.on_error == "skip" and cached and not how.crops:
-            found[part] = _decode(images, bad)
-        elif how.on_error == "skip":
-
-            def look(source: Source, name: str, row: int, images: FolderImages = images) -> None:
-                images.image(row)
-
-            stored = _in_cache(images, how)
-            good = bad.attempt(look, part, files, [row for row in rows.tolist() if row not in stored])
-            good |= dict.fromkeys(stored)
-            kept = torch.tensor([row in good for row in rows.tolist()])
-            found[part] = images.subset(kept.nonzero().flatten())
+        if how.on_error == "skip":
+            found[part] = _decode(images, bad) if cached and not how.crops else _readable(images, how, bad)
     sixteen = [
         (part, row, parts[part][0][row]) for part in headers for row, one in headers[part].items() if one.sixteen
     ]
-    deep = [(_name(*one), one[2]) for one in sixteen]
-    return Found(found, cached, tuple(bad), sixteen_bits(deep, how.white))
+    deep = [(_name(part, parts[part][0], row, source), source) for part, row, source in sixteen]
+    notes = sixteen_bits(deep, how.white)
+    if streamed and None in (how.image_size, how.channels):
+        looked = counted(sum(map(len, headers.values())), "image")
+        notes = (f"size and channels are those of {looked} of {sum(map(len, wanted.values())):,}", *notes)
+    return Found(found, cached, tuple(bad), notes)
+
+
+def _readable(images: FolderImages, how: Reading, bad: _Bad) -> FolderImages:
+    def whole(source: Source, name: str, row: int) -> None:
+        images.image(row)
+
+    stored, rows = _in_cache(images, how), images.rows.tolist()
+    look = [row for row in rows if row not in stored]
+    good = bad.attempt(whole, images.part, images.files, look).keys() | stored
+    return images.subset(torch.tensor([row in good for row in rows]).nonzero().flatten())
 
 
 def _rows(part: str, files: Sequence[Source], how: Reading) -> Sequence[int]:
     rows = range(len(files))
-    return [row for row in rows if _name(part, row, files[row]) not in how.skipped] if how.skipped else rows
+    return [row for row in rows if _name(part, files, row) not in how.skipped] if how.skipped else rows
 
 
 def _cache(images: FolderImages, how: Reading, *, crops: bool) -> DiskCache | None:

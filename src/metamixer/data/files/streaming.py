@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby, zip_longest
 from typing import Any, Literal
 
 import torch
@@ -18,6 +20,7 @@ from metamixer.data.augment import Augment
 from metamixer.data.errors import ImageError, WorkerError
 from metamixer.data.files.image_file import WHITE, Crop, Fit, read_image
 from metamixer.data.files.picture import Source
+from metamixer.data.files.sharded import Fetched, Shards
 from metamixer.data.files.shards import StoredImages
 from metamixer.data.image_set import Device, ImageSet, check_labels
 
@@ -27,7 +30,7 @@ class FolderImages:
     """Images on disk, resized to one size.
 
     Args:
-        files: the files; may contain more than the images of the set.
+        files: the files or :class:`~metamixer.data.files.sharded.Shards`; may contain more than the images of the set.
         rows: ``(N,)`` int64, the position of each image of the set in ``files``.
         labels: ``(N,)`` int64.
         classes: the name of every class.
@@ -76,7 +79,19 @@ class FolderImages:
         """Read a resized crop of each image: ``(B,)`` int64 and B crops -> ``(B, C, H, W)`` of :attr:`dtype`."""
         return self._images(indices, crops)
 
+    def needed(self, *indices: Tensor | None) -> list[int]:
+        """The rows of the images that are not stored, each once."""
+        rows = self.rows[torch.cat([each for each in indices if each is not None])].tolist()
+        return sorted({row for row in rows if self.stored is None or self.stored.places[row] < 0})
+
+    def with_contents(self, contents: Mapping[int, bytes]) -> FolderImages:
+        """The set, some of whose files are in memory, by row."""
+        assert isinstance(self.files, Shards)  # noqa: S101
+        return replace(self, files=Fetched(self.files, contents))
+
     def _images(self, indices: Tensor, crops: Sequence[Crop | None]) -> Tensor:
+        if isinstance(self.files, Shards) and self.files.afar:
+            return self.with_contents(self.files.read(self.needed(indices)))._images(indices, crops)
         rows = self.rows[indices].tolist()
         if self.stored is None:
             return torch.stack([self.image(row, crop) for row, crop in zip(rows, crops, strict=True)])
@@ -97,9 +112,14 @@ class FolderImages:
 
     def image(self, row: int, crop: Crop | None = None) -> Tensor:
         """Decode file ``row``, or a crop of it, as ``(C, H, W)``; ``ImageError`` if it cannot be read."""
-        name = f"{self.part} image {row}"
+        name = called(self.files, row, self.part)
         options: dict[str, Any] = {"fit": self.fit, "white": self.white, "bits": self.bits}
         return torch.from_numpy(read_image(self.files[row], self.channels, self.size, crop, name, **options))
+
+
+def called(files: Sequence[Source], row: int, part: str) -> str:
+    """What file ``row`` is called in messages, if it has no path."""
+    return files.name(row) if isinstance(files, Shards | Fetched) else f"{part} image {row}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +129,8 @@ class Request:
     Without ``augment`` images are read in the form used for evaluation. ``views``: number of augmentations of every
     image. ``again``: whether an image can occur in several batches of an epoch, or also repeatedly in one batch; each
     occurrence then has another crop. ``part``: see :meth:`~metamixer.data.Augment.pixels`.
+    ``buffer``: number of the buffer whose images are fetched together, if they are remote; ``contents``: the fetched
+    files by row.
     """
 
     rows: Tensor
@@ -120,12 +142,14 @@ class Request:
     views: int = 1
     again: Literal["never", "batches", "places"] = "never"
     part: tuple[int, int, int] | None = None
+    buffer: int = 0
+    contents: Mapping[int, bytes] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Lists, because a tensor would be sent to the worker through shared memory: see _Reader.
         others = None if self.others is None else self.others.tolist()
         place = (self.augment, self.seed, self.epoch, self.number, self.views, self.again, self.part)
-        return _request, (self.rows.tolist(), others, *place)
+        return _request, (self.rows.tolist(), others, *place, self.buffer, self.contents)
 
 
 def _request(rows: list[int], others: list[int] | None, *place: Any) -> Request:
@@ -154,6 +178,9 @@ class _Reader(Dataset[Read | ImageError]):
 
     def read(self, request: Request) -> Read:
         """Read and augment the batch."""
+        if request.contents is not None and isinstance(self.images, FolderImages):
+            here = _Reader(self.images.with_contents(request.contents))
+            return here.read(replace(request, contents=None))
         if request.augment is None:
             return (self.images.fetch(request.rows),), None
         place = (request.epoch, request.number)
@@ -203,12 +230,12 @@ class Stream:
         """
         if self.workers == 0:
             reader = _Reader(self.images)
-            return (reader.read(request) for request in requests)
+            return (reader.read(request) for request in _fetched(self.images, requests))
         return self._receive(requests)
 
     def _receive(self, requests: list[Request]) -> Iterator[Read]:
-        requests_now, loader = self._pipe
-        requests_now[:] = requests
+        sampler, loader = self._pipe
+        sampler.requests = requests
         try:
             for read in loader:
                 if isinstance(read, ImageError):
@@ -224,11 +251,11 @@ class Stream:
             raise fault from error.with_traceback(None)
 
     @cached_property
-    def _pipe(self) -> tuple[list[Request], DataLoader[Read | ImageError]]:
-        requests: list[Request] = []
+    def _pipe(self) -> tuple[_Sampler, DataLoader[Read | ImageError]]:
+        sampler = _Sampler(self.images)
         loader = DataLoader(
             _Reader(self.images),
-            sampler=requests,
+            sampler=sampler,
             batch_size=None,
             collate_fn=_unchanged,  # type: ignore[arg-type]
             num_workers=self.workers,
@@ -238,7 +265,49 @@ class Stream:
             generator=torch.Generator(),  # so that the loader does not draw from the global one
             worker_init_fn=_own_process_group,
         )
-        return requests, loader
+        return sampler, loader
+
+
+@dataclass(eq=False)
+class _Sampler:
+    """The requests of an epoch, as the loader hands them to its workers."""
+
+    images: ImageSet
+    requests: Sequence[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return _fetched(self.images, self.requests)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+def _fetched(images: ImageSet, requests: Sequence[Request]) -> Iterator[Request]:
+    """The requests; those for remote images with their contents, the next buffer being fetched while one is in use.
+
+    This process fetches and hands on what each request needs: workers that fetch for themselves would each hold a
+    buffer, or ask for image by image.
+    """
+    if not (isinstance(images, FolderImages) and isinstance(files := images.files, Shards) and files.afar):
+        yield from requests
+        return
+    pool = ThreadPoolExecutor(1)
+
+    def fetch(some: Sequence[Request]) -> dict[int, bytes]:
+        return files.read(images.needed(*(rows for each in some for rows in (each.rows, each.others))))
+
+    buffers = [list(some) for _, some in groupby(requests, key=lambda request: request.buffer)]
+    try:
+        coming = [pool.submit(fetch, some) for some in buffers[:1]]
+        for some, after in zip_longest(buffers, buffers[1:]):
+            contents = coming.pop().result()
+            coming += [] if after is None else [pool.submit(fetch, after)]
+            for request in some:
+                rows = images.needed(request.rows, request.others)
+                yield replace(request, contents={row: contents[row] for row in rows})
+            del contents
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _own_process_group(worker: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from metamixer.core.text import counted, quoted
 from metamixer.data.errors import DataError
 from metamixer.data.files.load_files import Reading, read
-from metamixer.data.splits import Data, HoldOut, assemble
+from metamixer.data.splits import Data, HoldOut
 
 SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
@@ -104,24 +104,7 @@ def load_hf(
             split = split.select(known.tolist())
         if len(known):
             parts[part] = Encoded(_undecoded(split, image), f"{split._fingerprint} {image}"), labels[known]
-    sets = read(parts, classes, how)
-    notes += sets.notes
-    train = sets.get("train")
-    if train is None:
-        raise DataError(f"hf:{name}: no training image has a label and can be read")
-    if sets.skipped:
-        notes += (f"{counted(len(sets.skipped), 'image')} skipped that cannot be read",)
-    return assemble(
-        f"hf:{name}",
-        train,
-        sets.get("val"),
-        sets.get("test"),
-        **hold,
-        prepare=sets.prepare(how),
-        scale=how.scale,
-        notes=notes,
-        skipped=sets.skipped,
-    )
+    return read(parts, classes, how).assemble(f"hf:{name}", how, notes, **hold)
 
 
 def _open(name: str, download: bool) -> dict[str, Any]:

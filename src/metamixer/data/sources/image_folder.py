@@ -10,7 +10,7 @@ import torch
 from metamixer.core.text import clean, counted, quoted
 from metamixer.data.class_sampling import split
 from metamixer.data.errors import DataError
-from metamixer.data.files.disk_cache import cache_folder
+from metamixer.data.files.cache_folder import cache_folder
 from metamixer.data.files.folder_scan import FolderLayout, scan
 from metamixer.data.files.label_file import LabelFiles, scan_labelled
 from metamixer.data.files.load_files import Reading, read

@@ -1,0 +1,120 @@
+"""Encoded images in shards: read one by one where they are near, many at once where they are remote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metamixer.data.errors import ImageError
+from metamixer.data.files.addresses import is_remote, read_ranges
+from metamixer.data.files.shard_index import ShardIndex
+
+
+@dataclass(frozen=True, eq=False)
+class Shards(Sequence[bytes]):
+    """The encoded images of shards, in their order.
+
+    Args:
+        addresses: of the shards.
+        names: what they are called in messages, and known by wherever they lie.
+        stamps: what each is known by in the cache.
+        keys: of each shard the names of its samples, as bytes.
+        places: ``(N, 2)``, first byte and length of every image.
+        buffer: so many images are shuffled with each other, and fetched ahead where they are remote.
+    """
+
+    addresses: Sequence[str]
+    names: Sequence[str]
+    stamps: Sequence[str]
+    keys: Sequence[NDArray[np.bytes_]]
+    places: NDArray[np.int64]
+    buffer: int
+
+    @classmethod
+    def of(cls, found: Mapping[str, ShardIndex], names: Sequence[str], buffer: int) -> Shards:
+        """Of the indices by address."""
+        keys = [np.array([key.encode(errors="surrogateescape") for key in each.keys], "S") for each in found.values()]
+        places = [np.array([each.starts, each.lengths], np.int64).T for each in found.values()]
+        stamps = [each.stamp for each in found.values()]
+        return cls(list(found), names, stamps, keys, np.concatenate(places), buffer)
+
+    @cached_property
+    def shard(self) -> NDArray[np.int64]:
+        """``(N,)``: the shard of every image."""
+        return np.repeat(np.arange(len(self.keys)), list(map(len, self.keys)))
+
+    @cached_property
+    def _first(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *map(len, self.keys)])
+
+    @cached_property
+    def afar(self) -> bool:
+        """Whether it pays to read many images at once, before they are needed."""
+        return any(map(is_remote, self.addresses))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, row: Any) -> Any:
+        """The content of image ``row``; ``ImageError`` if it cannot be read."""
+        if self.afar:
+            return self.read([row])[row]
+        start, length = self.places[row].tolist()
+        try:
+            with open(self.addresses[self.shard[row]], "rb") as file:
+                return os.pread(file.fileno(), length, start)
+        except OSError as error:
+            raise ImageError(f"{self.name(row)}: cannot be read: {error.strerror}", "unreadable") from error
+
+    def read(self, rows: Sequence[int]) -> dict[int, bytes]:
+        """The content of these images."""
+        if not self.afar:
+            return {row: self[row] for row in rows}
+        ends = self.places[list(rows)].tolist()
+        places = [(self.addresses[self.shard[row]], a, a + n) for row, (a, n) in zip(rows, ends, strict=True)]
+        return dict(zip(rows, read_ranges(places), strict=True))
+
+    def name(self, row: int) -> str:
+        """Shard and key of image ``row``."""
+        shard = int(self.shard[row])
+        return f"{self.names[shard]}: {self.keys[shard][row - int(self._first[shard])].decode(errors='replace')}"
+
+    def known_by(self, row: int) -> str:
+        """What image ``row`` is known by in the cache."""
+        return f"{self.stamps[int(self.shard[row])]}\0{self.places[row].tolist()}"
+
+    def digest(self, rows: Tensor) -> str:
+        """A checksum of these images: the names of their shards, and their places there."""
+        found = sha256("\n".join(self.names).encode(errors="surrogateescape"))
+        for column in (self.shard[:, None], self.places):
+            found.update(column[rows.numpy()].astype("<i8").tobytes())
+        return found.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched(Sequence[bytes]):
+    """Images of shards, some of them in memory."""
+
+    shards: Shards
+    contents: Mapping[int, bytes]
+    afar = False
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, row: Any) -> Any:
+        """The content of image ``row``."""
+        found = self.contents.get(row)
+        return self.shards[row] if found is None else found
+
+    def name(self, row: int) -> str:
+        """Shard and key of image ``row``."""
+        return self.shards.name(row)
