@@ -192,7 +192,7 @@ def test_large_images_get_larger_blurs():
     [
         (torch.zeros(1, 1, 32, 32), "fog", 1, "uint8 with C = 1 or 3"),
         (torch.zeros(1, 2, 32, 32, dtype=torch.uint8), "fog", 1, "C = 1 or 3"),
-        (torch.zeros(1, 1, 15, 32, dtype=torch.uint8), "fog", 1, "from 16 pixels on"),
+        (torch.zeros(1, 1, 15, 32, dtype=torch.uint8), "fog", 1, "expected at least 16 pixels"),
         (
             torch.zeros(1, 1, 32, 32, dtype=torch.uint8),
             "rain",
