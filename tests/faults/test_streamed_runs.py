@@ -9,10 +9,30 @@ from metamixer.data.files import addresses
 from tests.command import metamixer
 from tests.faults.children import Server
 from tests.faults.runs import TINY, outcome
-from tests.shards import RangeServer, shards
+from tests.shards import RangeServer, parquet, parquets, shards
 
 # Python 3.12 warns of fork in a process with threads; the workers touch none of them.
 pytestmark = [pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"), pytest.mark.timeout(180)]
+
+
+def test_parquet_files_are_streamed_stopped_resumed_and_moved(place, tmp_path):
+    pytest.importorskip("datasets")
+    children = place[2]
+    words = ["train", *words_for(parquets(tmp_path / "data")), "data.stream=true", "data.workers=2", "--out"]
+    code, said = children.run(*words, tmp_path / "whole")
+    assert code == 0, said
+    code, said = children.run(*words, tmp_path / "ended", die=("torch.optim:SGD.step", 7), signal=signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM, said
+    code, said = children.run("train", "--resume", tmp_path / "ended")
+    assert code == 0, said
+    assert outcome(tmp_path / "ended") == outcome(tmp_path / "whole")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    code, said = children.run("evaluate", tmp_path / "ended", "--data", tmp_path / "moved")
+    assert code == 0, said
+    parquet(tmp_path / "moved" / "test-0.parquet", range(100, 111), names=("y", "x"))
+    code, said = children.run("evaluate", tmp_path / "ended", "--data", tmp_path / "moved")
+    assert code == 65, said
+    assert "test: 11 images, were 12" in said
 
 
 def words_for(data):

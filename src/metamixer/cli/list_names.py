@@ -52,7 +52,7 @@ def _tables() -> dict[str, dict[str, Entry]]:
         "data": {
             **{name: Entry("", standard.summary) for name, standard in STANDARD.items()},
             "FOLDER": Entry("", "images in train/CLASS/, val/CLASS/ and test/CLASS/, or in CLASS/"),
-            "hf:NAME": Entry("", "a Hugging Face data set (needs the extra hf)"),
+            "hf:NAME": Entry("", "a Hugging Face data set (needs the extra hf); data.stream=true reads it on the hub"),
             "wds:PATTERN": Entry("", "WebDataset tar shards, here or at URLs, such as wds:shards/{0000..0099}.tar"),
             "scenes:NAME": Entry(
                 "", "the images of any of these as objects in scenes, with boxes to measure localization"

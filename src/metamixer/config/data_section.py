@@ -78,8 +78,9 @@ class DataSection(Section):
             them again: a folder, ``auto`` (the system's folder for caches), or ``off``.
         cache_size: the shorter side of images that are stored for random crops (``crop_scale``); None: 8/7 of the
             longer side of the network's images, 256 for 224.
-        buffer: how many images of shards (``wds:``) are shuffled with each other; of remote ones two buffers are held
-            in memory.
+        buffer: number of images of shards (``wds:``, ``stream``) that are shuffled with each other; two buffers of
+            remote images are in memory.
+        stream: read the parquet files or tar shards of ``hf:NAME`` where they are, instead of a copy of the set.
     """
 
     name: str = "fashion-mini"
@@ -116,6 +117,7 @@ class DataSection(Section):
     cache: str = later("off")
     cache_size: int | None = later(None, ge=1)
     buffer: int = later(4096, ge=1)
+    stream: bool = later(False)
 
     @field_validator("image_size")
     @classmethod

@@ -15,6 +15,7 @@ from metamixer.data.files.image_file import Fit
 from metamixer.data.files.label_file import LabelFiles
 from metamixer.data.files.load_files import Reading
 from metamixer.data.image_set import Numbers, pair
+from metamixer.data.sources.hub_stream import stream_hf
 from metamixer.data.sources.huggingface import Columns, is_table_folder, load_hf
 from metamixer.data.sources.image_folder import load_folder
 from metamixer.data.sources.scenes import PREFIX, make_scenes
@@ -60,6 +61,7 @@ def load(
     label_column: str | None = None,
     labels: str | Sequence[str] | None = None,
     labels_column: str = "label",
+    stream: bool = False,
     **reading: Unpack[ReadingOptions],
 ) -> Data:
     """The training, validation and test split of a set of labelled images.
@@ -88,6 +90,8 @@ def load(
         labels: of a folder of images: a CSV file with the columns ``file`` and ``label``, and perhaps ``split``, or
             several that are called as splits; all paths are relative to the folder.
         labels_column: the column of ``labels`` with the classes.
+        stream: read the parquet files or tar shards of a Hugging Face set where they are, on the hub or in a folder,
+            in the order of ``wds:`` sets.
         reading: ``image_size``, a side or (height, width): the largest centred part of these proportions is resized.
             None: as the images are if they have one size with sides up to 96 pixels, else 224 x 224.
             ``channels``, 1 (grey), 3 (colour) or more. None: those of the images.
@@ -124,23 +128,25 @@ def load(
     )
 
     def source(name: str, how: Reading) -> Data:
-        folder = Path(name).expanduser()
-        if files and (name in STANDARD or name.startswith(("hf:", SHARDS)) or is_table_folder(folder)):
+        folder, columns = Path(name).expanduser(), Columns(image_column, label_column)
+        table = name.startswith("hf:") or (name not in STANDARD and is_table_folder(folder))
+        if files and (name in STANDARD or name.startswith(SHARDS) or table):
             raise DataError(f"data.labels with {name!r}; a folder of images is expected")
+        if stream and not (table or name.startswith(SHARDS)):
+            raise DataError(f"data.stream=true with {name!r}; hf:NAME or a folder of parquet files is accepted")
         if name in STANDARD:
             if how.bits != 8 or how.channels not in (None, 1, 3):
                 raise DataError(
                     f"{name} has images of 8 bits with 1 or 3 channels; bits and channels of files are others"
                 )
             return load_standard(name, Path(root).expanduser(), download, how, **hold)
-        if name.startswith("hf:"):
-            return load_hf(name.removeprefix("hf:"), download, how, Columns(image_column, label_column), **hold)
+        if table:
+            place = name.removeprefix("hf:") if name.startswith("hf:") else str(folder)
+            return stream_hf(place, how, columns, **hold) if stream else load_hf(place, download, how, columns, **hold)
         if name.startswith(SHARDS):
-            return load_wds(name.removeprefix(SHARDS), how, Columns(image_column, label_column), **hold)
+            return load_wds(name.removeprefix(SHARDS), how, columns, **hold)
         if not Path(name).exists() and not _looks_like_a_path(name):
             raise _unknown(name)
-        if is_table_folder(folder):
-            return load_hf(str(folder), download, how, Columns(image_column, label_column), **hold)
         return load_folder(folder, how, layout, files, **hold)
 
     name = str(name)
@@ -149,7 +155,7 @@ def load(
     inner = name.removeprefix(PREFIX)
     if not inner or inner.startswith(PREFIX):
         raise DataError(f"{name!r} names no data set; {PREFIX} before one, as 'scenes:fashion-mini', works")
-    if inner.startswith(SHARDS):
+    if inner.startswith(SHARDS) or stream:
         raise DataError(f"{name!r}: scenes are made of images in memory; a folder or a set by name is accepted")
     if how.bits != 8 or how.channels not in (None, 1, 3):
         raise DataError(f"{name!r}: scenes are of 8 bits with 1 or 3 channels")

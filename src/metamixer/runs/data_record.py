@@ -148,6 +148,7 @@ def load_data(
         label_column=data.label_column,
         labels=data.labels,
         labels_column=data.labels_column,
+        stream=data.stream,
         fit=data.fit,
         white=data.white,
         bits=data.bits,

@@ -80,6 +80,14 @@ def filesystem(address: str) -> tuple[Any, str]:
     return files, path
 
 
+def open_address(address: str, **remote: Any) -> Any:
+    """The file, to be read and closed; ``remote`` as of ``fsspec``'s ``open``."""
+    if not is_remote(address):
+        return open(address, "rb")
+    files, path = filesystem(address)
+    return files.open(path, "rb", **remote)
+
+
 def tried(task: Callable[[], T], address: str) -> T:
     """The result of a task that reads from the address, after several attempts where it fails.
 

@@ -15,7 +15,7 @@ from metamixer.core.machine import cores
 from metamixer.core.progress import watched
 from metamixer.core.text import clean, listed
 from metamixer.data.errors import DataError
-from metamixer.data.files.addresses import filesystem, is_remote, known_by, tried
+from metamixer.data.files.addresses import is_remote, known_by, open_address, tried
 from metamixer.data.files.cache_folder import cache_folder, locked, writing
 
 
@@ -29,6 +29,7 @@ class ShardIndex:
         starts, lengths: where their images lie, in bytes.
         bad: key and cause of samples without image or label; an empty key is the shard itself.
         stamp: what the shard is known by.
+        unlabelled: number of samples that were left out because they have no label.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -37,6 +38,7 @@ class ShardIndex:
     lengths: list[int] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
     stamp: str = ""
+    unlabelled: int = 0
 
     def add(self, key: str, label: str | int, start: int, length: int) -> None:
         """One sample more."""
@@ -50,7 +52,9 @@ Scan = Callable[[BinaryIO, int], ShardIndex]
 """Makes the index of a shard from its file and size."""
 
 
-def index_shards(addresses: Sequence[str], scan: Scan, how: str, cache: str | Path) -> list[ShardIndex]:
+def index_shards(
+    addresses: Sequence[str], scan: Scan, how: str, cache: str | Path, block: int = 2**23
+) -> list[ShardIndex]:
     """The index of every shard; what was found before is read, the rest found now, and stored shard by shard.
 
     Several processes share the work: a shard is scanned by whoever locks it first.
@@ -60,6 +64,7 @@ def index_shards(addresses: Sequence[str], scan: Scan, how: str, cache: str | Pa
         scan: finds the samples of one.
         how: what else the result depends on.
         cache: as ``data.cache``; the indices lie in its folder ``shards.v1``, of ``off`` in that of ``auto``.
+        block: bytes that are read ahead of remote shards.
 
     Raises:
         DataError: shards are not there.
@@ -85,7 +90,7 @@ def index_shards(addresses: Sequence[str], scan: Scan, how: str, cache: str | Pa
             return stored
         with writing(path), locked(path, wait=True):
             if (stored := _stored(path, stamp)) is None:  # or another process was at it
-                stored = tried(lambda: _scanned(address, scan, size), address)
+                stored = tried(lambda: _scanned(address, scan, size, block), address)
                 stored.stamp = stamp
                 write_whole(path, json.dumps(asdict(stored)))
         return stored
@@ -100,12 +105,8 @@ def index_shards(addresses: Sequence[str], scan: Scan, how: str, cache: str | Pa
     return found
 
 
-def _scanned(address: str, scan: Scan, size: int) -> ShardIndex:
-    if not is_remote(address):
-        with open(address, "rb") as file:
-            return scan(file, size)
-    files, path = filesystem(address)
-    with files.open(path, "rb", block_size=2**23, cache_type="readahead") as file:
+def _scanned(address: str, scan: Scan, size: int, block: int) -> ShardIndex:
+    with open_address(address, block_size=block, cache_type="readahead") as file:
         return scan(file, size)
 
 

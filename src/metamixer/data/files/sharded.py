@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Shards(Sequence[bytes]):
     buffer: int
 
     @classmethod
-    def of(cls, found: Mapping[str, ShardIndex], names: Sequence[str], buffer: int) -> Shards:
+    def of(cls, found: Mapping[str, ShardIndex], names: Sequence[str], buffer: int) -> Self:
         """Of the indices by address."""
         keys = [np.array([key.encode(errors="surrogateescape") for key in each.keys], "S") for each in found.values()]
         places = [np.array([each.starts, each.lengths], np.int64).T for each in found.values()]

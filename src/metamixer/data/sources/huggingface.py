@@ -83,14 +83,7 @@ def load_hf(
     found = {part: next((splits[key] for key in keys if key in splits), None) for part, keys in SPLITS.items()}
     if found["train"] is None:
         raise DataError(f"hf:{name}: has {', '.join(map(repr, splits)) or 'nothing'} but no 'train' to learn from")
-    features = found["train"].features
-    image = columns.image or _plain(name, features, "image", _is_image, ())
-    label = columns.label or _plain(name, features, "label", _is_label, LABELS)
-    for option, column in (("image_column", image), ("label_column", label)):
-        if column not in features:
-            raise DataError(f"hf:{name}: data.{option}={column!r} is not a column; there are {_shown(features)}")
-    if not _is_image(features[image]):
-        raise DataError(f"hf:{name}: data.image_column={image!r} holds no images; there are {_shown(features)}")
+    image, label = chosen_columns(name, found["train"].features, columns)
     classes = _classes(found["train"], label)
     parts: dict[str, tuple[Sequence[bytes], Tensor]] = {}
     notes: tuple[str, ...] = ()
@@ -107,13 +100,31 @@ def load_hf(
     return read(parts, classes, how).assemble(f"hf:{name}", how, notes, **hold)
 
 
-def _open(name: str, download: bool) -> dict[str, Any]:
+def library(name: str) -> Any:
+    """The package ``datasets``; ``DataError`` if it is not installed."""
     try:
         import datasets
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "datasets"
         why = "" if missing else f", which cannot be imported here ({error})"
         raise DataError(f"hf:{name} needs the package 'datasets'{why}: pip install 'metamixer[hf]'") from error
+    return datasets
+
+
+def chosen_columns(name: str, features: Any, columns: Columns) -> tuple[str, str]:
+    """The columns with images and with labels; ``DataError`` if they are not plain, or not there."""
+    image = columns.image or _plain(name, features, "image", _is_image, ())
+    label = columns.label or _plain(name, features, "label", _is_label, LABELS)
+    for option, column in (("image_column", image), ("label_column", label)):
+        if column not in features:
+            raise DataError(f"hf:{name}: data.{option}={column!r} is not a column; there are {_shown(features)}")
+    if not _is_image(features[image]):
+        raise DataError(f"hf:{name}: data.image_column={image!r} holds no images; there are {_shown(features)}")
+    return image, label
+
+
+def _open(name: str, download: bool) -> dict[str, Any]:
+    datasets = library(name)
     try:
         if any((Path(name) / file).is_file() for file in SAVED):
             found = datasets.load_from_disk(name)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 
 from metamixer.core.seeding import generator
-from metamixer.core.text import clean, quoted
+from metamixer.core.text import clean, counted, quoted
 from metamixer.data.errors import DataError
 from metamixer.data.files.addresses import find
 from metamixer.data.files.load_files import Reading, read
-from metamixer.data.files.shard_index import Scan, index_shards
+from metamixer.data.files.shard_index import Scan, ShardIndex, index_shards
 from metamixer.data.files.sharded import Shards
 from metamixer.data.files.split_names import split_named
 from metamixer.data.files.tar_scan import scan_tar
@@ -37,12 +37,38 @@ def load_wds(pattern: str, how: Reading, columns: Columns, **hold: Unpack[HoldOu
     addresses = find(pattern)
     if not addresses:
         raise DataError(f"{clean(name)}: no such shards; a pattern such as shards/train-{{0000..0099}}.tar is accepted")
+    return load_shards(name, split_shards(name, addresses), tar_shards(columns), how, **hold)
+
+
+class Kind(NamedTuple):
+    """A kind of shards.
+
+    Args:
+        scan: makes the index of a shard.
+        version: what the index depends on beside the shard.
+        make: makes the set from the indices by address, the names of the shards, and the size of the buffer.
+        block: bytes that are read ahead during the scan.
+    """
+
+    scan: Scan
+    version: str
+    make: Callable[[Mapping[str, ShardIndex], Sequence[str], int], Shards]
+    block: int
+
+
+def tar_shards(columns: Columns) -> Kind:
+    """Tar shards whose images and labels are in these members."""
     scan = partial(scan_tar, image=columns.image, label=columns.label)
-    return load_shards(name, split_shards(name, addresses), scan, repr((PREFIX, *columns)), how, **hold)
+    return Kind(scan, repr((PREFIX, *columns)), Shards.of, 2**23)
 
 
 def load_shards(
-    name: str, splits: Mapping[str, Sequence[str]], scan: Scan, version: str, how: Reading, **hold: Unpack[HoldOut]
+    name: str,
+    splits: Mapping[str, Sequence[str]],
+    kind: Kind,
+    how: Reading,
+    order: Sequence[str] | None = None,
+    **hold: Unpack[HoldOut],
 ) -> Data:
     """The data in shards.
 
@@ -51,15 +77,16 @@ def load_shards(
     Args:
         name: of the data.
         splits: the addresses of each split's shards.
-        scan, version: see :func:`~metamixer.data.files.shard_index.index_shards`.
+        kind: of the shards.
         how: they are read.
+        order: names of all classes in their order, where the set has one.
         hold: see :func:`~metamixer.data.splits.assemble`.
 
     Raises:
         DataError: samples without image or label, or a class in another split that is not in ``train``.
     """
     every = [address for addresses in splits.values() for address in addresses]
-    indices = dict(zip(every, index_shards(every, scan, version, how.cache), strict=True))
+    indices = dict(zip(every, index_shards(every, kind.scan, kind.version, how.cache, kind.block), strict=True))
     short = _short(every)
     bad = tuple(
         (": ".join(filter(None, (clean(short[address]), clean(key)))), cause)
@@ -69,7 +96,7 @@ def load_shards(
     values = {part: [value for at in addresses for value in indices[at].labels] for part, addresses in splits.items()}
     found = set(values["train"])
     numbers = all(isinstance(value, int) for value in found)
-    classes = tuple(map(str, sorted(found) if numbers else sorted(map(str, found))))
+    classes = tuple(order or map(str, sorted(found) if numbers else sorted(map(str, found))))
     label = {key: number for number, key in enumerate(classes)}
     parts = {}
     for part, addresses in splits.items():
@@ -80,12 +107,15 @@ def load_shards(
         labels = torch.tensor([label[str(value)] for value in values[part]], dtype=torch.int64)
         own = {address: indices[address] for address in addresses}
         if len(labels):
-            parts[part] = Shards.of(own, [short[address] for address in addresses], how.buffer), labels
+            parts[part] = kind.make(own, [short[address] for address in addresses], how.buffer), labels
+    without = {part: sum(indices[at].unlabelled for at in addresses) for part, addresses in splits.items()}
+    notes = tuple(f"{counted(n, 'image')} of {part} without a label left out" for part, n in without.items() if n)
     del indices, values
     if not bad and "train" not in parts:
         raise DataError(f"{clean(name)}: the training shards hold no samples")
     sets = read(parts, classes, how, bad)
-    return sets.assemble(name, how, _mixed(*parts["train"], len(classes)) if "train" in parts else (), **hold)
+    notes += _mixed(*parts["train"], len(classes)) if "train" in parts else ()
+    return sets.assemble(name, how, notes, **hold)
 
 
 def split_shards(name: str, addresses: Sequence[str]) -> dict[str, list[str]]:
