@@ -77,6 +77,12 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, *args): ...
 
+    def end_headers(self):
+        path = Path(self.translate_path(self.path))
+        if path.is_file():
+            self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+        super().end_headers()
+
     def do_GET(self):
         path = Path(self.translate_path(self.path))
         if not path.is_file():

@@ -190,11 +190,18 @@ def test_the_checksum_is_of_shards_and_places(loaded, tmp_path):
     assert loaded().train.files.digest(data.train.rows) != digest(data.train.rows)
 
 
-def test_pictures_that_are_stored_are_not_fetched(loaded, server, tmp_path):
-    kept = loaded(remote=True, cache_writes=True)
-    plain = loaded()
-    server.requests.clear()
-    same(list(loader(kept).epoch(0)), list(loader(plain).epoch(0)))
-    assert not server.requests
+@pytest.mark.parametrize("crops", [False, True])
+def test_pictures_that_are_stored_are_not_fetched(loaded, server, crops):
+    """And those that are stored for crops are fetched together where they are evaluated."""
+    kept = loaded(remote=True, cache_writes=True, crops=crops)
     assert kept.train.stored is not None
     assert np.all(kept.train.stored.places[kept.train.rows] >= 0)
+    options = {"augment": Augment(0, crop=RandomCrop((0.5, 1)))} if crops else {}
+    server.requests.clear()
+    batches = list(loader(kept, **options).epoch(0))
+    assert not server.requests
+    if not crops:
+        same(batches, list(loader(loaded()).epoch(0)))
+    few = torch.arange(40)
+    assert torch.equal(kept.train.fetch(few), loaded().train.fetch(few))
+    assert len(server.requests) == (2 if crops else 0)

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from metamixer.data import DataError, FolderImages, load
+from metamixer.data.files.sharded import Shards
 from metamixer.evaluation.localization.boxes import files_of, place_of, read_boxes, through_crop
+from tests.shards import shards
 
 LABELS = ("cat", "dog")
 
@@ -106,3 +108,13 @@ def test_errors_of_the_file(folder, tmp_path):
     (tmp_path / "boxes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="no CSV in UTF-8"):
         read_boxes(tmp_path / "boxes.csv", data.test, folder)
+
+
+def test_images_of_shards_have_no_files_and_are_not_all_read_to_find_that(tmp_path, monkeypatch):
+    shards(tmp_path / "data")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images, seen = load(f"wds:{tmp_path}/data/*.tar").train, []
+    read = Shards.__getitem__
+    monkeypatch.setattr(Shards, "__getitem__", lambda self, row: seen.append(row) or read(self, row))
+    assert files_of(images) is None
+    assert len(seen) == 1

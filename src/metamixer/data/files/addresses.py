@@ -115,7 +115,8 @@ def known_by(address: str) -> tuple[int, str]:
     files, path = filesystem(address)
     info = files.info(path)
     marks = {re.sub("[-_]", "", key.lower()): str(value) for key, value in info.items()}
-    return int(info["size"] or 0), "\0".join([address, *(f"{key}={marks[key]}" for key in _KNOWN_BY if key in marks)])
+    size = info.get("size") or 2**62  # not every server knows it
+    return int(size), "\0".join([address, *(f"{key}={marks[key]}" for key in _KNOWN_BY if key in marks)])
 
 
 def read_ranges(ranges: Sequence[Range]) -> list[bytes]:

@@ -79,10 +79,11 @@ class FolderImages:
         """Read a resized crop of each image: ``(B,)`` int64 and B crops -> ``(B, C, H, W)`` of :attr:`dtype`."""
         return self._images(indices, crops)
 
-    def needed(self, *indices: Tensor | None) -> list[int]:
-        """The rows of the images that are not stored, each once."""
+    def needed(self, *indices: Tensor | None, crop: bool) -> list[int]:
+        """The rows of the images whose files are read, each once; not of those that are stored in the right form."""
         rows = self.rows[torch.cat([each for each in indices if each is not None])].tolist()
-        return sorted({row for row in rows if self.stored is None or self.stored.places[row] < 0})
+        stored = None if self.stored is None or self.stored.whole == crop else self.stored
+        return sorted({row for row in rows if stored is None or stored.places[row] < 0})
 
     def with_contents(self, contents: Mapping[int, bytes]) -> FolderImages:
         """The set, some of whose files are in memory, by row."""
@@ -91,7 +92,9 @@ class FolderImages:
 
     def _images(self, indices: Tensor, crops: Sequence[Crop | None]) -> Tensor:
         if isinstance(self.files, Shards) and self.files.afar:
-            return self.with_contents(self.files.read(self.needed(indices)))._images(indices, crops)
+            return self.with_contents(self.files.read(self.needed(indices, crop=None not in crops)))._images(
+                indices, crops
+            )
         rows = self.rows[indices].tolist()
         if self.stored is None:
             return torch.stack([self.image(row, crop) for row, crop in zip(rows, crops, strict=True)])
@@ -293,18 +296,18 @@ def _fetched(images: ImageSet, requests: Sequence[Request]) -> Iterator[Request]
         return
     pool = ThreadPoolExecutor(1)
 
-    def fetch(some: Sequence[Request]) -> dict[int, bytes]:
-        return files.read(images.needed(*(rows for each in some for rows in (each.rows, each.others))))
+    def rows(some: Sequence[Request]) -> list[int]:
+        crop = some[0].augment is not None and some[0].augment.crop is not None
+        return images.needed(*(rows for each in some for rows in (each.rows, each.others)), crop=crop)
 
     buffers = [list(some) for _, some in groupby(requests, key=lambda request: request.buffer)]
     try:
-        coming = [pool.submit(fetch, some) for some in buffers[:1]]
+        coming = [pool.submit(files.read, rows(some)) for some in buffers[:1]]
         for some, after in zip_longest(buffers, buffers[1:]):
             contents = coming.pop().result()
-            coming += [] if after is None else [pool.submit(fetch, after)]
+            coming += [] if after is None else [pool.submit(files.read, rows(after))]
             for request in some:
-                rows = images.needed(request.rows, request.others)
-                yield replace(request, contents={row: contents[row] for row in rows})
+                yield replace(request, contents={row: contents[row] for row in rows([request])})
             del contents
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -26,7 +26,10 @@ _Row = tuple[int, float, float, float, float]
 def files_of(images: ImageSet) -> list[Path] | None:
     """The file of every image of a set, or None if the images are not files."""
     if isinstance(images, FolderImages):
-        files = [images.files[row] for row in images.rows.tolist()]
+        rows = images.rows.tolist()
+        if not rows or not isinstance(images.files[rows[0]], Path):
+            return None
+        files = [images.files[row] for row in rows]
     else:
         files = list(images.files or ()) if isinstance(images, TensorImages) else []
     paths = [file for file in files if isinstance(file, Path)]
