@@ -46,7 +46,7 @@ def test_int8_that_names_other_classes_is_warned_of(capsys):
     """Accuracy alone may stay the same."""
     for agreement, warned in ((0.67, True), (0.99, False)):
         _show_int8(Quantised(Path("model-int8.onnx"), "test", 300, 0.8, 0.798, agreement, 100, 30, 256))
-        assert ("int8 names another class for 33.0 % of the images" in capsys.readouterr().err) == warned
+        assert ("int8 predicts another class for 33.0 % of the images" in capsys.readouterr().err) == warned
 
 
 def test_faults_have_exit_codes(run, tmp_path):
@@ -55,7 +55,7 @@ def test_faults_have_exit_codes(run, tmp_path):
     tight = metamixer(
         "export", run, "--peer", 0, "--to", "torch-export", "--tolerance", "1e-30", "--out", tmp_path / "x", code=65
     )
-    assert "does not say what the network says" in tight.stderr
+    assert "differs from the network" in tight.stderr
     assert not list((tmp_path / "x").iterdir())
     (tmp_path / "no.pt2").write_bytes(b"PK\x03\x04" + b"\xff" * 100)
     said = metamixer("predict", tmp_path / "no.pt2", tmp_path / "x.png", code=65).stderr

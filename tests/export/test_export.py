@@ -347,7 +347,7 @@ def test_a_changed_weight_is_caught(run, both, tmp_path):
     onnx.save_model(model, tmp_path / "damaged.onnx")
     right = reference(chosen.classifier, CPU)
     assert check("x", right, read_onnx(both.path, CPU), chosen.data.test, 1e-4).difference < 1e-5
-    with pytest.raises(ExportError, match=r"x does not say what the network says.*0\.0001"):
+    with pytest.raises(ExportError, match=r"x differs from the network.*0\.0001"):
         check("x", right, read_onnx(tmp_path / "damaged.onnx", CPU), chosen.data.test, 1e-4)
 
 
@@ -385,7 +385,7 @@ def test_a_file_for_one_batch_size_is_caught(run):
 
     with pytest.raises(ExportError, match="does not run on a batch of 3: Got: 3"):
         check("x", right, only_one, chosen.data.test, 1e-4)
-    with pytest.raises(ExportError, match=r"gives \(1, 9\) for 1 images, not \(1, 10\)"):
+    with pytest.raises(ExportError, match=r"returns \(1, 9\) for 1 images, not \(1, 10\)"):
         check("x", right, lambda images: right(images)[:, :9], chosen.data.test, 1e-4)
 
 
@@ -456,7 +456,7 @@ def test_branches_and_shadows_come_as_whole_networks(averaged, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"peer": 2}, "no such peer; expected 0 resnet8, 1 resnet14"), ({"peer": "-1"}, "best, leader, ensemble or"),
-     ({"peer": "leader"}, "are equals; expected --peer best"), ({"to": "tflite"}, "safetensors, onnx, torch"),
+     ({"peer": "leader"}, "has no leader; expected --peer best"), ({"to": "tflite"}, "safetensors, onnx, torch"),
      ({"to": "hub", "quantize": "int8"}, "expected --to onnx"), ({"tolerance": 0.0}, "a number above 0"),
      ({"to": "onnx", "push": "me/it"}, "goes with --to hub"), ({"to": "onnx", "out": "model.pt2"}, "ends in .onnx"),
      ({"to": "onnx", "device": "cuda"}, "cuda")],

@@ -1,4 +1,4 @@
-"""A run as files that other systems take: safetensors, ONNX, torch.export, and a hub.
+"""Export a run for other systems: safetensors, ONNX, torch.export, and the Hugging Face Hub.
 
 >>> from metamixer.export import export  # doctest: +SKIP
 >>> export("runs/photos", peer="ensemble", to="onnx").path  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Export: choose a network, write it, read it back, compare, and move it into place."""
+"""Export: select a network, write it, read it back, compare the outputs, and move the file into place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CALIBRATION = 256
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file: its name, what it needs, how it is written and read back."""
+    """A type of file: its name, the packages it needs, and functions to write and read it."""
 
     file: str
     extra: str
@@ -53,18 +53,18 @@ TARGETS: dict[str, Target] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Args:
-        path: the file; of ``hub`` the folder.
-        title: which network it holds.
-        classes: how many.
-        kib: the size of the file with the weights.
-        checked: how it compares with the network in PyTorch.
-        split: whose images it was compared on.
-        model_card, facts: the model card and ``model.json``.
-        int8: the quantised file beside it and what it costs, if asked for.
-        pushed: where on the hub it lies, if it was pushed.
+        path: the file; for ``hub`` the folder.
+        title: description of the network.
+        classes: number of classes.
+        kib: size of the file with the weights in KiB.
+        checked: comparison with the network in PyTorch.
+        split: split of the images that were compared.
+        card, facts: the model card and ``model.json``.
+        int8: the quantised file and its accuracy, if requested.
+        pushed: address on the hub, if it was pushed.
     """
 
     path: Path
@@ -99,30 +99,29 @@ def export(
     data: str | None = None,
     check: bool = True,
 ) -> Exported:
-    """Write a network of a run as a file for other systems, checked on images of the run before it counts.
+    """Write a network of a run to a file for other systems, and verify it on images of the run.
 
     Args:
-        run: the folder of a run.
-        peer: ``best``, ``leader``, ``ensemble`` or a peer's number: see :func:`metamixer.export.choose`.
-        to: ``onnx``, ``torch-export`` (both take uint8 images and normalise inside), ``safetensors`` (the classifier's
-            own file) or ``hub`` (a folder for the Hugging Face Hub).
-        out: a file with the right ending, or a folder; None: ``RUN/export/PEER``,
-            of ``hub`` ``RUN/export/PEER-hub``.
+        run: the run folder.
+        peer: ``best``, ``leader``, ``ensemble`` or the index of a peer: see :func:`metamixer.export.choose`.
+        to: ``onnx``, ``torch-export`` (both take uint8 images and include the normalisation), ``safetensors`` (the
+            format of :class:`~metamixer.runs.classifier.Classifier`) or ``hub`` (a folder for the Hugging Face Hub).
+        out: a file with the right suffix, or a folder; None: ``RUN/export/PEER``, for ``hub`` ``RUN/export/PEER-hub``.
         quantize: ``int8``, for ``onnx``: a second file with 8-bit weights and activations.
-        tolerance: the largest difference of two logits between PyTorch and the file; see :func:`check.check`.
-        device: what a ``torch-export`` file is made for; the others run anywhere.
-        license: what the model card says; None: that it is not stated.
+        tolerance: largest difference of logits between PyTorch and the file; see :func:`metamixer.export.verify.check`.
+        device: target device of a ``torch-export`` file; the other files run anywhere.
+        license: license in the model card; None: not stated.
         push: with ``hub``, the repository to push the folder to.
-        calibration: training images that the ranges of ``int8`` are measured on.
-        data: where the run's data are now; None: where they were in training.
-        check: read the data, refuse others than the run had, and verify on them; False: read none, and verify on random
-            images.
+        calibration: number of training images to measure the ranges of ``int8`` on.
+        data: the current path of the data; None: as in training.
+        check: read the data, refuse them if they have changed, and verify on them. False: do not read data, and verify
+            on random images.
 
     Raises:
-        RecipeError: something asked for does not exist or does not go together, or a package is missing.
-        ExportError: the network cannot be written so, or the file gives other answers; it is gone then.
-        DataError, CheckpointError: the run's data or checkpoints are gone or damaged.
-        OSError: nothing can be written there.
+        RecipeError: an argument or a combination of arguments is not valid, or a package is missing.
+        ExportError: the network cannot be exported, or the outputs of the file differ; the file is then removed.
+        DataError, CheckpointError: the data or checkpoints of the run are missing or damaged.
+        OSError: the folder is not writable.
     """
     folder, wanted = Path(run), str(peer)
     _refuse(to, quantize, tolerance, device, push, calibration)
@@ -136,7 +135,7 @@ def export(
     place.file.parent.mkdir(parents=True, exist_ok=True)
     described = model_card.describe(chosen, recorded_metrics(folder, chosen), license)
     target = TARGETS[to]
-    # Written and checked under another name, so that a good file of before outlives a failure.
+    # Written and verified under another name, so that a failure does not destroy an earlier file.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=place.file.parent) as temporary:
         partial = Path(temporary, target.file)
         on = torch.device("cpu") if to != "torch-export" else where
@@ -199,7 +198,7 @@ def _refuse(to: str, quantize: str | None, tolerance: float, device: str, push: 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where each of the files goes."""
+    """The paths of all files."""
 
     file: Path
     int8: Path
@@ -208,11 +207,11 @@ class _Place:
 
 
 def _place(run: Path, peer: str, to: str, out: str | Path | None) -> _Place:
-    """A folder has the files under their usual names; beside a file that has a name of its own, they take that."""
+    """The paths in a folder are the default names; the names beside a given file are derived from its name."""
     usual = Path(TARGETS[to].file)
     name = f"peer-{int(peer)}" if peer.isdecimal() else peer
     if to == "hub":
-        name += "-hub"  # a folder that is pushed holds nothing else
+        name += "-hub"  # a separate folder, because all of it is pushed
     folder = run / "export" / name if out is None else Path(out)
     if out is not None and folder.suffix and not folder.is_dir() and to != "hub":
         if folder.suffix != usual.suffix:
@@ -235,7 +234,7 @@ def _quantised(chosen: Chosen, written: Path, folder: Path, calibration: int) ->
 
 
 def _add_config(chosen: Chosen, folder: Path) -> None:
-    """``config.json`` as the mixin writes it, which the hub counts downloads by."""
+    """Add the ``config.json`` of the hub mixin, by which the hub counts downloads."""
     from metamixer.export.hub import HubClassifier
 
     with tempfile.TemporaryDirectory() as other:

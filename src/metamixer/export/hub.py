@@ -26,18 +26,18 @@ _WEIGHTS = "model.safetensors"
 class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"):  # type: ignore[misc,call-arg]
     """``(B, C, H, W)`` uint8 images of ``size`` -> ``(B, classes)`` float32 logits.
 
-    A folder of it holds ``model.safetensors``, which is a classifier's own file (``Classifier.load`` and ``metamixer
-    predict`` read it), ``config.json`` and the model card. A network of your own is named by its import path, and is
-    imported where the model is loaded if ``metamixer.core.trusted_imports.allow("module:Name")`` was called before.
+    The folder of a model contains ``model.safetensors``, which is the file of a classifier (``Classifier.load`` and
+    ``metamixer predict`` read it), ``config.json`` and the model card. Your own network is named by its import path,
+    and is imported when the model is loaded if ``metamixer.core.trusted_imports.allow("module:Name")`` was called.
 
     Args:
-        name: what :func:`metamixer.models.build` makes the network from.
-        classes: the names, in the order of the logits.
-        channels, size: of the images; height and width in pixels.
-        mean, std: of each channel, 255 = 1.
-        options: of the network.
-        facts: where it comes from.
-        network: the network itself; None: built, with new weights.
+        name: name of the network for :func:`metamixer.models.build`.
+        classes: names of the classes, in the order of the logits.
+        channels, size: number of channels, and height and width in pixels, of the images.
+        mean, std: mean and standard deviation of each channel, 255 = 1.
+        options: options of the network.
+        facts: origin of the network.
+        network: the network; None: build it with random weights.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
 
     @classmethod
     def of(cls, classifier: Classifier, card: str | None = None) -> HubClassifier:
-        """Around a classifier's network, which it shares, with the text of its model card."""
+        """Create a model that shares the network of a classifier, with the text of its model card."""
         made = cls(
             name=classifier.name,
             classes=list(classifier.classes),
@@ -88,7 +88,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
 
     @property
     def classifier(self) -> Classifier:
-        """The same network with the methods that read image files."""
+        """The network as a classifier, which also reads image files."""
         return Classifier(
             self.network, self.name, self.options, self.classes, self.channels, self.size, self.mean, self.std,
             self.facts, self.fit, self.white, self.bits,
@@ -100,7 +100,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         return logits.float()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
-        """The card that was given, or one from what the classifier knows."""
+        """The given model card, or one generated from the classifier."""
         return ModelCard(self.card or for_classifier(self.classifier))
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -120,7 +120,7 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin, library_name="metamixer"): 
         strict: bool = True,
         **config: Any,
     ) -> HubClassifier:
-        """Weights and all else are read from the one file, so that they cannot disagree."""
+        """Load weights and metadata from the same file, so that they always match."""
         path = Path(model_id) / _WEIGHTS
         if not Path(model_id).is_dir():
             path = Path(

@@ -1,4 +1,4 @@
-"""Load trained networks from any run or exported file, and predict images of any kind."""
+"""Load trained networks from runs or exported files, and predict images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metamixer.runs.classifier import Classifier, model_file, predict
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class of an image, its probability, and those of all classes, the likeliest first."""
+    """The predicted class of an image, its probability, and the probabilities of all classes, the largest first."""
 
     label: str
     probability: float
@@ -26,13 +26,13 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network. ``classifier`` is what gives tensors instead of names."""
+    """A trained network. ``classifier`` returns tensors instead of class names."""
 
     classifier: Classifier | OnnxClassifier
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the network's outputs."""
+        """The names of the classes, in the order of the outputs of the network."""
         return self.classifier.classes
 
     @overload
@@ -40,12 +40,12 @@ class Model:
     @overload
     def predict(self, images: Sequence[ImageInput], batch_size: int = 64) -> list[Prediction]: ...
     def predict(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 64) -> Prediction | list[Prediction]:
-        """Classes and probabilities.
+        """Predict classes and probabilities.
 
         Args:
-            images: one image or several: paths, content of files, images of Pillow, uint8 arrays ``(H, W)`` or
-                ``(H, W, C)``, uint8 tensors ``(C, H, W)``, arrays or tensors of several. Of any size.
-            batch_size: images that are computed at once.
+            images: one or several images of any size: paths, contents of files, Pillow images, uint8 arrays ``(H, W)``
+                or ``(H, W, C)``, uint8 tensors ``(C, H, W)``, or batches of arrays or tensors.
+            batch_size: number of images per batch.
 
         Returns:
             One prediction for one image, a list for several.
@@ -62,16 +62,16 @@ class Model:
 
 
 def load(path: str | Path, *, allow_imports: bool = False) -> Model:
-    """The network of a finished run, or of a ``.safetensors`` or ``.onnx`` file that metamixer wrote.
+    """Load the network of a finished run, or a ``.safetensors`` or ``.onnx`` file that metamixer wrote.
 
     Args:
-        path: the run's folder, or the file.
-        allow_imports: import the network's code, where the file names it by ``package.module:Name``. That code runs:
-            trust it first.
+        path: the run folder or the file.
+        allow_imports: import code that the file names by ``package.module:Name``. Only for files you trust: the code is
+            run.
 
     Raises:
-        DataError: there is no such file or network in it.
-        RecipeError: a package that it needs is not installed.
+        DataError: the file does not exist or has no such network.
+        RecipeError: a required package is not installed.
 
     Example::
 

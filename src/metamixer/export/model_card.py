@@ -1,4 +1,4 @@
-"""``model.json`` and a model card beside every exported file."""
+"""``model.json`` and the model card of an exported file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ROWS = (
 
 
 def describe(chosen: Chosen, metrics: dict[str, Any], license: str | None) -> dict[str, Any]:
-    """All that ``model.json`` says, but the files."""
+    """The content of ``model.json``, except the files."""
     classifier, recipe = chosen.classifier, chosen.recipe
     return {
         "format": FORMAT,
@@ -91,9 +91,9 @@ def _prepared(classifier: Classifier) -> dict[str, Any]:
 
 
 def _usage(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """Packages, and the code that uses a file with them alone: ONNX files, and weights of timm's networks."""
+    """Packages, and code that uses a file with these packages only: for ONNX files, and weights of timm networks."""
     shape, network = described["input"]["shape"], described["network"]["architecture"]
-    if shape[1] not in (1, 3) or described["input"].get("bits", 8) != 8:  # Pillow reads no such images in a few lines
+    if shape[1] not in (1, 3) or described["input"].get("bits", 8) != 8:  # reading these images takes more code
         return []
     found = []
     for packages, ending, code in _CODE:
@@ -123,19 +123,19 @@ def _versions() -> dict[str, str]:
 
 
 def check_place(card: Path) -> None:
-    """Raise RecipeError if there is a card that is not one of ours, such as the README of a project."""
+    """Raise RecipeError if another file, such as the README of a project, has the name of the model card."""
     if card.is_file() and _MARK not in card.read_text(encoding="utf-8", errors="replace")[:500]:
         raise RecipeError(f"{card} was not written by metamixer export; --out names another place")
 
 
 def write(card: Path, facts: Path, described: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
-    """Write both; files of the same network that an earlier export put there stay in the list.
+    """Write the model card and ``model.json``; files from earlier exports of the same network remain listed.
 
     Args:
-        card: the model card, Markdown.
-        facts: ``model.json``.
+        card: path of the model card (Markdown).
+        facts: path of ``model.json``.
         described: see :func:`describe`.
-        files: by name, what is known of each that was written now.
+        files: information about the files written now, by name.
     """
     files = _before(facts, described) | files
     facts.write_text(json.dumps(described | {"files": files}, indent=1) + "\n", encoding="utf-8")
@@ -152,7 +152,7 @@ def _before(facts: Path, described: dict[str, Any]) -> dict[str, dict[str, Any]]
 
 
 def for_classifier(classifier: Classifier) -> str:
-    """The card of a classifier of which no run is known."""
+    """The model card of a classifier without a run."""
     described = {
         "network": {
             "what": classifier.name,
@@ -175,12 +175,12 @@ def for_classifier(classifier: Classifier) -> str:
 
 
 def text(described: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
-    """The model card."""
+    """The text of the model card."""
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
-        autoescape=False,  # noqa: S701  (Markdown: the template hands all texts to `plain`)
+        autoescape=False,  # noqa: S701  (Markdown: the template passes all texts through `plain`)
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -196,7 +196,7 @@ def _numbers(values: list[float]) -> str:
 
 
 def _plain(value: object) -> str:
-    """Text that Markdown and HTML show as it is, on one line."""
+    """Text on one line, escaped for Markdown and HTML."""
     shown = " ".join(str(value).split())
     for sign in "\\`*_[]<>|&$":
         shown = shown.replace(

@@ -1,4 +1,4 @@
-"""ONNX files: written by torch's exporter, read by ONNX Runtime."""
+"""ONNX files: written by the exporter of torch, read by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FORMAT = "metamixer-onnx-1"
 
 
 def write_onnx(classifier: Classifier, path: Path, device: torch.device) -> None:
-    """``images`` (batch, C, H, W) uint8 -> ``logits`` (batch, classes) float32, in one file with its metadata.
+    """Write a model ``images`` (batch, C, H, W) uint8 -> ``logits`` (batch, classes) float32, with its metadata.
 
     Raises:
         RecipeError: onnx or onnxscript is not installed.
-        ExportError: the network uses an operation that ONNX does not have.
+        ExportError: the network has an operation that ONNX does not support.
     """
     need("export", "onnx", "onnxscript")
     with warnings.catch_warnings():
-        # torch copies its own deprecated class while it exports.
+        # A deprecation warning of torch about its own exporter.
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*", FutureWarning)
         try:
             program: Any = torch.onnx.export(
@@ -41,7 +41,7 @@ def write_onnx(classifier: Classifier, path: Path, device: torch.device) -> None
                 output_names=["logits"],
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             )
-        except Exception as error:  # of the tracer, the decompositions or the translation
+        except Exception as error:  # any error of tracing, decomposition or translation
             first = str(error).strip().partition("\n")[0]
             raise ExportError(f"{classifier.name} cannot be written as ONNX: {first}") from error
     import onnx
@@ -49,11 +49,11 @@ def write_onnx(classifier: Classifier, path: Path, device: torch.device) -> None
     model = program.model_proto
     _forget_sources(model)
     describe(model, classifier.metadata | {"format": FORMAT})
-    onnx.save_model(model, str(path))  # weights inside: a second file is soon lost
+    onnx.save_model(model, str(path))  # weights in the same file, so that they are not lost
 
 
 def describe(model: Any, metadata: dict[str, str]) -> None:
-    """Put metadata into a model, in place of what it has."""
+    """Replace the metadata of a model."""
     del model.metadata_props[:]
     for key, value in metadata.items():
         entry = model.metadata_props.add()
@@ -61,7 +61,7 @@ def describe(model: Any, metadata: dict[str, str]) -> None:
 
 
 def _forget_sources(model: Any) -> None:
-    """The exporter notes for every node from which line of which file on this machine it comes."""
+    """Remove the source locations of nodes, which the exporter records with paths of this machine."""
     graph = model.graph
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]
@@ -72,7 +72,7 @@ def _forget_sources(model: Any) -> None:
 
 
 def session(path: Path) -> Any:
-    """An ONNX Runtime session on the CPU with as many threads as torch has."""
+    """An ONNX Runtime session on the CPU with the number of threads of torch."""
     need("export", "onnxruntime")
     import onnxruntime
 
@@ -82,7 +82,7 @@ def session(path: Path) -> Any:
 
 
 def read_onnx(path: Path, device: torch.device) -> Run:
-    """The file as a function of images."""
+    """Load a file as a function of images."""
     return _function(session(path))
 
 
@@ -95,12 +95,12 @@ def _function(opened: Any) -> Run:
 
 @dataclass(frozen=True, eq=False)
 class OnnxClassifier:
-    """An exported ONNX file with the face of a :class:`metamixer.runs.classifier.Classifier`.
+    """An exported ONNX file with the interface of :class:`metamixer.runs.classifier.Classifier`.
 
     Args:
-        run: images to logits, by ONNX Runtime on the CPU.
-        classes: the names, in the order of the logits.
-        preparation: what is done with an image before.
+        run: maps images to logits with ONNX Runtime on the CPU.
+        classes: names of the classes, in the order of the logits.
+        preparation: preparation of the images.
     """
 
     run: Run
@@ -119,16 +119,16 @@ class OnnxClassifier:
 
     @classmethod
     def load(cls, path: Path) -> OnnxClassifier:
-        """Read what ``metamixer export --to onnx`` wrote.
+        """Load a file written by ``metamixer export --to onnx``.
 
         Raises:
             RecipeError: onnxruntime is not installed.
-            ValueError: it is no such file.
+            ValueError: it is not such a file.
         """
         need("export", "onnxruntime")
         try:
             opened = session(path)
-        except Exception as error:  # its exceptions have no base of their own
+        except Exception as error:  # its exceptions have no common base class
             raise ValueError(f"{path} cannot be read: {error}") from error
         metadata = opened.get_modelmeta().custom_metadata_map
         if metadata.get("format") != FORMAT:
@@ -138,9 +138,9 @@ class OnnxClassifier:
         return cls(_function(opened), classes, Preparation(said.channels, said.size, said.fit, said.white, said.bits))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` uint8 of this size -> ``(B, classes)`` float32, rows summing to 1."""
+        """``(B, C, H, W)`` uint8 images of :attr:`size` -> ``(B, classes)`` float32; rows sum to 1."""
         return self.run(images).softmax(-1)
 
     def read(self, image: ImageInput) -> Tensor:
-        """One image as ``(C, H, W)`` uint8, prepared as in training; ``ImageError`` if it cannot be read."""
+        """Prepare an image as in training, ``(C, H, W)`` uint8; ``ImageError`` if it cannot be read."""
         return self.preparation(image)

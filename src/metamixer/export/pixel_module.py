@@ -10,10 +10,11 @@ from metamixer.runs.classifier import Classifier
 
 
 class FromPixels(nn.Module):
-    """``(B, C, H, W)`` uint8, or float32 from 0 to 255 where 16 bits are kept, -> ``(B, classes)`` float32 logits.
+    """``(B, C, H, W)`` uint8 (float32 from 0 to 255 with 16 bits) -> ``(B, classes)`` float32 logits.
 
-    The normalisation is inside because it is what users get wrong: a file that wants ``(pixel / 255 - mean) / std``
-    accepts anything else as well, with worse results. The formula is that of ``metamixer.data.normalise``.
+    Normalisation is included because it is a common source of errors: a network that expects
+    ``(pixel / 255 - mean) / std`` also accepts other inputs, but with worse results. The formula is that of
+    ``metamixer.data.normalise``.
     """
 
     factor: Tensor
@@ -33,6 +34,6 @@ class FromPixels(nn.Module):
 
 
 def example(classifier: Classifier, device: torch.device) -> Tensor:
-    """Three black images: one would let a tracer take the batch size for a constant."""
+    """Three black images; with one image a tracer could treat the batch size as a constant."""
     dtype = torch.uint8 if classifier.bits == 8 else torch.float32
     return torch.zeros(3, classifier.channels, *classifier.size, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Int8 quantization of an ONNX file, calibrated on real images, and its cost in accuracy."""
+"""Int8 quantisation of an ONNX file, calibrated on real images, and its cost in accuracy."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from metamixer.data import ImageSet
 from metamixer.export.errors import ExportError, need
 from metamixer.export.onnx_file import describe, read_onnx
 
-# What has an integer kernel that pays. The end of an ensemble (logarithms and a mean of probabilities) stays in
-# float32: 8 bits for a logarithm of a probability would be felt and save nothing.
+# Operations with a faster integer kernel. The end of an ensemble (logarithms and a mean of probabilities) remains in
+# float32: 8 bits for log-probabilities would reduce accuracy and save nothing.
 _OPERATIONS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """The float and the int8 file side by side, on the same images.
+    """Comparison of the float file and the int8 file on the same images.
 
     Args:
         path: the int8 file.
-        split: of which images; ``images`` of them.
-        accuracy, accuracy_int8: shares in [0, 1].
-        agreement: the share of images for which both name the same class.
-        kib, kib_int8: the files' sizes.
-        calibrated: how many training images the ranges are from.
+        split: split of the images.
+        images: number of images.
+        accuracy, accuracy_int8: accuracies of both files, in [0, 1].
+        agreement: share of images for which both predict the same class.
+        kib, kib_int8: sizes of both files in KiB.
+        calibrated: number of training images for the ranges.
     """
 
     path: Path
@@ -48,7 +49,7 @@ class Quantised:
 
 
 class _Reader:
-    """Images for ONNX Runtime's calibration, in batches."""
+    """Batches of images for the calibration of ONNX Runtime."""
 
     def __init__(self, pixels: Tensor) -> None:
         self._parts: Iterator[Tensor] = iter(torch.split(pixels, _BATCH))
@@ -59,31 +60,31 @@ class _Reader:
 
 
 def calibration_images(images: ImageSet, count: int, seed: int) -> Tensor:
-    """``(count, C, H, W)`` uint8 drawn from the training images without replacement, the same for the same seed."""
+    """Draw ``count`` training images ``(count, C, H, W)`` without replacement, by a seed."""
     order = torch.randperm(len(images), generator=generator(seed, "calibrate"))
     return images.fetch(order[:count]).cpu()
 
 
 def quantise(float_path: Path, path: Path, pixels: Tensor) -> None:
-    """Write ``float_path`` with 8-bit weights (a scale for each channel) and activations, in QDQ form.
+    """Quantise ``float_path`` to 8-bit weights (with a scale per channel) and activations, in the QDQ format.
 
-    Static quantisation of ONNX Runtime: the ranges of activations are the smallest and the largest value that
-    ``pixels`` give; weights and activations are signed, what its documentation recommends to try first.
+    Uses static quantisation of ONNX Runtime: the ranges of activations are the smallest and largest values for
+    ``pixels``; weights and activations are signed, as its documentation recommends.
 
     Raises:
         RecipeError: onnxruntime is not installed.
-        ExportError: it refuses the network.
+        ExportError: ONNX Runtime cannot quantise the network.
     """
     need("export", "onnx", "onnxruntime")
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    CalibrationDataReader.register(_Reader)  # an abstract class; ours needs nothing of it
+    CalibrationDataReader.register(_Reader)  # an abstract class without code to inherit
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, "prepared.onnx")
         try:
-            # The symbolic inference is for transformers with shapes that torch leaves open; ours are known.
+            # Symbolic shape inference is for transformers with unknown shapes; here all shapes are known.
             quant_pre_process(str(float_path), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
@@ -95,7 +96,7 @@ def quantise(float_path: Path, path: Path, pixels: Tensor) -> None:
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=list(_OPERATIONS),
             )
-        except Exception as error:  # of its many passes
+        except Exception as error:  # any error of its passes
             raise ExportError(f"{float_path.name} cannot be quantised: {error}") from error
     metadata = {entry.key: entry.value for entry in onnx.load(str(float_path)).metadata_props}
     model = onnx.load(str(path))
@@ -104,7 +105,7 @@ def quantise(float_path: Path, path: Path, pixels: Tensor) -> None:
 
 
 def compare(float_path: Path, path: Path, split: str, images: ImageSet, calibrated: int) -> Quantised:
-    """Run both files over all of the images."""
+    """Run both files on all images and compare them."""
     cpu = torch.device("cpu")
     plain, small = read_onnx(float_path, cpu), read_onnx(path, cpu)
     right = right_int8 = same = 0

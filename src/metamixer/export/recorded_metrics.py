@@ -1,4 +1,4 @@
-"""The recorded metrics of an exported network, read from the run's reports."""
+"""The recorded metrics of an exported network, read from the reports of the run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MORE = ("brier", "ece", "gap", "temperature", "calibrated")
 
 
 def recorded_metrics(folder: Path, chosen: Chosen) -> dict[str, Any]:
-    """``split``, ``images``, ``accuracy``, ``top5``, ``nll`` from ``report.json``, and what ``evaluation.json`` adds.
+    """``split``, ``images``, ``accuracy``, ``top5``, ``nll`` from ``report.json``, and more from ``evaluation.json``.
 
-    Only of this very network: the metrics of another epoch, or of an ensemble of other peers, are left out. What is
-    missing is missing from the answer; an empty one means that the run says nothing.
+    Only metrics of exactly this network are included, not those of another epoch or of an ensemble of other peers.
+    Missing metrics are left out; the result is empty if there are none.
     """
     report = read_mapping(folder / "report.json")
     found: dict[str, Any] = {}

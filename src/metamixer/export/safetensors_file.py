@@ -11,10 +11,10 @@ from metamixer.runs.classifier import Classifier
 
 
 def write_safetensors(classifier: Classifier, path: Path, device: torch.device) -> None:
-    """Weights and metadata; ``Classifier.load`` reads them, and needs no more than metamixer itself."""
+    """Write weights and metadata in the format of ``Classifier.load``, which needs no extra packages."""
     classifier.save(path)
 
 
 def read_safetensors(path: Path, device: torch.device) -> Run:
-    """The file as a function of images."""
+    """Load a file as a function of images."""
     return reference(Classifier.load(path), torch.device("cpu"))

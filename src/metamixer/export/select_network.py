@@ -26,18 +26,18 @@ from metamixer.runs.run import facts_of, load_checkpoint, read_recipe
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """A network of a run, free of the cohort it learned in, and where it comes from.
+    """A network of a run, independent of its cohort, and its origin.
 
     Args:
-        classifier: the network on the CPU, in evaluation mode, with classes, preprocessing and facts.
-        peer: ``best``, ``leader``, ``ensemble`` or a number, as it was asked for.
-        members: the positions in the cohort of the peers that are in it.
-        title: for people.
-        recipe: of the run.
-        data: of the run.
-        whole: whether the ensemble has all peers of the cohort, as the ensemble of the run's tables has.
+        classifier: the network on the CPU in evaluation mode, with classes, preprocessing and facts.
+        peer: ``best``, ``leader``, ``ensemble`` or a number, as requested.
+        members: indices in the cohort of the peers that it consists of.
+        title: description for messages.
+        recipe: recipe of the run.
+        data: data of the run.
+        whole: whether the ensemble has all peers of the cohort, as the ensemble in the tables of the run.
         final: whether it is from the end of the last epoch.
-        random: the images are random ones, in the place of data that were not read.
+        random: whether the images are random, because the data were not read.
     """
 
     classifier: Classifier
@@ -52,7 +52,7 @@ class Chosen:
 
     @property
     def shown(self) -> tuple[str, ImageSet]:
-        """The images that the written file is checked on: the test split, else validation, else training."""
+        """The images to verify the file on: the test split if there is one, else validation, else training."""
         if self.random:
             return "random", self.data.train
         for name, images in (("test", self.data.test), ("validation", self.data.val), ("training", self.data.train)):
@@ -62,19 +62,19 @@ class Chosen:
 
 
 def choose(folder: Path, peer: str = "best", *, data: str | None = None, check: bool = True) -> Chosen:
-    """The network ``peer`` of the run in ``folder``.
+    """Select the network ``peer`` of the run in ``folder``.
 
     Args:
-        folder: a run.
-        peer: ``best``, the deployed network (``model.safetensors``); a number, that peer (or shadow) in the latest
-            checkpoint; ``leader``, the one peer that the method deploys; ``ensemble``, the mean of the probabilities
-            of all peers that learn. The last three are from the latest checkpoint too.
-        data: where the run's data are now; None: where they were in training.
-        check: read the data and refuse others than the run had; False: random images stand in their place.
+        folder: the run folder.
+        peer: ``best``: the deployed network (``model.safetensors``). From the latest checkpoint: a number: that peer
+            (or shadow); ``leader``: the single peer that the method deploys; ``ensemble``: the mean of the
+            probabilities of all peers that learn.
+        data: the current path of the data; None: as in training.
+        check: read the data and refuse them if they have changed; False: use random images instead.
 
     Raises:
-        RecipeError, DataError, CheckpointError, ExportError: no run, its data are gone or others than they were, it
-            has no checkpoint, or no such network.
+        RecipeError, DataError, CheckpointError, ExportError: the folder is not a run, its data are missing or have
+            changed, it has no checkpoint, or no such network.
     """
     if not (peer in ("best", "leader", "ensemble") or peer.isdecimal()):
         raise RecipeError(f"--peer {peer}: expected best, leader, ensemble or the number of a peer")
@@ -85,7 +85,7 @@ def choose(folder: Path, peer: str = "best", *, data: str | None = None, check: 
 
 
 def _stand_in(recipe: Recipe, folder: Path) -> Data:
-    """Random images with the classes, size and normalisation that the run had."""
+    """Random images with the classes, size and normalisation of the run."""
     path = folder / "model.safetensors"
     known = DataRecord.read(folder) or (Classifier.load(path) if path.is_file() else None)
     if known is None:
@@ -110,7 +110,7 @@ def _from_checkpoint(folder: Path, peer: str, recipe: Recipe, data: Data) -> Cho
                 f"{recipe.members[members[0]].weights or 'that of its pretrained weights'}"
             )
     steps = found.manifest["step"]
-    # The folder's name says whether the epoch was closed; that it was the last one, only the finished run's report.
+    # The folder name shows whether the epoch was finished; only the report of a finished run shows it was the last one.
     final = found.path.name.endswith("-whole") and (folder / "report.json").is_file()
     when = f"after epoch {recipe.train.epochs}, the last" if final else f"after step {steps}; training has not ended"
     names = [_titles(recipe)[index] for index in members]
@@ -149,7 +149,7 @@ def _deployed(folder: Path, recipe: Recipe, data: Data) -> Chosen:
 
 
 def _titles(recipe: Recipe) -> list[str]:
-    """The peers' names, each with its number; a shadow's name has the number of the peer that it follows."""
+    """The names of the peers with their indices; the name of a shadow has the index of its peer."""
     return [name if index < len(recipe.members) else f"{index} (of {name})" for index, name in enumerate(recipe.names)]
 
 
@@ -161,14 +161,14 @@ def _numbered(recipe: Recipe, cohort: Cohort, number: int) -> int:
 
 @torch.no_grad()
 def _leader(recipe: Recipe, cohort: Cohort, data: Data) -> int:
-    """The one peer that the method deploys."""
+    """The index of the single peer that the method deploys."""
     loss = Loss.of(recipe.build_loss())
     name = recipe.loss.name
     images = data.train.fetch(torch.arange(min(2, len(data.train)))).cpu()
-    loss.setup(cohort(normalise(images, data.mean, data.std)))  # some losses learn from it who leads
+    loss.setup(cohort(normalise(images, data.mean, data.std)))  # some losses determine the leader from it
     allowed = loss.deployable(len(cohort.peers))
     if allowed is None:
-        raise RecipeError(f"--peer leader: all peers of {name} are equals; expected --peer best, a number or ensemble")
+        raise RecipeError(f"--peer leader: {name} has no leader; expected --peer best, a number or ensemble")
     if len(allowed) != 1:
         numbers = " and ".join(map(str, allowed))
         raise RecipeError(
@@ -181,9 +181,9 @@ def _leader(recipe: Recipe, cohort: Cohort, data: Data) -> int:
 def _classifier(
     cohort: Cohort, members: Sequence[int], recipe: Recipe, data: Data, facts: dict[str, Any], ensemble: bool
 ) -> Classifier:
-    """Networks built anew, with the weights: those of a cohort have hooks, and branches share modules."""
-    sections = [recipe.members[index % len(recipe.members)] for index in members]  # a shadow is as its peer
-    # Pretrained weights would be fetched for nothing.
+    """Build new networks and load the weights, because those of a cohort have hooks, and branches share modules."""
+    sections = [recipe.members[index % len(recipe.members)] for index in members]  # that of a shadow is its peer's
+    # Without pretrained weights, which would be replaced.
     options = [{key: value for key, value in one.options.items() if key != "pretrained"} for one in sections]
     name, own = sections[0].name, options[0]
     described = [{"name": one.name, "options": own} for one, own in zip(sections, options, strict=True)]

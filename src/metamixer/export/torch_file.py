@@ -1,4 +1,4 @@
-"""``.pt2``: a graph that ``torch.export.load`` reads without the network's code."""
+"""``.pt2`` files: graphs that ``torch.export.load`` reads without the code of the network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ METADATA = "metamixer.json"
 
 
 def write_pt2(classifier: Classifier, path: Path, device: torch.device) -> None:
-    """A program ``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits for ``device``, its metadata inside.
+    """Write a program ``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits for ``device``, with its metadata.
 
     Raises:
-        ExportError: the network cannot be traced with any batch size.
+        ExportError: the network cannot be traced with a dynamic batch size.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*", FutureWarning)
@@ -32,18 +32,18 @@ def write_pt2(classifier: Classifier, path: Path, device: torch.device) -> None:
                 (example(classifier, device),),
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             )
-        except Exception as error:  # of the tracer
+        except Exception as error:  # any error of the tracer
             first = str(error).strip().partition("\n")[0]
             raise ExportError(f"{classifier.name} cannot be written by torch.export: {first}") from error
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # paths of this machine
+            node.meta.pop("stack_trace", None)  # has paths of this machine
         metadata = {key: value if key == "format" else json.loads(value) for key, value in classifier.metadata.items()}
         text = json.dumps(metadata | {"format": FORMAT})
         torch.export.save(program, path, extra_files={METADATA: text})
 
 
 def read_pt2(path: Path, device: torch.device) -> Run:
-    """The file as a function of images."""
+    """Load a file as a function of images."""
     module = torch.export.load(path).module()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Verify a written file: read it back and compare it on real images."""
+"""Verify a written file: read it back and compare its outputs on real images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ BATCHES = (1, 3, 8)
 
 @dataclass(frozen=True)
 class Checked:
-    """How close a written file comes to the network.
+    """The result of comparing a file with the network.
 
     Args:
-        difference: the largest one of two logits.
-        limit: what was allowed: the tolerance, times the largest logit's size where that is above 1.
-        images: how many were asked about.
-        batches: in batches of these sizes.
+        difference: largest difference of logits.
+        limit: largest allowed difference: the tolerance, multiplied by the largest absolute logit if that is above 1.
+        images: number of compared images.
+        batches: sizes of the batches.
     """
 
     difference: float
@@ -37,18 +37,18 @@ class Checked:
 
 @torch.no_grad()
 def check(title: str, reference: Run, written: Run, images: ImageSet, tolerance: float) -> Checked:
-    """Compare on images spread over the set, in batches of 1, 3 and 8; a small set comes by again.
+    """Compare a file with the network on evenly spaced images, in batches of 1, 3 and 8; small sets are repeated.
 
     Args:
-        title: of the file, for the errors.
+        title: name of the file in messages.
         reference: the network in PyTorch.
         written: the file, read back.
-        images: of the run's test data.
-        tolerance: the largest difference of two logits where none is larger than 1 in size; relative to the largest
-            where one is, because float32 has relative precision.
+        images: test images of the run.
+        tolerance: the largest difference of logits up to 1 in size; for larger logits it is relative to the largest,
+            because the precision of float32 is relative.
 
     Raises:
-        ExportError: another shape, a number that is none, or a difference above the limit; it says which.
+        ExportError: the outputs have another shape, are NaN, or differ by more than the limit.
     """
     count = sum(BATCHES)
     chosen = torch.linspace(0, len(images) - 1, count).round().long()
@@ -58,16 +58,16 @@ def check(title: str, reference: Run, written: Run, images: ImageSet, tolerance:
         right = reference(batch).double()
         try:
             found = written(batch).double()
-        except Exception as error:  # every runtime has exceptions of its own
+        except Exception as error:  # runtimes have their own exceptions
             raise ExportError(f"{title} was written, but does not run on a batch of {len(batch)}: {error}") from error
         if found.shape != right.shape:
-            raise ExportError(f"{title} gives {tuple(found.shape)} for {len(batch)} images, not {tuple(right.shape)}")
+            raise ExportError(f"{title} returns {tuple(found.shape)} for {len(batch)} images, not {tuple(right.shape)}")
         difference = float((found - right).abs().max())
         worst = max(worst, difference) if difference == difference else float("nan")
         largest = max(largest, float(right.abs().max()))
         if worst != worst or not worst <= tolerance * largest:
             raise ExportError(
-                f"{title} does not say what the network says: its logits for a batch of {len(batch)} differ by up to "
+                f"{title} differs from the network: its logits for a batch of {len(batch)} differ by up to "
                 f"{difference:.3g}, and {tolerance * largest:.3g} is allowed (--tolerance {tolerance:g}, "
                 f"logits up to {largest:.3g}); the file was removed"
             )

@@ -1,4 +1,4 @@
-"""Studies: compare methods, networks, data and seeds, from one file."""
+"""Studies: compare methods, networks, data and seeds, defined in one file."""
 
 from metamixer.studies.child_process import Halted
 from metamixer.studies.estimate import Left

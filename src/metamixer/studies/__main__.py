@@ -1,4 +1,4 @@
-"""``python -m metamixer.studies JOB.json``: one run of a study, as the study's process starts it."""
+"""``python -m metamixer.studies JOB.json``: one run of a study, started by the process of the study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metamixer.training.trainer import TrainingError
 
 
 def main() -> None:
-    """Follow the job; what goes wrong is the last line of the log."""
+    """Do the job; an error is the last line of the log."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if job["nice"] and hasattr(os, "nice"):  # not on Windows
         os.nice(job["nice"])

@@ -17,12 +17,12 @@ from typing import Any
 from metamixer.core import machine
 from metamixer.studies.forks import Forked, Forks
 
-_FIRST_GUESS = 2 * 1024**3  # bytes of memory that a process is taken to need before one has ended
+_FIRST_GUESS = 2 * 1024**3  # assumed memory of a process in bytes, until one has ended
 _MARGIN = 1.3
 
 
 class Halted(Exception):
-    """A signal came; every run has written a checkpoint and stopped."""
+    """A signal was received; all runs have written a checkpoint and stopped."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; the same command resumes it")
@@ -31,12 +31,12 @@ class Halted(Exception):
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended.
+    """The end of a process.
 
     Args:
-        seconds: from its start.
-        fault: why it failed, the last lines of its log; None: it has ended well.
-        bytes: its largest memory, where the system says so.
+        seconds: seconds since its start.
+        fault: why it failed, with the last lines of its log; None: success.
+        bytes: peak memory, if the system reports it.
     """
 
     seconds: float
@@ -46,7 +46,7 @@ class Exit:
 
 @dataclass
 class Child:
-    """A process that was started."""
+    """A child process."""
 
     process: subprocess.Popen[bytes] | Forked
     log: Path
@@ -55,7 +55,7 @@ class Child:
 
     @classmethod
     def start(cls, forks: Forks, job: Mapping[str, Any], log: Path) -> Child:
-        """Do a job as ``python -m PACKAGE JOB.json`` does; what it prints is added to ``log``."""
+        """Start a job as ``python -m PACKAGE JOB.json`` does; its output is appended to ``log``."""
         log.parent.mkdir(parents=True, exist_ok=True)
         path = log.with_suffix(".json")
         path.write_text(json.dumps(job), encoding="utf-8")
@@ -63,13 +63,13 @@ class Child:
         if process is None:
             with log.open("ab") as out:
                 process = subprocess.Popen(  # noqa: S603  (our own module)
-                    # Without -P the folder that one is in would come before the standard library.
+                    # Without -P the current folder would come before the standard library.
                     [sys.executable, "-P", "-m", forks.package, str(path)],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, "OMP_NUM_THREADS": str(forks.threads)},
-                    start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+                    start_new_session=True,  # Ctrl-C only reaches this process, which forwards it once
                 )
         return cls(process, log, time.perf_counter())
 
@@ -92,7 +92,7 @@ class Child:
 
 
 def _ended(process: subprocess.Popen[bytes] | Forked) -> tuple[int | None, int | None]:
-    """The exit code of a process, if it has ended, and its largest memory in bytes, where that is known."""
+    """The exit code of a process, if it has ended, and its peak memory in bytes, if known."""
     if isinstance(process, Forked):
         return process.poll(), process.largest
     if not hasattr(os, "wait4"):
@@ -105,7 +105,7 @@ def _ended(process: subprocess.Popen[bytes] | Forked) -> tuple[int | None, int |
 
 
 def fits(running: Sequence[Child], memory: int | None) -> bool:
-    """Whether there is memory for one more, if the largest so far took ``memory`` bytes. One always runs."""
+    """Whether there is memory for one more process, if the peak so far is ``memory`` bytes. One can always run."""
     if not running:
         return True
     largest = _FIRST_GUESS if memory is None else memory
@@ -115,7 +115,7 @@ def fits(running: Sequence[Child], memory: int | None) -> bool:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """The numbers of SIGINT and SIGTERM as they come, which then do nothing else."""
+    """Collect the numbers of SIGINT and SIGTERM, which have no other effect inside the block."""
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -130,7 +130,7 @@ def signals() -> Iterator[list[int]]:
 
 
 def hand_on(running: Sequence[Child], number: int) -> None:
-    """Send a signal to each once; a second one stops it without a checkpoint."""
+    """Send a signal once to each process; a second one would stop it without a checkpoint."""
     for each in running:
         if not each.signalled:
             each.signalled = True
@@ -138,7 +138,7 @@ def hand_on(running: Sequence[Child], number: int) -> None:
 
 
 def stop(running: Sequence[Child]) -> None:
-    """Stop all and wait for them, so that none is left behind."""
+    """Stop all processes and wait for them."""
     hand_on(running, signal.SIGTERM)
     for each in running:
         each.process.wait()

@@ -1,4 +1,4 @@
-"""The columns that a study's table can show, and how they are read from a run's files."""
+"""The columns that the table of a study can show, and how to read them from the files of a run."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from statistics import fmean
 from typing import Any
 
 Found = Mapping[str, Any]
-"""The content of a run's ``report.json`` and ``evaluation.json``, and its last ``epoch`` in ``metrics.jsonl``."""
+"""The content of ``report.json`` and ``evaluation.json`` of a run, and the last ``epoch`` in ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One column, by default a share in percent.
+    """A column, by default a share in percent.
 
     Args:
-        title: its heading.
-        read: reads it from a run's :data:`Found`.
-        scale: of the numbers that are shown.
-        digits: behind the point.
-        higher: whether more is better.
+        title: heading of the column.
+        read: reads the metric from :data:`Found` of a run.
+        scale: factor of displayed values.
+        digits: number of decimals.
+        higher: whether higher is better.
     """
 
     title: str
@@ -94,11 +94,11 @@ METRICS: dict[str, Metric] = {
     "pgd-10": Metric("accuracy under PGD-10 (%)", _attacked("pgd-10")),
     "pgd-20": Metric("accuracy under PGD-20 (%)", _attacked("pgd-20")),
 }
-"""By the names that study files use. Means are over the peers that learn; the test split is used for no choice."""
+"""Columns by their names in study files. Means are over the peers that learn; the test split is not used to select."""
 
 
 def read_metrics(found: Found) -> dict[str, float]:
-    """All metrics that a finished run has."""
+    """All available metrics of a finished run."""
     metrics = {}
     for name, metric in METRICS.items():
         try:

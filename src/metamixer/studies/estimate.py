@@ -16,12 +16,12 @@ from metamixer.training.optimizer import Optim
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a study.
+    """The remaining work of a study.
 
     Args:
-        runs: that have not ended.
-        seconds: that those will take of which one knows, side by side; None: of none.
-        unknown: runs of another cost than all that have ended.
+        runs: number of runs that have not ended.
+        seconds: estimated time of those with a known cost, run in parallel; None if no cost is known.
+        unknown: number of runs whose cost differs from that of all finished runs.
     """
 
     runs: int
@@ -36,7 +36,7 @@ class Left:
 
 
 def cost_of(recipe: Recipe, measure: Measure) -> str:
-    """A checksum of what decides how long an epoch takes, up to loss and mixer: data, networks, training, measuring."""
+    """A checksum of all that affects the time of an epoch except loss and mixer: data, networks, training, metrics."""
     plain = recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"seed": 0}),
@@ -59,20 +59,20 @@ def left(
     machine: str,
     elapsed: Mapping[str, float],
 ) -> Left:
-    """How long some runs will take.
+    """Estimate the time of the remaining runs.
 
-    A run takes as long as the median of the runs that had the same data, networks and settings of training, on the same
-    machine with the same number of threads; if some of them had its method and mixer too, of those. What their epochs
-    took is scaled to its number of epochs; starting and measuring is added as it was.
+    The estimate for a run is the median over finished runs with the same data, networks and training settings, on the
+    same machine with the same number of threads; only those with the same method and mixer, if there are any. The time
+    of their epochs is scaled to the number of epochs of the run; the time of startup and evaluation is added.
 
     Args:
-        cells: the runs that have not ended.
-        measure: of the study.
-        lines: runs that have ended.
-        jobs: runs side by side.
-        threads: of each run.
+        cells: runs that have not ended.
+        measure: measurements of the study.
+        lines: finished runs.
+        jobs: number of parallel runs.
+        threads: number of threads per run.
         machine: as in :class:`Line`.
-        elapsed: seconds that runs which have begun have taken, by checksum.
+        elapsed: seconds so far of started runs, by checksum.
     """
     same = [line for line in lines if (line.machine, line.threads) == (machine, threads)]
     rests, unknown = [], 0

@@ -1,8 +1,8 @@
 """``python -m metamixer.studies.fork_server PACKAGE``: imports all that a job of PACKAGE needs, and forks for each job.
 
-A fork takes over what was imported, but no threads: this process only imports. It never computes, never looks for a
-GPU and never imports code of the user's. Requests come as lines of JSON on standard input, what happened goes to
-standard output; when the input ends, so does the server, and what it has forked lives on.
+A fork inherits imported modules but no threads, so this process only imports: it never computes, initialises a GPU or
+imports code of the user. Requests are lines of JSON on standard input, and events are written to standard output. The
+server ends at the end of its input; forked jobs continue.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 NEEDED = (
-    "torch._dynamo",  # torch's optimizers import it at their first step: 4 s of processor time
+    "torch._dynamo",  # imported by the optimizers of torch at their first step, in 4 s of CPU time
     "scipy.optimize",
     "tensorboardX",
     "metamixer.runs.run",
@@ -29,12 +29,12 @@ _HELD = {signal.SIGINT, signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "S
 
 
 def serve(package: str) -> Any:
-    """Answer requests: ``{id, job, log}`` begins a job, ``{id, signal}`` sends a signal to it.
+    """Serve requests: ``{id, job, log}`` starts a job, ``{id, signal}`` sends a signal to it.
 
     Returns:
-        In a forked process its request; in the server None, at the end.
+        The request, in a forked process; None in the server, at the end.
     """
-    # They are for the jobs, whoever sends them to all processes at once; a job that was just forked gets them late.
+    # Signals sent to all processes are meant for the jobs; a job that was just forked receives them after unblocking.
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     for name in (package, *NEEDED):
         import_module(name)
@@ -77,12 +77,12 @@ def _report_ended(running: dict[int, int]) -> None:
 
 
 def _report(**what: int) -> None:
-    with suppress(BrokenPipeError):  # who started the jobs was killed; the end of the input says so too
+    with suppress(BrokenPipeError):  # the parent was killed; the server ends at the end of its input
         os.write(1, json.dumps(what).encode() + b"\n")
 
 
-def _become(package: str, job: str, log: str) -> None:
-    """Do the job as ``python -m PACKAGE JOB`` would."""
+def _run_job(package: str, job: str, log: str) -> None:
+    """Run a job in this process like ``python -m PACKAGE JOB``."""
     os.setsid()
     for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)):
         opened = os.open(path, mode, 0o666)
@@ -95,4 +95,4 @@ def _become(package: str, job: str, log: str) -> None:
 
 
 if __name__ == "__main__" and (request := serve(sys.argv[1])) is not None:
-    _become(sys.argv[1], request["job"], request["log"])
+    _run_job(sys.argv[1], request["job"], request["log"])

@@ -1,4 +1,4 @@
-"""Jobs forked from one process that has everything imported, so that each costs its work and little else."""
+"""Jobs forked from a process that has imported everything, which saves the time of imports."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LOST = "its end was not seen, because the process that had started it was killed
 
 
 class Forks:
-    """A server that imports what jobs of a package need, and forks for each of them.
+    """A server that imports the modules that jobs of a package need, and forks for each job.
 
     Args:
-        package: whose ``__main__`` does a job.
-        threads: of each job; the libraries that a job inherits were loaded for so many.
-        forked: whether jobs are forked. Elsewhere than on Linux the system's own libraries do not survive a fork.
+        package: the package whose ``__main__`` does a job.
+        threads: number of threads per job; libraries are loaded with this number before the fork.
+        forked: whether to fork. Outside of Linux, system libraries do not support forks.
     """
 
     def __init__(self, package: str, threads: int, *, forked: bool = sys.platform == "linux") -> None:
@@ -30,7 +30,7 @@ class Forks:
         self._server: subprocess.Popen[bytes] | None = None
         self._jobs: list[Forked] = []
         self.lost = not forked
-        """Whether there is no server, or not any more."""
+        """Whether there is no server, or it has ended."""
 
     def __enter__(self) -> Forks:
         return self
@@ -42,14 +42,14 @@ class Forks:
             self._server.communicate()
 
     def start(self, job: Path, log: Path) -> Forked | None:
-        """Begin a job, at the latest when all is imported; None if it cannot be."""
+        """Request a job, which starts when all imports are done; None if there is no server."""
         if self._server is None and not self.lost:
             self._server = subprocess.Popen(  # noqa: S603  (our own module)
                 [sys.executable, "-P", "-m", "metamixer.studies.fork_server", self.package],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # what it cannot import, the job itself cannot, which has a log
+                stderr=subprocess.DEVNULL,  # import errors are repeated in the log of a job
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
                 start_new_session=True,
             )
@@ -67,7 +67,7 @@ class Forks:
                 self.lost = True
 
     def hear(self, seconds: float | None) -> None:
-        """Take in what the server reports, and wait for the first of it for so long; None: for ever."""
+        """Process the events of the server, waiting up to ``seconds`` for the first one; None: without limit."""
         if self._server is None or (out := self._server.stdout) is None:
             return
         while not self.lost and select.select([out], [], [], seconds)[0]:
@@ -84,14 +84,14 @@ class Forks:
 
 @dataclass
 class Forked:
-    """A job that was begun: as much of ``subprocess.Popen`` as is needed.
+    """A forked job, with the part of the interface of ``subprocess.Popen`` that is used.
 
     Args:
-        forks: whose it is.
-        number: there.
-        pid: of its process; 0: not known yet.
-        returncode: as Popen's.
-        largest: its largest memory in bytes.
+        forks: the server.
+        number: id of the job in the server.
+        pid: process id; 0: not known yet.
+        returncode: as in ``Popen``.
+        largest: peak memory in bytes.
     """
 
     forks: Forks
@@ -101,19 +101,19 @@ class Forked:
     largest: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit code, if it has ended."""
+        """The exit code, if the job has ended."""
         self.forks.hear(0)
         if self.returncode is None and self.forks.lost and not (self.pid and _lives(self.pid)):
             raise ProcessLookupError(LOST)
         return self.returncode
 
     def wait(self) -> None:
-        """Wait for its end."""
+        """Wait for the end of the job."""
         while self.returncode is None and not self.forks.lost:
             self.forks.hear(None)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to it, if it has not ended."""
+        """Send a signal to the job, if it has not ended."""
         if not self.forks.lost:
             self.forks.ask({"id": self.number, "signal": number})
         elif self.pid:

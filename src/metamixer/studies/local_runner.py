@@ -1,4 +1,4 @@
-"""Run a study's runs in parallel, each in a process of its own."""
+"""Run the runs of a study in parallel, each in its own process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from metamixer.studies.study_file import Cell, Measure
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run went.
+    """The end of a run.
 
     Args:
-        cell: which.
-        seconds: in this study's process; 0 where it had ended before.
-        fault: why it failed, the last lines of its log; None: it has ended well.
-        bytes: its largest memory, where the system says so.
+        cell: the run.
+        seconds: seconds since this process started it; 0 if it had ended before.
+        fault: why it failed, with the last lines of its log; None: success.
+        bytes: peak memory, if the system reports it.
     """
 
     cell: Cell
@@ -43,25 +43,25 @@ def run_all(
     begun: Callable[[Cell], None] = lambda _: None,
     ended: Callable[[Ended], None],
 ) -> None:
-    """Run them, at most ``jobs`` at a time, and fewer while memory is short.
+    """Run all cells, at most ``jobs`` at a time, and fewer while memory is short.
 
-    Memory: a further run is started only while the system has 1.3 times as much available as the largest run of this
-    study has taken (2 GiB before one has ended), beside what the others are still going to take. A run that another
-    process works on, as when a study was killed and its runs were not, is put off; the ones after it start before it.
+    A run is only started if the available memory, minus what the current runs will still need, is at least 1.3 times
+    the peak of the largest run of this study (2 GiB until one has ended). A run that another process works on, such as
+    one left by a killed study, is postponed.
 
     Args:
         cells: the runs.
-        folder: of the study; runs are in ``runs/NAME``, what they print in ``logs/NAME.txt``.
-        measure: after each training.
-        jobs: processes.
-        threads: of each.
-        nice: is added to the niceness of each.
-        memory: in bytes, the largest of a run so far; None: not known.
-        begun: is called when a run has been started.
-        ended: is called when a run has ended.
+        folder: the study folder; runs are in ``runs/NAME``, their output in ``logs/NAME.txt``.
+        measure: measurements after training.
+        jobs: number of processes.
+        threads: number of threads per run.
+        nice: increment of the niceness of runs.
+        memory: peak memory of the largest run so far in bytes; None: unknown.
+        begun: called when a run has been started.
+        ended: called when a run has ended.
 
     Raises:
-        Halted: SIGINT or SIGTERM; they were handed on, and the runs were waited for.
+        Halted: SIGINT or SIGTERM was received and forwarded, and all runs have ended.
     """
     waiting = list(cells)
     running: dict[Cell, Child] = {}
@@ -91,7 +91,7 @@ def run_all(
 
 
 def _next(waiting: Sequence[Cell], folder: Path) -> Cell | None:
-    """The first run that no other process works on, so that no slot is blocked by waiting."""
+    """The first run that no other process works on, so that no slot waits for a lock."""
     for cell in waiting:
         lock = folder / "runs" / f"{cell.name}.lock"
         try:

@@ -1,4 +1,4 @@
-"""The state of a study: finished and missing runs, and the time they take."""
+"""The state of a study: finished and missing runs, and the estimated time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Jobs = int | Literal["auto"]
 
 @dataclass
 class Plan:
-    """The runs of a study that have ended and those that have not.
+    """The finished and the remaining runs of a study.
 
     Args:
-        study: what to do.
-        folder: where its runs are, and its ``results.jsonl``.
-        lines: of the runs that have ended, by checksum.
-        news: those of them that the folder's file lacks.
-        others: all lines that were found, of other recipes too: for what runs cost.
-        jobs: runs side by side.
-        threads: of each run.
+        study: the study.
+        folder: the folder of its runs and its ``results.jsonl``.
+        lines: lines of finished runs, by checksum.
+        news: those lines that are not in the file of the folder.
+        others: all lines that were found, including other recipes, to estimate costs.
+        jobs: number of parallel runs.
+        threads: number of threads per run.
     """
 
     study: Study
@@ -45,10 +45,11 @@ class Plan:
     def of(
         cls, study: Study, folder: Path, *, jobs: Jobs = 1, threads: int | None = None, results: Sequence[Path] = ()
     ) -> Plan:
-        """Read the present state; nothing is written. The arguments are those of :func:`conduct`.
+        """Read the current state without writing anything. For the arguments see :func:`conduct`.
 
         Raises:
-            RecipeError: a number does not fit, a file of ``results`` cannot be read, or the threads would change.
+            RecipeError: a number is not valid, a file of ``results`` cannot be read, or the number of threads would
+                change.
         """
         if (jobs != "auto" and jobs < 1) or (threads is not None and threads < 1):
             raise RecipeError(f"jobs={jobs}, threads={threads}: accepted are numbers from 1, and jobs=auto")
@@ -60,36 +61,36 @@ class Plan:
 
     @property
     def done(self) -> list[Cell]:
-        """The runs that have ended, each once."""
+        """The finished runs, each once."""
         return [cell for cell in self.study.runs if self.line(cell) is not None]
 
     @property
     def waiting(self) -> list[Cell]:
-        """The runs that have not."""
+        """The runs that are not finished."""
         return [cell for cell in self.study.runs if self.line(cell) is None]
 
     def line(self, cell: Cell) -> Line | None:
-        """Of a run that has ended and was measured as asked."""
+        """The line of a run that has ended and has all required measurements, else None."""
         line, measure = self.lines.get(cell.digest), self.study.content.measure
         wanted = {*measure.robustness, *(["max_box_acc_v2"] if measure.localization else [])}
         return line if line is not None and wanted <= line.metrics.keys() else None
 
     def run_folder(self, cell: Cell) -> Path:
-        """Of a run that is made here."""
+        """The folder of a run in this study."""
         return self.folder / "runs" / cell.name
 
     def keep_news(self) -> None:
-        """Write the lines that the folder's file lacks."""
+        """Append the new lines to the file of the folder."""
         append(self.folder / FILE, self.news)
         self.news = []
 
     def take_in(self, cell: Cell, took: float, memory: int | None) -> None:
-        """A run of this folder has ended: write its line.
+        """Append the line of a run that has ended in this folder.
 
         Args:
-            cell: which.
+            cell: the run.
             took: seconds of its process.
-            memory: the largest of it, in bytes, if one knows.
+            memory: peak memory in bytes, if known.
         """
         place = self.run_folder(cell)
         line = line_of(cell, place, self.study.content.measure, took=took, memory=memory)
@@ -97,11 +98,11 @@ class Plan:
         self.lines |= join([(self.folder / FILE, self.lines.values()), (place, [line])], {cell.digest})
 
     def left(self, elapsed: Mapping[str, float], failed: Collection[str] = ()) -> Left:
-        """How long what is missing will take.
+        """Estimate the time of the missing runs.
 
         Args:
-            elapsed: seconds that runs which have begun have taken, by checksum.
-            failed: checksums of runs that this call does not try again.
+            elapsed: seconds so far of started runs, by checksum.
+            failed: checksums of runs that failed and are not retried now.
         """
         here = environment()
         return left(
@@ -119,7 +120,7 @@ Files = Sequence[tuple[Path, Sequence[Line]]]
 
 
 def _files(study: Study, folder: Path, results: Sequence[Path]) -> Files:
-    """The folder's file, the one beside the study file and the others, each once."""
+    """The results file of the folder, the one beside the study file, and the given ones, each once."""
     places = [folder / FILE] if study.path is None else [folder / FILE, study.path.parent / FILE]
     once: dict[Path, Path] = {}
     for path in [*(path for path in places if path.exists()), *results]:
@@ -128,9 +129,10 @@ def _files(study: Study, folder: Path, results: Sequence[Path]) -> Files:
 
 
 def _collect(study: Study, folder: Path, files: Files) -> tuple[dict[str, Line], list[Line]]:
-    """The lines of a study's runs by checksum, and those of them that the folder's file lacks or has less of.
+    """The lines of the runs of a study by checksum, and those that are missing or have fewer metrics in the file of the
+    folder.
 
-    Runs of the folder that ended before there was a line for them, or with fewer metrics, are taken from their own.
+    Lines of finished runs that are missing, or have fewer metrics than needed, are created from the run folders.
     """
     digests, kept = {cell.digest for cell in study.cells}, folder / FILE
     lines = join(files, digests)

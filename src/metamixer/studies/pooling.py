@@ -1,4 +1,4 @@
-"""Differences between rows pooled over an axis, such as all data sets."""
+"""Pool differences between rows over an axis, such as all data sets."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from metamixer.studies.statistics import Pooled, differences, pooled
 from metamixer.studies.study_file import Row, Study, fits
 
 Values = Mapping[Row, Mapping[int, Mapping[str, float]]]
-"""Metrics by name, of runs by row and seed."""
+"""Metrics of runs by row, seed and name."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row against another, over the names of an axis that both have.
+    """A row compared with another over the names of an axis.
 
     Args:
-        row, against: their names on the other axes.
-        strata: how many names of the axis the study has for both.
-        differences: by name of the metric.
+        row, against: names of both rows on the other axes.
+        strata: number of names of the axis that the study has for both.
+        differences: pooled differences by metric.
     """
 
     row: Row
@@ -29,7 +29,7 @@ class Comparison:
     differences: Mapping[str, Pooled]
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Plain values for JSON."""
         return {
             "row": dict(self.row),
             "against": dict(self.against),
@@ -39,11 +39,11 @@ class Comparison:
 
 
 def compare(study: Study, values: Values) -> tuple[Comparison, ...]:
-    """What the study file's ``pool`` asks for; comparisons of rows that the study does not have are left out.
+    """Compute the comparisons of ``pool`` in the study file; those with rows that the study lacks are left out.
 
     Args:
-        study: with its file.
-        values: of the runs that have ended.
+        study: the study.
+        values: metrics of finished runs.
     """
     pool = study.content.pool
     if pool is None:

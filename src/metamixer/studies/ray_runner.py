@@ -1,4 +1,4 @@
-"""Runs of a study as tasks of Ray (an extra), on one machine or on a cluster."""
+"""Run a study as tasks of Ray (an extra), on one machine or a cluster."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def run_on_ray(
     address: str | None,
     ended: Callable[[Ended], None],
 ) -> None:
-    """Run them, each as a task of ``threads`` processors; Ray starts as many as there is room for.
+    """Run all cells, each as a task with ``threads`` CPUs; Ray decides how many run in parallel.
 
-    The folder has to be reachable under the same path by every machine of the cluster, and so have the data. A task
-    whose machine dies is started again, up to three times, and resumes from its last checkpoint.
+    All machines of the cluster must have access to the folder and the data under the same paths. A task whose machine
+    fails is restarted up to three times, and resumes from its last checkpoint.
 
     Raises:
         RecipeError: Ray is not installed.
@@ -42,7 +42,7 @@ def run_on_ray(
         task = ray.remote(num_cpus=threads, max_retries=3)(follow_cell)
         began = time.perf_counter()
         jobs = {
-            # Its recipe was read here, so what it names was allowed; processes of a cluster inherit nothing from here.
+            # Imports were allowed when the recipe was read here; processes of a cluster do not inherit that.
             task.remote(
                 recipe := cell.recipe.as_dict(), folder / "runs" / cell.name, measure, threads, named_in(recipe)
             ): cell

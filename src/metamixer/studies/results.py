@@ -1,7 +1,7 @@
-"""``results.jsonl``: one line for each finished run of a study. Tables are made from it alone.
+"""``results.jsonl``: one line for each finished run of a study. Tables are made from this file only.
 
-Lines are found by the checksum of their recipe, which holds the seed. So a file may have lines of an earlier state of
-the study, and files of several machines can be joined.
+Lines are identified by the checksum of their recipe, which includes the seed. A file may therefore contain lines of an
+earlier version of the study, and files of several machines can be joined.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ FILE = "results.jsonl"
 
 
 class Line(BaseModel):
-    """A run that has ended.
+    """A finished run.
 
     Args:
-        row: its names on the study's axes.
-        seed: of training.
-        digest: the checksum of its recipe.
-        metrics: all of ``metamixer.studies.columns.METRICS`` that it has; NaN, in the file null, where not finite.
-        epochs: that it trained.
-        seconds: of its epochs with their validation, without what was lost when it was stopped.
-        process_seconds: of its process, with start and measurements; None where it took several.
-        cost: runs with the same value take the same time for an epoch, up to method and mixer.
-        threads: of torch.
-        memory: the largest of its process, in bytes; None: not known.
-        machine: its GPU, or its processor.
-        versions: of metamixer, torch and python.
+        row: names on the axes of the study.
+        seed: seed of training.
+        digest: checksum of the recipe.
+        metrics: available metrics of ``metamixer.studies.columns.METRICS``; NaN (null in the file) if not finite.
+        epochs: number of epochs.
+        seconds: time of the epochs including validation, without repeated epochs.
+        process_seconds: time of the process, including startup and evaluation; None if there were several processes.
+        cost: equal for runs whose epochs take the same time, up to method and mixer.
+        threads: number of threads of torch.
+        memory: peak memory of the process in bytes; None: unknown.
+        machine: GPU, or processor if there is none.
+        versions: versions of metamixer, torch and python.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)  # what a later version adds is kept
+    model_config = ConfigDict(extra="allow", frozen=True)  # keeps fields of later versions
 
     row: dict[str, str] = {}
     seed: int
@@ -72,7 +72,7 @@ class Line(BaseModel):
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a file, without those that are damaged: each of them is named in a warning.
+    """Read the lines of a file; damaged lines are left out with a warning.
 
     Raises:
         RecipeError: the file cannot be read.
@@ -88,7 +88,7 @@ def read_lines(path: Path) -> list[Line]:
             continue
         if (line := _parsed(row)) is not None:
             found.append(line)
-        elif number == len(rows):  # no end of line: whoever wrote it was killed
+        elif number == len(rows):  # no newline: the writer was killed
             warnings.warn(f"{path}: the last line is not whole and is dropped", stacklevel=2)
         else:
             warnings.warn(f"{path}: line {number} is damaged and is left out", stacklevel=2)
@@ -96,14 +96,14 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def join(files: Iterable[tuple[Path, Iterable[Line]]], digests: Collection[str]) -> dict[str, Line]:
-    """The lines of some runs by checksum, each run once. Metrics add up; where two values differ the first is kept.
+    """Join lines by checksum, one per run. Metrics are merged; if two values differ, the first one is kept.
 
     Args:
-        files: lines, and where they come from. The first file counts most.
-        digests: of the runs that are asked for; lines of others are passed over.
+        files: files and their lines, in order of precedence.
+        digests: checksums of the runs; other lines are ignored.
 
     Warns:
-        UserWarning: a metric of a run has two values; both are named.
+        UserWarning: a metric of a run has two different values; the message names both.
     """
     found: dict[str, Line] = {}
     for path, lines in files:
@@ -125,7 +125,7 @@ def join(files: Iterable[tuple[Path, Iterable[Line]]], digests: Collection[str])
 
 
 def append(path: Path, lines: Iterable[Line]) -> None:
-    """Put lines at the end of a file, on the disk when this returns. What is left of a killed writer's line goes."""
+    """Append lines to a file and flush it to disk. An incomplete last line of a killed writer is removed."""
     text = "".join(json.dumps(line.model_dump(), ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
     if not text and not path.exists():
         return
@@ -133,7 +133,7 @@ def append(path: Path, lines: Iterable[Line]) -> None:
         file.seek(0)
         content = file.read()
         last = content.rpartition(b"\n")[2]
-        if last and _parsed(last) is not None:  # whole: somebody's editor wrote it
+        if last and _parsed(last) is not None:  # complete: an editor removed the newline
             text = "\n" + text
         elif last:
             file.truncate(len(content) - len(last))

@@ -1,4 +1,4 @@
-"""The state of a run's folder, and its line for ``results.jsonl``."""
+"""The state of a run folder, and its line for ``results.jsonl``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from metamixer.studies.study_file import Cell, Measure
 
 
 def trained(folder: Path) -> bool:
-    """Whether the training has ended."""
+    """Whether training has ended."""
     return bool(read_mapping(folder / "report.json"))
 
 
 def finished(folder: Path, measure: Measure) -> bool:
-    """Whether the run has ended and was measured as asked."""
+    """Whether the run has ended and has all measurements."""
     if not trained(folder) or not (evaluation := _evaluation(folder)):
         return False
     robustness = evaluation.get("robustness") or {}
@@ -29,14 +29,14 @@ def finished(folder: Path, measure: Measure) -> bool:
 
 
 def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, memory: int | None = None) -> Line:
-    """The line of a run that has ended.
+    """The line of a finished run.
 
     Args:
         cell: the run.
-        folder: its folder.
-        measure: what the study measures.
-        took: seconds of its last process; 0: not known.
-        memory: of that process, in bytes.
+        folder: the run folder.
+        measure: measurements of the study.
+        took: seconds of its last process; 0: unknown.
+        memory: peak memory of that process in bytes.
     """
     epochs = _epochs(folder / "metrics.jsonl")
     found = {
@@ -54,7 +54,7 @@ def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, me
         metrics=read_metrics(found),
         epochs=cell.recipe.train.epochs,
         seconds=round(seconds, 3),
-        process_seconds=round(took, 3) if took >= seconds else None,  # less: it did a part of the epochs
+        process_seconds=round(took, 3) if took >= seconds else None,  # else it did not do all epochs
         cost=cost_of(cell.recipe, measure),
         threads=environment.get("threads"),
         memory=memory,
@@ -68,7 +68,7 @@ def line_of(cell: Cell, folder: Path, measure: Measure, *, took: float = 0.0, me
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
-    """The evaluation of the last weights on the test images; ``metamixer evaluate`` may have replaced it by another."""
+    """The evaluation of the last weights on the test split; empty if ``metamixer evaluate`` has replaced the file."""
     found = read_mapping(folder / "evaluation.json")
     return found if (found.get("split"), found.get("checkpoint")) == ("test", "last") else {}
 

@@ -1,4 +1,4 @@
-"""A study from its file to its table."""
+"""Conduct a study, from its file to its table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from metamixer.studies.table import Table
 from metamixer.studies.table_notes import machines, missing, unequal
 
 Engine = Literal["local", "ray", "slurm", "processes"]
-"""Where runs take place; ``processes`` is what ``local`` was called before."""
+"""Where runs are executed; ``processes`` is the former name of ``local``."""
 
 
 def conduct(
@@ -46,33 +46,33 @@ def conduct(
     ended: Callable[[Ended], None] = lambda _: None,
     remains: Callable[[Left], None] = lambda _: None,
 ) -> Table:
-    """Run what is missing of a study, and write its table.
+    """Run the missing runs of a study, and write its table.
 
-    A run that stands in ``results.jsonl``, in the folder or beside the study file, has ended; its own folder is not
-    needed any more. The folder may hold runs of an earlier call, whole or begun, which are resumed. A run that fails is
-    named in the table's notes, and is tried again by the next call.
+    Runs with a line in ``results.jsonl``, in the folder or beside the study file, are finished; their folders are not
+    needed. The folder may contain finished or started runs of an earlier call; these are resumed. Runs that fail are
+    listed in the notes of the table, and are retried by the next call.
 
     Args:
-        study: what to do.
-        folder: for ``results.jsonl``, ``runs/``, ``logs/`` and the table: ``results.md``, ``results.tex``,
+        study: the study.
+        folder: folder for ``results.jsonl``, ``runs/``, ``logs/`` and the table: ``results.md``, ``results.tex``,
             ``results.csv``, ``results.json``.
-        jobs: runs side by side; fewer while memory is short. ``auto``: as many as there are processors for.
-        threads: of each run. None: what the study's runs had, else the processors divided by ``jobs``, 1 for ``auto``.
-            The same number gives the same bits.
-        engine: ``local``: processes on this machine. ``ray``, ``slurm``: a cluster that has this folder and the data
-            under the same paths; it decides how many runs there are at once.
-        address: of a Ray cluster; None: one on this machine.
+        jobs: number of parallel runs, fewer while memory is short. ``auto``: as many as there are cores for.
+        threads: number of threads per run. None: that of the finished runs of the study, or else the cores divided by
+            ``jobs`` (1 for ``auto``). Results are only identical with the same number.
+        engine: ``local``: processes on this machine. ``ray``, ``slurm``: a cluster with access to the folder and the
+            data under the same paths, which decides how many runs there are in parallel.
+        address: address of a Ray cluster; None: this machine.
         slurm: options of the jobs, see :func:`metamixer.studies.slurm_runner.run_on_slurm`.
-        nice: is added to the niceness of the runs, so that other work comes first.
-        results: more files of lines, from other machines say; what they have of this study is taken over.
-        table_only: run nothing.
-        ended: is called when a run ends, and at the start for every run that had ended before.
-        remains: is called with what is left, before the first run starts and whenever one has ended, before ``ended``.
+        nice: increment of the niceness of runs, to give other processes priority.
+        results: more files of lines, such as from other machines; their lines of this study are copied.
+        table_only: start no runs.
+        ended: called when a run ends, and at the start for every run that had already ended.
+        remains: called with the remaining work before the first run starts, and after each run, before ``ended``.
 
     Raises:
-        RecipeError: the folder is inside of the data, another call works in it, the threads would change in the middle,
-            or a network of a run does not exist.
-        Halted: a signal came.
+        RecipeError: the folder is inside the data folder, another call uses it, the number of threads would change, or
+            a network of a run does not exist.
+        Halted: a signal was received.
     """
     if nice and (engine == "ray" or not hasattr(os, "nice")):
         raise RecipeError(f"nice={nice}: accepted for engine=local and slurm, and on systems that have niceness")
@@ -86,7 +86,7 @@ def conduct(
     with _alone(folder):
         plan = Plan.of(study, folder, jobs=jobs, threads=threads, results=results)
         own = folder / "study.yaml"
-        if not is_by_hand(own):  # as the file that was given may be, or a larger study of which this is a part
+        if not is_by_hand(own):  # it may be the given file itself, or a larger study that includes this one
             write_whole(own, study.as_yaml())
         plan.keep_news()
         faults: dict[Cell, str] = {}
@@ -139,7 +139,7 @@ def conduct(
 
 
 def table_of(study: Study, folder: Path) -> Table:
-    """The table of the runs that have ended so far; nothing is run or written."""
+    """The table of the finished runs; nothing is run or written."""
     return _table(Plan.of(study, folder), {})
 
 
@@ -159,7 +159,7 @@ def _write_table(plan: Plan, faults: Mapping[Cell, str]) -> Table:
 
 
 def _alone(folder: Path) -> AbstractContextManager[object]:
-    """Hold the study's lock; it is given back when the process ends, however it ends."""
+    """Hold the lock of the study; the system releases it when the process ends in any way."""
     try:
         return FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout:

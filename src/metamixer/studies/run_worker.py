@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: train or resume it, and evaluate it."""
+"""One run of a study in its own process: train or resume it, and evaluate it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from metamixer.studies.study_file import Measure
 def follow_cell(
     recipe: Mapping[str, Any], folder: Path, measure: Measure, threads: int, allowed: Sequence[str] = ()
 ) -> None:
-    """Train and measure; what is done already is not done again.
+    """Train and evaluate a run, without repeating what is already done.
 
-    Two processes may be sent to one run, when a study was killed and its runs were not: the second waits for the first.
+    Two processes may get the same run if a study was killed but its runs were not; the second one then waits.
 
     Args:
-        recipe: in full, as plain values.
-        folder: of the run.
-        measure: what to measure after the training.
-        threads: of torch: results repeat to the last bit for the same number only.
-        allowed: import paths, where the process did not inherit what its starter allowed.
+        recipe: the full recipe as plain values.
+        folder: the run folder.
+        measure: measurements after training.
+        threads: number of threads of torch; results are only identical with the same number.
+        allowed: allowed import paths, if the process did not inherit them.
     """
     import torch
 
@@ -35,7 +35,7 @@ def follow_cell(
 
     trusted_imports.allow(*allowed)
     torch.set_num_threads(threads)
-    if not is_first_process():  # one of train.devices=N: the first holds the lock, and measures
+    if not is_first_process():  # with train.devices=N the first process holds the lock and evaluates
         train(Recipe.of(recipe), folder, resume=True)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Runs of a study as a job array of SLURM, through submitit (an extra)."""
+"""Run a study as a job array of SLURM, with submitit (an extra)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from metamixer.studies.local_runner import Ended, begin
 from metamixer.studies.study_file import Cell, Measure
 
 DEFAULTS = {"time": 60, "max_num_timeout": 100}
-"""Minutes that a job may take, and how often a run may continue in a further one."""
+"""Time limit of a job in minutes, and how often a run may continue in another job."""
 
 
 @dataclass
 class Task:
-    """A run as a job: a process of its own beside it, which stops with a checkpoint when the job's time is over.
+    """A run as a job: a child process that stops with a checkpoint when the time of the job is over.
 
     Args:
         cell: the run.
-        folder: of the study, absolute.
-        measure: after the training.
-        threads: of the run.
-        nice: is added to its niceness.
+        folder: absolute path of the study folder.
+        measure: measurements after training.
+        threads: number of threads of the run.
+        nice: increment of its niceness.
     """
 
     cell: Cell
@@ -40,11 +40,11 @@ class Task:
     nice: int = 0
 
     def __call__(self) -> Exit:
-        """Do the run, or stop it by a signal: SIGUSR2 says that the time is over, others end the job for good."""
-        # Its recipe was read where the study runs, so what it names was allowed there.
+        """Do the run, and stop it on signals: SIGUSR2 means that the time is over, others end the job permanently."""
+        # Imports were allowed when the recipe was read by the study.
         trusted_imports.allow(*trusted_imports.named_in(self.cell.recipe.as_dict()))
         received: list[int] = []
-        # SLURM signals every process of a job: the run would die of SIGUSR2, unless it inherits that it is ignored.
+        # SLURM signals all processes of a job: the run inherits that SIGUSR2 is ignored, which would kill it.
         handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         try:
@@ -61,12 +61,12 @@ class Task:
                 signal.signal(number, handler)
         if received and found.fault is not None:
             if signal.SIGUSR2 in received:
-                signal.raise_signal(signal.SIGUSR2)  # submitit's handler: back into the queue
+                signal.raise_signal(signal.SIGUSR2)  # the handler of submitit requeues the job
             sys.exit(128 + received[0])
         return found
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue: the same, which resumes the run."""
+        """The job that submitit puts back into the queue: the same one, which resumes the run."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -82,24 +82,24 @@ def run_on_slurm(
     options: Mapping[str, Any],
     ended: Callable[[Ended], None],
 ) -> None:
-    """Submit them as a job array, and wait for its end.
+    """Submit all cells as a job array, and wait for its end.
 
-    A run whose job is out of time stops with a checkpoint, and its job returns to the queue. The folder and the data
-    have to be reachable under the same path by every machine. Scripts and logs of the jobs are in ``slurm/``.
+    A run whose job is out of time stops with a checkpoint, and its job is requeued. All machines must have access to
+    the folder and the data under the same paths. Scripts and logs of the jobs are in ``slurm/``.
 
     Args:
         cells: the runs.
-        folder: of the study.
-        measure: after each training.
-        threads: processors of each job.
-        nice: is added to the niceness of the runs.
-        options: of submitit for SLURM, such as ``partition``; ``max_num_timeout``: how often a run may continue in a
-            further job; ``cluster``: ``slurm``, or ``local`` and ``debug`` for a try on this machine.
-        ended: is called when a run has ended.
+        folder: the study folder.
+        measure: measurements after training.
+        threads: number of CPUs per job.
+        nice: increment of the niceness of runs.
+        options: options of submitit for SLURM, such as ``partition``; ``max_num_timeout``: how often a run may continue
+            in another job; ``cluster``: ``slurm``, or ``local`` and ``debug`` for tests on this machine.
+        ended: called when a run has ended.
 
     Raises:
-        RecipeError: submitit is not installed, there is no SLURM, or an option is not accepted.
-        Halted: SIGINT or SIGTERM; the jobs were cancelled.
+        RecipeError: submitit is not installed, there is no SLURM, or an option is not valid.
+        Halted: SIGINT or SIGTERM was received; the jobs were cancelled.
     """
     executor, waits = _executor(folder.resolve() / "slurm", threads, {**DEFAULTS, **options})
     with signals() as received:
@@ -119,7 +119,7 @@ def run_on_slurm(
 
 
 def _executor(folder: Path, threads: int, options: dict[str, Any]) -> tuple[Any, bool]:
-    """What takes jobs, and whether they run beside this process."""
+    """The executor of jobs, and whether they run in other processes."""
     try:
         import submitit
     except ImportError:

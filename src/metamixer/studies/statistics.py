@@ -10,12 +10,12 @@ from statistics import fmean, stdev
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over seeds.
+    """The distribution of a metric over seeds.
 
     Args:
-        mean: over the seeds.
-        sd: the sample standard deviation (n - 1); None for a single seed.
-        seeds: how many.
+        mean: mean over the seeds.
+        sd: sample standard deviation (n - 1); None for a single seed.
+        seeds: number of seeds.
     """
 
     mean: float
@@ -25,12 +25,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a row is from its baseline.
+    """The difference of a row from its baseline.
 
     Args:
-        mean: of the differences of runs with the same seed.
-        low, high: the ends of the confidence interval of that mean, by Student's t; None for a single seed.
-        seeds: how many pairs.
+        mean: mean of the differences of runs with the same seed.
+        low, high: bounds of the confidence interval of that mean, by Student's t; None for a single seed.
+        seeds: number of pairs.
     """
 
     mean: float
@@ -44,11 +44,11 @@ class Pooled:
     """The mean over strata, such as data sets, of the mean difference in each.
 
     Args:
-        mean: each stratum counts the same, whatever its number of pairs.
-        low, high: the ends of its confidence interval; None where a stratum has a single pair.
-        freedom: the degrees of freedom of that interval; None without one, or where no difference varies.
-        strata: how many there are with pairs.
-        pairs: in all of them.
+        mean: mean with equal weights of the strata, whatever their numbers of pairs.
+        low, high: bounds of its confidence interval; None if a stratum has a single pair.
+        freedom: degrees of freedom of that interval; None without an interval, or if the variance is 0.
+        strata: number of strata with pairs.
+        pairs: number of pairs in all strata.
     """
 
     mean: float
@@ -60,7 +60,7 @@ class Pooled:
 
 
 def spread(values: Mapping[int, float]) -> Spread | None:
-    """Values by seed -> mean and deviation; None without any.
+    """Mean and deviation of values by seed; None if there are none.
 
     >>> spread({0: 1.0, 1: 2.0, 2: 6.0})
     Spread(mean=3.0, sd=2.6457513110645907, seeds=3)
@@ -72,10 +72,10 @@ def spread(values: Mapping[int, float]) -> Spread | None:
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95) -> Difference | None:
-    """Values of two rows by seed -> the mean difference and its interval; seeds that one of them lacks are left out.
+    """The mean difference of two rows and its confidence interval, over the seeds that both have.
 
-    The interval is that of a paired t-test, exact where differences are normal. With three seeds it is wide, as it has
-    to be: 4.3 standard errors to each side.
+    The interval is that of a paired t-test, which is exact for normally distributed differences. With three seeds it is
+    wide: 4.3 standard errors to each side.
 
     >>> paired({0: 2.0, 1: 4.0}, {0: 1.0, 1: 1.0, 2: 5.0}).mean
     2.0
@@ -91,18 +91,18 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float], confidenc
 
 
 def differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
-    """Seed by seed, of the seeds that both rows have."""
+    """The differences for each seed that both rows have."""
     return [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
 
 
 def pooled(strata: Sequence[Sequence[float]], confidence: float = 0.95) -> Pooled | None:
-    r"""Paired differences by stratum -> their stratified mean and its interval; strata without any are left out.
+    r"""The stratified mean of paired differences and its confidence interval; empty strata are left out.
 
-    Of S strata with :math:`n_s` differences of mean :math:`d_s` and sample variance :math:`v_s`:
+    For S strata with :math:`n_s` differences of mean :math:`d_s` and sample variance :math:`v_s`:
     :math:`D = \frac1S \sum d_s`, :math:`\mathrm{Var}(D) = \frac1{S^2} \sum v_s / n_s`, and the interval is that of
     Student's t with the degrees of freedom of Welch and Satterthwaite,
-    :math:`(\sum v_s / n_s)^2 / \sum \frac{(v_s / n_s)^2}{n_s - 1}`. Strata need not vary equally. Seeds and strata are
-    those that were measured: the interval is about these data sets, not about data sets in general.
+    :math:`(\sum v_s / n_s)^2 / \sum \frac{(v_s / n_s)^2}{n_s - 1}`. Variances may differ between strata. The strata are
+    fixed: the interval holds for these data sets, not for data sets in general.
 
     Source: B. L. Welch, The generalization of "Student's" problem when several different population variances are
     involved, Biometrika 34, 1947.

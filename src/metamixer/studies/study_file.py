@@ -1,4 +1,4 @@
-"""A study file: methods x mixers x networks x data x seeds, and what their table shows."""
+"""Study files: methods x mixers x networks x data x seeds, and the content of their table."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from metamixer.config.recipe import Recipe
 from metamixer.config.yaml_file import RecipeError, as_yaml, read_yaml, with_changes
 
 AXES = {"methods": "loss", "mixers": "mixer", "networks": "peers", "data": "data", "settings": None}
-"""The axes, and the section of a recipe that each changes; ``settings`` changes any."""
+"""The axes, and the section of a recipe that each changes; ``settings`` can change any."""
 
 Row = tuple[tuple[str, str], ...]
-"""Names on the axes that a study has, in the order of ``AXES``."""
+"""Names on the axes of a study, in the order of ``AXES``."""
 
 _TITLES = {"methods": "method", "mixers": "mixer", "networks": "networks", "data": "data", "settings": "settings"}
 
@@ -29,12 +29,12 @@ class _Section(BaseModel):
 
 
 class Published(_Section):
-    """A published result, for a column of its own.
+    """A published result, shown in a separate column.
 
     Args:
-        where: the row, as names of some axes: ``{methods: dml, data: cifar100}``.
-        figure: as text: ``75.0 ± 0.2``.
-        source: where it was published.
+        where: the rows, by names on some axes: ``{methods: dml, data: cifar100}``.
+        figure: the result as text: ``75.0 ± 0.2``.
+        source: the publication.
     """
 
     where: dict[str, str]
@@ -43,12 +43,12 @@ class Published(_Section):
 
 
 class Measure(_Section):
-    """What is measured after each training, beside accuracy, likelihood and calibration.
+    """Measurements after training, in addition to accuracy, likelihood and calibration.
 
     Args:
-        robustness: of ``corruptions``, ``fgsm``, ``pgd-10``, ``pgd-20``.
-        localization: whether activation maps find the objects; for data with boxes.
-        limit: test images for robustness; None: all.
+        robustness: any of ``corruptions``, ``fgsm``, ``pgd-10``, ``pgd-20``.
+        localization: evaluate activation maps against boxes; for data with boxes.
+        limit: number of test images for robustness; None: all.
     """
 
     robustness: tuple[Literal["corruptions", "fgsm", "pgd-10", "pgd-20"], ...] = ()
@@ -57,12 +57,12 @@ class Measure(_Section):
 
 
 class Pool(_Section):
-    """Rows against other rows over all names of an axis: the mean of their differences in each.
+    """Comparison of rows pooled over all names of an axis.
 
     Args:
         over: the axis.
-        of: which rows, as names of some other axes; all of them without.
-        against: the rows that each is compared with, as the names in which they differ from it.
+        of: the rows to compare, by names on other axes; empty: all rows.
+        against: the rows to compare them with, by the names in which they differ.
     """
 
     over: str = "data"
@@ -71,26 +71,25 @@ class Pool(_Section):
 
 
 class StudyFile(_Section):
-    """What a study file may say.
+    """The content of a study file.
 
     Args:
-        title: above the table.
-        recipe: of every run: a mapping, or the path of a recipe file, from the study file's folder.
-        changes: of the recipe, as on the command line.
-        methods, mixers, networks, data: axes: names of rows, each with what it changes. A list of names stands for
-            itself (``[dml, kdcl]``); a value is a name, a section's content, or a list of changes (``[optim.lr=0.1]``).
-        settings: an axis of lists of changes alone, for what belongs to no other, such as ``[train.epochs=400]``.
-        exclude: combinations that are left out, as names of some axes.
-        seeds: of training; every row has all of them, and differences are taken seed by seed.
-        baseline: the row that others are compared with, as names of some axes; rows that differ from it in the other
-            axes have a baseline each.
-        metrics: the columns: of ``metamixer.studies.columns.METRICS``; also called ``figures``. The first is compared
-            with the baseline's.
-        compare: which columns are compared; None: the first.
+        title: title of the table.
+        recipe: recipe of all runs: a mapping, or the path of a recipe file relative to the study file.
+        changes: overrides of the recipe, as on the command line.
+        methods, mixers, networks, data: axes: names of rows with their changes. A value is a name, the content of a
+            section, or a list of overrides (``[optim.lr=0.1]``); a list of names (``[dml, kdcl]``) uses these names.
+        settings: an axis of lists of overrides, for changes of other sections, such as ``[train.epochs=400]``.
+        exclude: combinations to leave out, by names on some axes.
+        seeds: seeds of training; every row has all of them, and differences are taken for each seed.
+        baseline: the row to compare with, by names on some axes; rows that differ in other axes are compared with the
+            baseline that equals them there.
+        metrics: columns, from ``metamixer.studies.columns.METRICS``; the former key is ``figures``.
+        compare: columns to compare with the baseline; None: the first one.
         pool: see :class:`Pool`; the same columns are compared.
         measure: see :class:`Measure`.
         published: see :class:`Published`.
-        confidence: of the intervals.
+        confidence: confidence level of the intervals.
     """
 
     title: str = "Study"
@@ -107,7 +106,7 @@ class StudyFile(_Section):
     metrics: list[str] = Field(
         ["accuracy", "deployed", "ensemble", "nll"],
         min_length=1,
-        validation_alias=AliasChoices("metrics", "figures"),  # the second is the key of files written before
+        validation_alias=AliasChoices("metrics", "figures"),  # the second is the key of earlier versions
     )
     compare: list[str] | None = None
     pool: Pool | None = None
@@ -128,12 +127,12 @@ class StudyFile(_Section):
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of a study. Each is itself: two are never equal.
+    """One run of a study. Cells are compared by identity.
 
     Args:
-        row: the names on the axes that the study has, in the order of ``AXES``.
-        seed: of training.
-        recipe: in full.
+        row: names on the axes of the study, in the order of ``AXES``.
+        seed: seed of training.
+        recipe: the full recipe.
     """
 
     row: Row
@@ -142,13 +141,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder. The recipe's checksum is in it, so that a changed study never takes over a run of another."""
+        """The name of the run folder. It includes the checksum, so that a changed study never uses old runs."""
         words = "--".join(re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "x" for _, value in self.row)
         return f"{words[:80] or 'run'}--seed-{self.seed}--{self.digest[:8]}"
 
     @cached_property
     def digest(self) -> str:
-        """The checksum of its recipe, seed and place of the data included: rows may differ in the place alone."""
+        """The checksum of the recipe, including seed and data path, because rows may only differ in the path."""
         return self.recipe.placed_digest
 
     @property
@@ -159,12 +158,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file that was read and found to fit.
+    """A validated study.
 
     Args:
-        content: of the file.
-        cells: its runs: rows in the file's order, seeds inside of them.
-        path: of the file, if it was one.
+        content: content of the study file.
+        cells: the runs: rows in the order of the file, and for each row all seeds.
+        path: path of the file, if there is one.
     """
 
     content: StudyFile
@@ -176,18 +175,19 @@ class Study:
         """Read a study file.
 
         Args:
-            path: of the file.
-            allow_imports: import the code that it, or its recipe, names by ``package.module:Name``. Trust it first.
+            path: the file.
+            allow_imports: import code that the file or its recipe names by ``package.module:Name``. Only for files you
+                trust: the code is run.
 
         Raises:
-            RecipeError: one line for each thing that does not fit, with its place.
+            RecipeError: the message has one line for each error, with its key.
         """
         path = Path(path)
         return replace(cls.of(read_yaml(path), path.parent, allow_imports=allow_imports), path=path)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], folder: Path = Path(), *, allow_imports: bool = False) -> Study:
-        """From plain values; paths of recipes start from ``folder``."""
+        """Create a study from plain values; paths of recipes are relative to ``folder``."""
         try:
             file = StudyFile.model_validate(content)
         except ValidationError as error:
@@ -213,7 +213,7 @@ class Study:
 
     @property
     def runs(self) -> tuple[Cell, ...]:
-        """The runs, each once: rows whose recipes are equal share theirs."""
+        """The distinct runs; rows with equal recipes share their runs."""
         return tuple({cell.digest: cell for cell in reversed(self.cells)}.values())[::-1]
 
     @property
@@ -223,23 +223,23 @@ class Study:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes that it has."""
+        """The axes of the study."""
         return tuple(axis for axis in AXES if self.content.axis(axis))
 
     def baseline_of(self, row: Row) -> Row | None:
-        """The row that ``row`` is compared with: its own names where the baseline says nothing."""
+        """The row to compare ``row`` with: the names of the baseline, and its own on other axes."""
         if not self.content.baseline:
             return None
         wanted = tuple((axis, self.content.baseline.get(axis, name)) for axis, name in row)
         return wanted if wanted in self.rows and wanted != row else None
 
     def as_yaml(self) -> str:
-        """Everything, defaults included."""
+        """The study file as YAML, including defaults."""
         return as_yaml(self.content.model_dump(mode="json"))
 
 
 def title_of(axis: str) -> str:
-    """The heading of an axis's column."""
+    """The column heading of an axis."""
     return _TITLES[axis]
 
 

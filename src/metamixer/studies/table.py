@@ -1,4 +1,4 @@
-"""The table of a study, and the same table as Markdown, LaTeX, CSV and JSON."""
+"""The table of a study, as Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from metamixer.studies.table_text import difference_text, latex, markdown, markd
 
 @dataclass(frozen=True)
 class Entry:
-    """One row.
+    """A row of the table.
 
     Args:
-        row: its names on the axes.
-        seeds: that have ended.
-        metrics: over seeds, by name.
-        differences: from the baseline, by name of the metric; empty for the baseline itself.
-        published: with its source.
+        row: names on the axes.
+        seeds: number of finished seeds.
+        metrics: metrics over seeds, by name.
+        differences: differences from the baseline, by metric; empty for the baseline itself.
+        published: a published result with its source.
     """
 
     row: Row
@@ -40,10 +40,10 @@ class Table:
     """The result of a study.
 
     Args:
-        study: what was asked.
-        entries: its rows.
-        notes: what a reader has to know, in sentences.
-        pooled: rows against rows over all data sets, say, where the study file asks for it.
+        study: the study.
+        entries: rows of the table.
+        notes: notes below the table, as sentences.
+        pooled: pooled comparisons of rows, if the study file has ``pool``.
     """
 
     study: Study
@@ -53,7 +53,7 @@ class Table:
 
     @classmethod
     def of(cls, study: Study, metrics: Mapping[Cell, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
-        """From the metrics of the finished runs."""
+        """Create the table from the metrics of the finished runs."""
         by_row: dict[Row, dict[int, Mapping[str, float]]] = {row: {} for row in study.rows}
         for cell, found in metrics.items():
             by_row[cell.row][cell.seed] = found
@@ -74,7 +74,7 @@ class Table:
 
     @property
     def caption(self) -> str:
-        """What the numbers are."""
+        """The caption, which explains the numbers."""
         file = self.study.content
         text = f"{file.title}. Mean ± standard deviation over seeds {', '.join(map(str, file.seeds))}."
         if file.baseline:
@@ -87,7 +87,7 @@ class Table:
 
     @property
     def header(self) -> list[str]:
-        """The columns."""
+        """The column headings."""
         found = [title_of(axis) for axis in self.study.axes] + ["seeds"]
         for name in self.study.content.metrics:
             found.append(METRICS[name].title)
@@ -96,7 +96,7 @@ class Table:
         return found + (["published (not measured here)"] if any(entry.published for entry in self.entries) else [])
 
     def cells(self, entry: Entry) -> list[str]:
-        """A row as text, one for each column of ``header``."""
+        """The cells of a row as text, one for each column of ``header``."""
         found = [name for _, name in entry.row] + [f"{entry.seeds}"]
         for name in self.study.content.metrics:
             found.append(spread_text(name, entry.metrics.get(name)))
@@ -110,7 +110,7 @@ class Table:
 
     @property
     def pooled_caption(self) -> str:
-        """What the numbers of the pooled comparisons are."""
+        """The caption of the pooled comparisons."""
         file = self.study.content
         if file.pool is None:
             return ""
@@ -122,7 +122,7 @@ class Table:
 
     @property
     def pooled_rows(self) -> list[list[str]]:
-        """The pooled comparisons as text, the header first; empty without any."""
+        """The pooled comparisons as text, with the header first; empty if there are none."""
         if not self.pooled:
             return []
         names = self.study.content.compared
@@ -163,7 +163,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def as_csv(self) -> str:
-        """Plain numbers, all measured metrics: a line for each row."""
+        """A CSV file with all measured metrics as plain numbers, one line per row."""
         names = [name for name in METRICS if any(name in entry.metrics for entry in self.entries)]
         compared = [name for name in names if self._compares(name)]
         text = StringIO()
@@ -189,7 +189,7 @@ class Table:
         return text.getvalue()
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Plain values for JSON."""
         return {
             "format": "metamixer-study-1",
             "title": self.study.content.title,

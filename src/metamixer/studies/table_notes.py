@@ -1,4 +1,4 @@
-"""Notes below a study's table: unequal recipes, different machines, missing runs."""
+"""Notes below the table of a study: unequal recipes, different machines, missing runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from metamixer.studies.study_file import AXES, Cell, Study
 
 
 def unequal(study: Study) -> list[str]:
-    """One sentence for each setting in which rows differ beyond what their axes are about.
+    """A sentence for each setting in which rows differ beyond the sections of their axes.
 
-    Rows of other methods may differ in the loss, of other networks in the peers, and so on. A learning rate or a number
-    of epochs that is another one in some rows is no fault, but who reads the table has to know.
+    Rows with different methods may differ in the loss, rows with different networks in the peers, and so on. Different
+    learning rates or numbers of epochs are no error, but readers of the table have to know about them.
     """
     own = {AXES[axis] for axis in study.axes}
-    if own & {"loss", "mixer"}:  # a method is often the two together
+    if own & {"loss", "mixer"}:  # a method often consists of both
         own |= {"loss", "mixer"}
     changed = {"train.seed", *(each.partition("=")[0] for row in study.content.settings.values() for each in row)}
     settings: dict[str, dict[str, str]] = {}
@@ -37,7 +37,7 @@ def unequal(study: Study) -> list[str]:
 
 
 def machines(lines: Iterable[Line]) -> list[str]:
-    """A sentence if runs come from several processors, torch builds or numbers of threads."""
+    """A sentence if runs have different processors, torch versions or numbers of threads."""
     seen: dict[str, set[str]] = {"processor": set(), "torch": set(), "threads": set()}
     for line in lines:
         for name, value in (
@@ -53,7 +53,7 @@ def machines(lines: Iterable[Line]) -> list[str]:
 
 
 def missing(study: Study, done: Iterable[Cell], faults: Mapping[Cell, str]) -> list[str]:
-    """A sentence for runs that are not in the table."""
+    """Sentences about missing and failed runs."""
     left = len(study.cells) - len(list(done))
     found = [f"{left} of {len(study.cells)} runs are missing."] if left else []
     return found + [

@@ -1,4 +1,4 @@
-"""Numbers and names of a study's table as text, plain and escaped."""
+"""Numbers and names in the table of a study as text, plain and escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metamixer.studies.statistics import Difference, Pooled, Spread
 
 
 def spread_text(name: str, found: Spread | None) -> str:
-    """As in ``71.0 ± 1.4``; ``name`` is the metric's."""
+    """A metric as text, such as ``71.0 ± 1.4``; ``name`` is that of the metric."""
     if found is None:
         return "–"
     metric = METRICS[name]
@@ -18,7 +18,7 @@ def spread_text(name: str, found: Spread | None) -> str:
 
 
 def difference_text(name: str, found: Difference | Pooled | None) -> str:
-    """As in ``+2.0 [−10.7, +14.7]``; ``name`` is the metric's."""
+    """A difference as text, such as ``+2.0 [−10.7, +14.7]``; ``name`` is that of the metric."""
     if found is None:
         return "–"
     metric = METRICS[name]
@@ -33,14 +33,14 @@ def difference_text(name: str, found: Difference | Pooled | None) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]], texts: int) -> str:
-    """A Markdown table of rows, the header first; the columns after the first ``texts`` are numbers."""
+    """A Markdown table of rows, with the header first; the columns after the first ``texts`` are numbers."""
     lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * texts + "---:|" * (len(rows[0]) - texts))
     return "\n".join(lines) + "\n"
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text on one line, escaped for Markdown."""
     escaped = "".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in text)
     return " ".join(escaped.split())
 
@@ -56,5 +56,5 @@ _LATEX = {
 
 
 def latex(text: str) -> str:
-    """Text that LaTeX shows as it is, on one line."""
+    """Text on one line, escaped for LaTeX."""
     return " ".join("".join(_LATEX.get(sign, sign) for sign in text).split())
