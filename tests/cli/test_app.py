@@ -223,7 +223,7 @@ def test_predict_stops_where_asked(nasty):
     assert "broken.jpg: not an image" in result.stderr
     assert not result.stdout
     metamixer("predict", run, folder / NASTY[0] / "broken.jpg", code=65)
-    assert "no file fits" in metamixer("predict", run, "*.nothing", code=65).stderr
+    assert "no file matches" in metamixer("predict", run, "*.nothing", code=65).stderr
     assert "knows 7 classes" in metamixer("predict", run, folder, "--top", 8, code=2).stderr
 
 

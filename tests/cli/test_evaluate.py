@@ -73,7 +73,7 @@ def test_the_tables_show_what_is_written(evaluated):
         assert f"{100 * each['calibrated']['ece']:.1f}" in row
         assert f"{each['temperature']:.3f}" in row
     assert f"{found['peers']['pairwise_kl'][0][1]:.3f}" in result.stdout
-    assert "not CIFAR-10-C itself" in result.stdout
+    assert "not CIFAR-10-C" in result.stdout
     assert "jpeg compression" in result.stdout
     assert "pgd-20, ε 8/255" in result.stdout
     assert f"written: {folder / 'evaluation.json'}" in result.stdout
@@ -97,7 +97,7 @@ def test_quick_writes_nothing(run):
     found = json.loads(metamixer("evaluate", run, "--quick", "--json").stdout)
     trained = json.loads((run / "report.json").read_text())["last_epoch"]
     assert found["ensemble"]["accuracy"] == trained["ensemble"]["accuracy"]
-    assert "All peers name the same class" in metamixer("evaluate", run, "--quick").stdout
+    assert "All peers predict the same class" in metamixer("evaluate", run, "--quick").stdout
     assert not (run / "evaluation.json").exists()
 
 
@@ -106,7 +106,7 @@ def test_quick_writes_nothing(run):
     [
         (["--robustness", "rain"], 2, "--robustness rain: expected all, or some of corruptions, fgsm, pgd-10, pgd-20"),
         (["--limit", "0"], 2, "limit 0: expected at least 1 image"),
-        (["--quick", "--robustness", "all"], 2, "--quick computes accuracy and likelihood alone"),
+        (["--quick", "--robustness", "all"], 2, "--quick computes accuracy and likelihood only"),
         (["--cifar-c", "nowhere"], 65, "nowhere: no such folder"),
         (["--cifar-c", ".", "--split", "val"], 2, "expected split test"),
         (["--cifar-c", "."], 65, "has no gaussian_noise.npy"),
@@ -151,7 +151,7 @@ def test_boxes_are_found_and_written(scenes):
     [
         (["--held-out-boxes", "x.csv"], "--boxes FILE.csv"),
         (["--boxes", "auto", "--split", "val"], "--split test"),
-        (["--boxes", "auto", "--quick"], "--quick computes accuracy and likelihood alone"),
+        (["--boxes", "auto", "--quick"], "--quick computes accuracy and likelihood only"),
         (["--boxes", "nowhere.csv"], "nowhere.csv"),
     ],
     ids=str,

@@ -146,7 +146,7 @@ def test_calibration_classes_and_confusions(trained, page):
         mine, other = deployed["per_class"][k], before["per_class"][k]
         assert row[0][0] == f"class {k}"
         assert values(row)[:4] == [sum(deployed["confusion"][k]), mine, other, mine - other]
-    rows = page.table("Confusions of deployed").rows
+    rows = page.table("Confusion matrix of deployed").rows
     assert [[int(cell[0].replace(",", "")) for cell in row[1:]] for row in rows[1:]] == deployed["confusion"]
     bins = deployed["reliability"]
     hint = f"{bins['count'][5]} images, mean confidence {100 * bins['confidence'][5]:.1f} %"
@@ -225,7 +225,7 @@ def test_names_stay_text(tmp_path):
     check_closed(found)
     shown = [name.replace("\n", "\\n") for name in NASTY]
     assert [row[0][0] for row in found.table("Accuracy of each class").rows[1:]] == shown
-    assert [cell[0] for cell in found.table("Confusions of").rows[0][1:]] == shown
+    assert [cell[0] for cell in found.table("Confusion matrix of").rows[0][1:]] == shown
     for name in (*shown, *NAMES, '<b> "x" [red] $\\frac$'):
         assert name in found.text
     assert {line["name"] for _, data in found.charts for line in data["lines"]} >= set(NAMES)

@@ -84,7 +84,7 @@ def test_an_ensemble_may_be_worse_than_its_peers(gained, said):
     found = agreement(read_report(evaluated))
     assert (
         found
-        == f"All peers name the same class for 70.0 % of the images. The ensemble is {said} the mean of its peers."
+        == f"All peers predict the same class for 70.0 % of the images. The ensemble is {said} the mean of its peers."
     )
 
 

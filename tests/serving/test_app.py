@@ -169,7 +169,7 @@ def test_signals_end_it_and_the_address_is_free_again(run):
 
 def test_refusals_of_the_command(run, tmp_path):
     assert "no such file" in metamixer("serve", tmp_path / "gone", code=65).stderr
-    assert "cannot be listened at" in metamixer("serve", run, "--host", "203.0.113.1", code=2).stderr
+    assert "cannot listen on" in metamixer("serve", run, "--host", "203.0.113.1", code=2).stderr
 
 
 def test_loopback():

@@ -62,7 +62,7 @@ def test_the_file_of_the_documentation_fits(tmp_path):
         ({"space": {"optim.lr": {"low": -1.0, "high": 1.0}}}, "with optim.lr=-1.0: optim.lr"),
         ({"space": {"loss": ["dml", "mld"]}}, "with loss=mld: loss"),
         ({"space": {"optim.lr": []}}, "space.optim.lr"),
-        ({"space": {"loss": ["dml", "dml"]}}, "space.loss: a value stands there twice"),
+        ({"space": {"loss": ["dml", "dml"]}}, "space.loss: a value occurs twice"),
         ({"space": {"train.checkpoint_every": [1, 2], "optim.lr": [0.1, 0.2]}}, None),
         ({"space": {"train.timeout": [5.0, 10.0]}}, "train.timeout changes nothing"),
         ({"space": {"train.epochs": [5, 10]}, "pruner": "hyperband"}, "trials of one length"),

@@ -1,7 +1,7 @@
 """The command ``metamixer``.
 
-The module of a command holds its options, and imports what is heavy when the command runs, so ``--help`` answers at
-once.
+The module of a command defines its options, and imports heavy packages only when the command runs, so that ``--help``
+is fast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # with it, --help imports half of rich and takes three times as long
+    rich_markup_mode=None,  # otherwise --help imports much of rich and takes three times as long
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -75,7 +75,7 @@ for _command in (train, evaluate, study, tune, predict, serve, export, preview, 
 
 def main() -> None:
     """The entry point."""
-    for stream in (sys.stdout, sys.stderr):  # a class may be called 猫, and a file anything
+    for stream in (sys.stdout, sys.stderr):  # class names may be 猫, and file names any bytes
         if isinstance(stream, TextIOWrapper):
             utf8 = stream.encoding.lower().replace("-", "") == "utf8"
             stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")

@@ -1,4 +1,4 @@
-"""``metamixer check``: list what a folder of images holds, before training on it."""
+"""``metamixer check``: check a folder of images before training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
     layout: Annotated[
         Literal["auto", "classes"],
-        typer.Option("--layout", help="Find splits by their names (auto), or take each folder for a class (classes)."),
+        typer.Option("--layout", help="Find splits by their names (auto), or treat each folder as a class (classes)."),
     ] = "auto",
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the pictures that need a look.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with pictures of the findings.")
     ] = None,
 ) -> int:
     """Decode all images of a folder, and list the unreadable ones."""
@@ -92,7 +92,7 @@ def _odd(found: FolderCheck) -> None:
 
 
 def _copies(found: FolderCheck) -> None:
-    """Copies by where they are; those between splits first, because a test that saw its answers is none."""
+    """Print copies; those across splits first, because a test on training images is not valid."""
     groups: dict[tuple[str, str], list[str]] = {}
     leaks: Counter[str] = Counter()
     for copy in found.copies:

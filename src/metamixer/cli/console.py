@@ -1,4 +1,4 @@
-"""Lines and tables in the terminal; untrusted text is escaped. Rich is imported when it is needed."""
+"""Lines and tables in the terminal; untrusted text is escaped. Rich is imported on first use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BETWEEN_LINES = 30.0
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on what is stdout or stderr at this moment. Files and pipes get lines as long as they are."""
+    """A console for the current stdout or stderr. In files and pipes lines are not wrapped to the terminal width."""
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
@@ -27,7 +27,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(text: str, *, style: str = "", stderr: bool = False, console_: Console | None = None) -> None:
-    """Print text, each of its lines cleaned, none of it read as markup."""
+    """Print text with control characters escaped and without markup."""
     from rich.text import Text
 
     target = console_ or console(stderr=stderr)
@@ -36,7 +36,7 @@ def say(text: str, *, style: str = "", stderr: bool = False, console_: Console |
 
 
 def table(columns: Iterable[str], *, numbers: bool = True) -> Table:
-    """An empty table; all but the first column hold numbers, unless ``numbers`` is false."""
+    """An empty table; all columns except the first contain numbers, unless ``numbers`` is False."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -50,7 +50,7 @@ def table(columns: Iterable[str], *, numbers: bool = True) -> Table:
 
 
 def titled(title: str, shown: Table) -> Group:
-    """A table under its title, which may be the wider one of the two."""
+    """A table with a title, which may be wider than the table."""
     from rich.console import Group
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""``metamixer evaluate``: every metric of a run, in tables and in ``evaluation.json``."""
+"""``metamixer evaluate``: all metrics of a run, as tables and in ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def evaluate(
     if quick:
         if wanted or cifar_c is not None or limit is not None or boxes is not None:
             raise RecipeError(
-                "--quick computes accuracy and likelihood alone; "
+                "--quick computes accuracy and likelihood only; "
                 "leave it out for --robustness, --cifar-c, --limit and --boxes"
             )
         with bars("evaluating"):

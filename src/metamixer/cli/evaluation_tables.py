@@ -1,4 +1,4 @@
-"""An evaluation as tables in the terminal: those of the report's page."""
+"""An evaluation as tables in the terminal, the same as in the HTML report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_CLASSES = 12
 
 
 def show(found: Report) -> None:
-    """Print a full report: networks, classes, how the peers differ, and what else was measured."""
+    """Print a full evaluation: networks, classes, diversity, and optional measurements."""
     tables = [network_tables.calibration(found), per_class.classes(found, most=_MOST_CLASSES)]
     tables += [per_class.averages(found), *network_tables.alike(found)]
     tables += [*robustness_tables.robustness(found), *robustness_tables.localization(found)]

@@ -1,4 +1,4 @@
-"""User errors: reported in one line each, with an exit code that scripts can test (as in sysexits.h)."""
+"""Report user errors in one line each, with an exit code that scripts can test (as in sysexits.h)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metamixer.core import trusted_imports
 from metamixer.core.progress import watched_by
 from metamixer.training.interrupt import Interrupted
 
-# Messages of the library speak of arguments; on the command line those are changes of the recipe.
+# Messages of the library name arguments; on the command line these are overrides of the recipe.
 _SPELLED = {
     "on_error='skip'": "data.on_error=skip",
     "download=True": "data.download=true",
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 
 
 class Stopped(Exception):
-    """A training was interrupted; ``command`` resumes it."""
+    """Training was interrupted; ``command`` resumes it."""
 
     def __init__(self, interrupted: Interrupted, command: str) -> None:
         super().__init__(f"{interrupted}; resume with: {command}")
@@ -45,12 +45,12 @@ def resume_command(folder: Path) -> str:
 
 
 def allowed_again(command: str) -> str:
-    """A command that reads a run: code of one's own has to be allowed again, as the run's file may not."""
+    """A command with --allow-imports if it was given, because files of a run cannot allow imports."""
     return command + " --allow-imports" * trusted_imports.anything_allowed()
 
 
 def report_faults(command: Callable[P, int]) -> Callable[P, int]:
-    """A command that returns its exit code and prints a fault in lines instead of raising it. Bugs still raise."""
+    """Let a command print user errors and return an exit code instead of raising. Bugs still raise."""
 
     @functools.wraps(command)
     def reporting(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -61,7 +61,7 @@ def report_faults(command: Callable[P, int]) -> Callable[P, int]:
         except RecipeError as error:
             return _print(error, USAGE)
         except Stopped as stopped:
-            with contextlib.suppress(OSError):  # a terminal that was closed
+            with contextlib.suppress(OSError):  # the terminal was closed
                 say(str(stopped), style="yellow", stderr=True)
             return stopped.code
         except KeyboardInterrupt:
@@ -87,8 +87,8 @@ def report_faults(command: Callable[P, int]) -> Callable[P, int]:
     return reporting
 
 
-# What follows an ``except`` is asked for when something was raised that fits none of those before, so a command that
-# needs no torch (``list``) does not wait for it.
+# Expressions after ``except`` are only evaluated if no earlier clause matches, so commands without torch (``list``) do
+# not import it.
 def _of_data() -> tuple[type[Exception], ...]:
     from metamixer.data import DataError
     from metamixer.export.errors import ExportError
@@ -107,7 +107,7 @@ def _of_worker(error: RuntimeError) -> RuntimeError | None:
 
 
 def _of_the_moment() -> tuple[type[Exception], ...]:
-    """What may go well the next time, or elsewhere."""
+    """Errors that may not occur in another attempt, or on another machine."""
     from metamixer.training.distributed import ProcessLost
     from metamixer.training.optimizer_step import DoesNotFit
 
@@ -125,6 +125,6 @@ def _print(error: Exception, code: int) -> int:
     for call, option in _SPELLED.items():
         text = text.replace(call, option)
     for line in text.splitlines():
-        # An indented line belongs to the one before it.
+        # An indented line continues the previous one.
         say(line if line.startswith(" ") else f"error: {line}", style="red", stderr=True)
     return code

@@ -1,4 +1,4 @@
-"""``metamixer export``: a trained network as a file for other systems."""
+"""``metamixer export``: export a trained network for other systems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 To = Literal["onnx", "torch-export", "safetensors", "hub"]
 
 _NOTABLE = 0.02  # loss of accuracy by int8 above which a warning is printed
-_AGREE = 0.95  # images for which both files should name the same class
+_AGREE = 0.95  # share of images for which both files should predict the same class
 
 
 def export(
@@ -47,7 +47,7 @@ def export(
     ] = None,
     data: DataAt = None,
     no_check: Annotated[
-        bool, typer.Option("--no-check", help="Read no data; verify on random images. For runs whose data are gone.")
+        bool, typer.Option("--no-check", help="Read no data; verify on random images. For runs whose data are missing.")
     ] = False,
 ) -> int:
     """Export a trained network, and verify its outputs."""
@@ -98,7 +98,7 @@ def _show_int8(found: Quantised) -> None:
     made.add_row("int8", f"{found.kib_int8:,.0f}", percent(found.accuracy_int8, found.images))
     console().print(made)
     say(
-        f"Both name the same class for {percent(found.agreement, found.images)} of the images; the ranges are from "
+        f"Both predict the same class for {percent(found.agreement, found.images)} of the images; the ranges are from "
         f"{counted(found.calibrated, 'training image')}."
     )
     if found.accuracy - found.accuracy_int8 > _NOTABLE:
@@ -106,11 +106,11 @@ def _show_int8(found: Quantised) -> None:
         say(f"warning: int8 costs {lost:.1f} points of accuracy", style="yellow", stderr=True)
     if found.agreement < _AGREE:
         other = percent(1 - found.agreement, found.images)
-        say(f"warning: int8 names another class for {other} of the images", style="yellow", stderr=True)
+        say(f"warning: int8 predicts another class for {other} of the images", style="yellow", stderr=True)
 
 
 def usage(done: Exported, to: To) -> list[str]:
-    """A few lines that use the file; ``images`` are uint8 ``(batch, channels, height, width)``."""
+    """A few lines of code that use the file; ``images`` are uint8 ``(batch, channels, height, width)``."""
     path = repr(str(done.path))
     if to == "onnx":
         return [

@@ -1,4 +1,4 @@
-"""``metamixer list``: names and settings for recipes. Names need no import of torch; settings do."""
+"""``metamixer list``: list names and settings for recipes. Only settings import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def list_names(
     what: Annotated[str | None, typer.Argument(metavar="[networks|mixers|losses|data|settings]")] = None,
     only: Annotated[str | None, typer.Argument(metavar="[SECTION|METHOD]", help="Settings of train, dml, ...")] = None,
 ) -> int:
-    """List the names and settings that a recipe can have."""
+    """List names and settings for recipes."""
     from metamixer.config.yaml_file import RecipeError
 
     if what == "settings":
@@ -34,7 +34,7 @@ def list_names(
 
 
 def _tables() -> dict[str, dict[str, Entry]]:
-    """Every list by its name, with what was registered until now."""
+    """All lists by name."""
     from metamixer.core.standard_sets import STANDARD
     from metamixer.losses import LOSSES
     from metamixer.mixers import MIXERS
@@ -79,7 +79,7 @@ def _settings(only: str | None) -> int:
 
 
 def _print(title: str, entries: Mapping[str, Entry]) -> None:
-    """A column for each thing that there is something to say about for any of the entries."""
+    """Print entries, with a column for each property that any of them has."""
     columns = {
         "paper": [entry.paper for entry in entries.values()],
         "needs": [", ".join(entry.needs) for entry in entries.values()],

@@ -11,16 +11,16 @@ from rich.text import Text
 
 
 class NumberTable(Table):
-    """A table of numbers under a first column of names, on any terminal: names are shortened, numbers never.
+    """A table of numbers with a first column of names, for any terminal width: only names are truncated, never numbers.
 
-    Where it is too wide, headers wrap, then names are cut short, then columns go below each other in several tables.
+    If it is too wide, headers are wrapped, then names are truncated, then columns are split into several tables.
     """
 
-    _NAME = 14  # characters of a name that stay, at least
-    _HEADER = 12  # characters of a word in a header that stay, at least
+    _NAME = 14  # the least number of characters of a name
+    _HEADER = 12  # the least number of characters of a word in a header
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it, in as many parts as it takes."""
+        """Draw the table, in several parts if necessary."""
         if self.__rich_measure__(console, options.update(width=10_000)).maximum <= options.max_width:
             yield from super().__rich_console__(console, options)
             return
@@ -34,7 +34,7 @@ class NumberTable(Table):
             [cell_len(str(cell)) for cell in first.cells] + [cell_len(word) for word in str(first.header).split()]
         )
         while others:
-            count, used = 0, 4  # two empty characters on either side, and three between columns
+            count, used = 0, 4  # two spaces on either side, and three between columns
             while count < len(others) and (not count or used + widths[count] + 3 + self._NAME <= width):
                 used += widths[count] + 3
                 count += 1
@@ -55,6 +55,6 @@ class NumberTable(Table):
 
 
 def _narrowest(column: Column, most: int) -> int:
-    """Characters that hold every cell of a column whole, and the words of its header up to so many characters."""
+    """The width in characters of all cells of a column, and of the words of its header up to ``most`` characters."""
     words = [min(most, cell_len(word)) for word in str(column.header).split()]
     return max([1, *words, *(cell_len(str(cell)) for cell in column.cells)])

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AllowImports = Annotated[
     ),
 ]
 
-# Of commands that take a recipe.
+# Options of commands that take a recipe.
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="RECIPE.yaml key=value", help="A recipe file, and overrides such as optim.lr=0.05."),
@@ -44,7 +44,7 @@ Peers = Annotated[
 MixerName = Annotated[str | None, typer.Option("--mixer", metavar="NAME", help="A name of `list mixers`.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Resize images to this side in pixels.")]
 
-# Of commands that take a run.
+# Options of commands that take a run.
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 DataAt = Annotated[
     str | None, typer.Option("--data", metavar="FOLDER", help="Read the data of the run from this folder.")
@@ -52,7 +52,7 @@ DataAt = Annotated[
 
 
 def resolved(device: DeviceName) -> str:
-    """``auto`` is the GPU where there is one."""
+    """The device; ``auto`` is the GPU if there is one."""
     from torch import cuda
 
     return device if device != "auto" else "cuda" if cuda.is_available() else "cpu"

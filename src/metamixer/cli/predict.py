@@ -1,4 +1,4 @@
-"""``metamixer predict``: image files in, classes and probabilities out."""
+"""``metamixer predict``: predict classes and probabilities of image files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute the classes and probabilities of image files, and write them as CSV, JSON or a table."""
+"""Predict classes and probabilities of image files, and write them as CSV, JSON or a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file, and its classes with their probabilities, the likeliest first; none where it could not be read."""
+    """A file, and its classes with probabilities, the largest first; empty if the file could not be read."""
 
     file: str
     ranking: tuple[tuple[str, float], ...] = ()
@@ -39,10 +39,10 @@ class Prediction:
 
 
 def collect(paths: Iterable[str]) -> list[Path]:
-    """The image files that are meant, each once: files as given, folders searched through, globs filled in.
+    """The image files, each once: given files, all images in folders, and matches of globs.
 
     Raises:
-        DataError: a folder has no image, or a glob fits nothing.
+        DataError: a folder has no image, or a glob matches nothing.
     """
     files: dict[Path, None] = {}
     for given in paths:
@@ -56,10 +56,10 @@ def collect(paths: Iterable[str]) -> list[Path]:
             fitting = [Path(name) for name in sorted(glob.glob(given, recursive=True))]
             fitting = [one for one in fitting if not one.is_dir()]
             if not fitting:
-                raise DataError(f"{given}: no file fits")
+                raise DataError(f"{given}: no file matches")
             files |= dict.fromkeys(fitting)
         else:
-            files[path] = None  # reading says so if it is not there
+            files[path] = None  # reading reports missing files
     return list(files)
 
 
@@ -74,9 +74,9 @@ def _images(folder: Path) -> Iterator[Path]:
 def predictions(
     classifier: Classifier | OnnxClassifier, files: Sequence[Path], failed: list[ImageError], on_error: str, device: str
 ) -> Iterator[Prediction]:
-    """The predictions of files in their order; a file that cannot be read is put into ``failed``, or stops."""
+    """Yield the predictions of files in order; errors of unreadable files are added to ``failed``, or raised."""
     if isinstance(classifier, OnnxClassifier):
-        device = "cpu"  # where ONNX Runtime is asked to compute
+        device = "cpu"  # the device of the ONNX Runtime session
     else:
         classifier.network.to(device)
 
@@ -108,7 +108,7 @@ def predictions(
 
 
 def write(found: Sequence[Prediction], classes: Sequence[str], out: Path | None, top: int | None) -> None:
-    """Write the predictions to a file, a terminal as a table, or elsewhere as CSV."""
+    """Write the predictions to a file; without a file, print a table in a terminal and CSV elsewhere."""
     if out is None:
         if sys.stdout.isatty():
             _print(found, top or min(3, len(classes)))
@@ -124,15 +124,15 @@ def write(found: Sequence[Prediction], classes: Sequence[str], out: Path | None,
 def _print(found: Sequence[Prediction], top: int) -> None:
     made = table(["file", *(f"class {k}" if top > 1 else "class" for k in range(1, top + 1))], numbers=False)
     for one in found:
-        if not one.error:  # said on stderr
+        if not one.error:  # errors are printed on stderr
             made.add_row(clean(one.file), *(f"{clean(name)} {share:.3f}" for name, share in one.ranking[:top]))
     console().print(made)
 
 
 def as_csv(found: Sequence[Prediction], classes: Sequence[str], top: int | None) -> str:
-    """file, class and probability; then the second to the top-th likeliest, or without ``top`` a column a class.
+    """CSV with file, class and probability; then the other top classes, or without ``top`` a column for each class.
 
-    The row of a file that could not be read is empty but for its name.
+    The row of a file that could not be read is empty except for its name.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -158,9 +158,9 @@ def as_csv(found: Sequence[Prediction], classes: Sequence[str], top: int | None)
 
 
 def as_json(found: Sequence[Prediction], top: int | None) -> str:
-    """A list with an object for each file: file, class, probability, and all probabilities or the top ones.
+    """JSON list with an object for each file: file, class, probability, and probabilities of all or the top classes.
 
-    That of a file that could not be read has its name, ``error``, and null for the class.
+    For a file that could not be read, it has the file, ``error``, and null as the class.
     """
     rows: list[dict[str, Any]] = [
         {

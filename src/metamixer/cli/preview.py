@@ -1,4 +1,4 @@
-"""``metamixer preview``: draw mixed images of the user's data."""
+"""``metamixer preview``: draw mixed images of the data of the user."""
 
 from __future__ import annotations
 

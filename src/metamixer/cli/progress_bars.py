@@ -1,4 +1,4 @@
-"""Bars on stderr for what takes longer than a moment; in a log a line now and then."""
+"""Progress bars on stderr for long operations; occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from metamixer.evaluation.robustness.robustness import Progress
 
 @contextmanager
 def bars(first: str) -> Iterator[Progress]:
-    """A bar for each stage that reports, progress(stage, done, total); until one does, ``first`` moves with its time.
+    """Yield progress(stage, done, total), which shows a bar for each stage; until the first call, ``first`` is shown.
 
-    Lines, where stderr is no terminal.
+    If stderr is not a terminal, lines are printed instead.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

@@ -1,4 +1,4 @@
-"""From the arguments of a command to a recipe and the name of its run."""
+"""Create a recipe and the name of its run from the arguments of a command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metamixer.runs.run import recipe_path
 
 @dataclass(frozen=True)
 class Sugar:
-    """The options that are short for changes of the recipe; None: not given."""
+    """Options that are short forms of recipe overrides; None: not given."""
 
     data: str | None = None
     peers: str | None = None
@@ -34,14 +34,14 @@ class Sugar:
     image_size: int | None = None
 
     def from_here(self) -> Sugar:
-        """With the absolute path of a data folder: typed, it is of this working directory, and not of the run's."""
+        """The options with an absolute data path, because it is relative to the current folder, not the run folder."""
         if self.data is None or not is_place(self.data):
             return self
         kind, path = without_kind(self.data)
         return replace(self, data=kind + os.path.abspath(os.path.expanduser(path)))
 
     def changes(self) -> list[str]:
-        """As changes of a recipe.
+        """The options as overrides of a recipe.
 
         >>> Sugar(peers="resnet20,vgg8", epochs=3).changes()
         ['peers=["resnet20", "vgg8"]', 'train.epochs=3']
@@ -67,28 +67,28 @@ _PLACES = {
 
 
 def _as_yaml(value: str | int | list[str]) -> str:
-    """Texts as YAML that is read as these very texts, be they ``no``, ``12`` or ``[x]: y``."""
+    """Strings as YAML that is read as the same strings, such as ``no``, ``12`` or ``[x]: y``."""
     if isinstance(value, int):
         return str(value)
     return str(yaml.safe_dump(value, default_style='"', default_flow_style=True, width=float("inf"))).strip()
 
 
 def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -> Recipe:
-    """The recipe in the words ``[RECIPE.yaml] [key=value ...]``, the options' changes before those of the words.
+    """The recipe from the arguments ``[RECIPE.yaml] [key=value ...]`` and the options; overrides take precedence.
 
     Args:
-        words: from the command line.
+        words: arguments of the command line.
         sugar: the options.
-        resumed: the folder of a run whose recipe is taken instead of a file.
+        resumed: folder of a run whose recipe is used instead of a file.
 
     Raises:
-        RecipeError: one line for each fault.
+        RecipeError: the message has one line for each error.
     """
     file, changes = None, list(words)
-    if changes and ("=" not in changes[0] or os.path.isfile(changes[0])):  # pathlib raises where a name is too long
+    if changes and ("=" not in changes[0] or os.path.isfile(changes[0])):  # pathlib raises for long names
         file = Path(changes.pop(0))
         if os.path.isdir(file):
-            raise RecipeError(f"{file} is a folder and no recipe; --data {file} trains on its images")
+            raise RecipeError(f"{file} is a folder, not a recipe; --data {file} trains on its images")
         if not os.path.exists(file):
             raise RecipeError(f"{file}: no such recipe; accepted are a YAML file and overrides such as optim.lr=0.05")
     if stray := [word for word in changes if "=" not in word]:
@@ -107,7 +107,7 @@ def recipe_of(words: Sequence[str], sugar: Sugar, resumed: Path | None = None) -
 
 
 def _allow_typed(changes: Iterable[str]) -> None:
-    """An import path that stands in the command itself is the user's own word; one in a file is not."""
+    """Allow import paths typed in the command, which is the consent of the user; those in files are not."""
     for change in changes:
         place, _, text = change.partition("=")
         if (section := place.split(".")[0]) in CODE:
@@ -115,7 +115,7 @@ def _allow_typed(changes: Iterable[str]) -> None:
 
 
 def slug(*parts: str) -> str:
-    """A file name of ``a-z 0-9 . _ -`` that names no other folder.
+    """A file name with the characters ``a-z 0-9 . _ -``, without path separators or parent folders.
 
     >>> slug("../../Photos of [cats]", "dml"), slug("..", "ü")
     ('photos-of-cats-dml', 'run')
@@ -125,7 +125,7 @@ def slug(*parts: str) -> str:
 
 
 def folder_name(recipe: Recipe) -> str:
-    """What a run's folder is called by default: data, peers, method and seed."""
+    """The default name of a run folder: data, peers, method and seed."""
     data = recipe.data.name
     if data.startswith(("hf:", "wds:")):
         short = placeless_name(data).replace(":", "-") if data.startswith("wds:") else data.replace(":", "-")

@@ -1,4 +1,4 @@
-"""``metamixer report``: runs and studies as one HTML page."""
+"""``metamixer report``: write runs and studies as one HTML page."""
 
 from __future__ import annotations
 

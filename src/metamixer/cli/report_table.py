@@ -1,4 +1,4 @@
-"""Tables of a report in the terminal."""
+"""Draw tables of a report in the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STYLES = {"good": "green", "bad": "red"}
 
 
 def drawn(made: Table) -> Group:
-    """A table with its caption and its note."""
+    """A table with its caption and note."""
     shown = table(made.columns, numbers=not made.words)
     for place, row in enumerate(made.rows):
         shown.add_row(*map(_text, row), style="bold" if place in made.strong else "")

@@ -1,4 +1,4 @@
-"""The result of a training in the terminal: a table, and sentences that explain its metrics."""
+"""The result of training in the terminal: a table, and sentences that explain it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from metamixer.runs.run import Result
 
 
 def report_table(title: str, report: Report) -> Group:
-    """Every peer and the ensemble: accuracy, top-5 where it exists, negative log-likelihood."""
+    """A table of every peer and the ensemble: accuracy, top-5 if available, negative log-likelihood."""
     rows = [(score.name, score) for score in report.rows]
     return drawn(scores(title, rows, report.images, strong=[len(report.peers)]))
 
 
 def result_table(result: Result, epochs: int, baseline: Result | None = None) -> Group:
-    """The metrics after the last epoch and those of the deployed network, with the gain over a baseline."""
+    """A table of the metrics after the last epoch and of the deployed network, with the gain over a baseline."""
     last = result.last
     rows = [(score.name, score) for score in last.rows]
     rows.append((f"deployed: {result.deployed.name}, epoch {result.best.epoch}", result.deployed))
@@ -29,7 +29,7 @@ def result_table(result: Result, epochs: int, baseline: Result | None = None) ->
 
 
 def result_text(result: Result, epochs: int, baseline: Result | None = None) -> list[str]:
-    """What the table's metrics are from, in sentences."""
+    """Sentences that explain the metrics of the table."""
     last, best = result.last, result.best
     if result.split == "test":
         lines = [

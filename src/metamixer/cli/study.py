@@ -1,4 +1,4 @@
-"""``metamixer study``: compare methods, from one file to one table."""
+"""``metamixer study``: compare methods, defined in a file, in a table."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def study(
     ] = 0,
     results: Annotated[
         list[Path] | None,
-        typer.Option("--results", metavar="FILE...", help="Take over finished runs from other results.jsonl files."),
+        typer.Option("--results", metavar="FILE...", help="Copy finished runs from other results.jsonl files."),
     ] = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Write the table, run nothing.")] = False,
     allow_imports: AllowImports = False,
@@ -115,7 +115,7 @@ def study(
 
 
 def default_folder(file: Path) -> Path:
-    """``runs/few`` for ``few.yaml``, and for ``few/study.yaml`` too."""
+    """The default folder: ``runs/few`` for ``few.yaml`` and for ``few/study.yaml``."""
     parent = file.parent.name
     return Path("runs") / (parent if file.stem == "study" and parent not in ("", "..") else file.stem)
 
@@ -147,7 +147,7 @@ def _slurm(words: list[str]) -> dict[str, str | int | bool]:
 
 
 def show(made: Table) -> None:
-    """The table on the terminal."""
+    """Print the table in the terminal."""
     shown = table(made.header)
     for entry in made.entries:
         shown.add_row(*map(clean, made.cells(entry)))

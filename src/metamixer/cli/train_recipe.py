@@ -1,4 +1,4 @@
-"""``metamixer train``: train a recipe in a folder, its baseline first if asked, and show the result."""
+"""``metamixer train``: train a recipe, with its baseline first if requested, and show the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from metamixer.training.distributed import ProcessLost, device_of
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.started import is_first_process, started_from_outside
 
-_USUAL = ("held out for", "training images kept")  # notes that everyone expects
+_USUAL = ("held out for", "training images kept")  # expected notes, which are not shown as warnings
 
 
 def train_recipe(
@@ -46,7 +46,7 @@ def train_recipe(
     quiet: bool,
     threads: int | None = None,
 ) -> int:
-    """Train, and return the exit code."""
+    """Train a recipe and return the exit code."""
     if not is_first_process():
         return _work_along(words, sugar, out, resume)
     recipe, folder, going_on = _begin(words, sugar, out, resume)
@@ -57,7 +57,7 @@ def train_recipe(
 
 
 def dry_train(words: Sequence[str], sugar: Sugar, threads: int | None) -> int:
-    """Say what the training costs, by its first steps in a folder that is taken away."""
+    """Print the cost of training, measured in its first steps in a temporary folder."""
     recipe = recipe_of(words, sugar)
     if not _alone(recipe):
         raise RecipeError("--dry-run: measured in one process only; accepted are train.devices=1 and train.num_nodes=1")
@@ -104,7 +104,7 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
             if not going_on:  # so that --resume finds the recipe while the baseline trains
                 write_whole(folder / "recipe.yaml", recipe.as_yaml())
             before = _follow(plain, folder / "baseline", data, going_on, quiet, "baseline:")
-        # With a baseline the folder is not empty any more, and a run that has not begun begins.
+        # With a baseline the folder is not empty any more; resume=True also starts a new run.
         result = _follow(recipe, folder, data, going_on or plain is not None, quiet, "run:" if plain else "")
     except Interrupted as interrupted:
         raise Stopped(interrupted, resume_command(folder)) from None
@@ -121,7 +121,7 @@ def _train(recipe: Recipe, folder: Path, going_on: bool, baseline: bool, quiet: 
 
 
 def _data(recipe: Recipe, section: DataSection, warnings: list[str], quiet: bool, new: bool = True) -> Data:
-    """Load them, and show what is odd about them and the recipe."""
+    """Load the data, and print notes and warnings about data and recipe."""
     data = load_data(recipe, section=section)
     _tell_about(data, quiet)
     hints = [short_budget(recipe, len(data.train)), unequal_classes(recipe, data)] if new else []
@@ -131,7 +131,7 @@ def _data(recipe: Recipe, section: DataSection, warnings: list[str], quiet: bool
 
 
 def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> int:
-    """Another process of a run, started with the same arguments: prints nothing, and gets the folder from the first."""
+    """Train in another process of a run, which prints nothing and gets the folder from the first process."""
     folder = out if resume in (None, "auto") else Path(resume)
     going_on = resume is not None and folder is not None and (folder / "recipe.yaml").is_file()
     named = bool(words) or sugar != Sugar()
@@ -141,13 +141,13 @@ def _work_along(words: Sequence[str], sugar: Sugar, out: Path | None, resume: st
     try:
         follow(recipe, folder or Path(), resume=going_on)
     except Interrupted as interrupted:
-        # The first process's launcher takes any other code for an accident, and kills it while it still writes.
+        # The launcher of the first process treats other codes as failures, and would kill it while it still writes.
         return 128 + interrupted.signal if started_from_outside() else 0
     return 0
 
 
 def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | None) -> tuple[Recipe, Path, bool]:
-    """The recipe, its folder, and whether the run is resumed there."""
+    """The recipe, its folder, and whether a run is resumed."""
     if resume is None:
         recipe = recipe_of(words, sugar)
         name = folder_name(recipe)
@@ -165,7 +165,7 @@ def _begin(words: Sequence[str], sugar: Sugar, out: Path | None, resume: str | N
         folder, sugar = Path(resume), sugar.from_here()
         if out not in (None, folder):
             raise RecipeError(f"--resume {folder} says where the run is; leave --out {out} out")
-        recipe = recipe_of(words, sugar, folder)  # allows what the command names, before the folder's recipe is read
+        recipe = recipe_of(words, sugar, folder)  # allows imports in the command before the recipe is read
     recipe = longer(recipe, folder)
     check_same(recipe, folder)
     known = read_recipe(folder)
@@ -189,16 +189,16 @@ def _follow(recipe: Recipe, folder: Path, data: Data, resume: bool, quiet: bool,
 
 
 def _unseen(what: str, done: int, total: int) -> None:
-    """Shows nothing."""
+    """A watcher that shows nothing."""
 
 
 def _clear(folder: Path) -> None:
-    """Take away what a run left that failed before its first step: the next attempt may have the name."""
+    """Remove the files of a run that failed before its first step, so that the next attempt can use the folder."""
     for place in (folder / "baseline", folder):
         if place.is_dir() and not (place / "metrics.jsonl").exists():
             for name in ("recipe.yaml", "data.json", "environment.json"):
                 (place / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty; the folder that is claimed goes with its lock
+            with contextlib.suppress(OSError):  # not empty; a claimed folder is removed with its lock
                 place.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""What a training costs, by its first steps."""
+"""The time of training, estimated from its first steps."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ if TYPE_CHECKING:
     from metamixer.data import Data
     from metamixer.training.callbacks import EpochRecord, Start, StepRecord
 
-_STEPS, _SECONDS, _MOST = 4, 2.0, 10.0  # so many steps that took so long, or fewer that took long
-_SHORT, _LONG = 60.0, 3600.0  # seconds of a training that nobody waits for, and of one to think about
-_LARGE = 96  # pixels; half of them still show an object
+_STEPS, _SECONDS, _MOST = 4, 2.0, 10.0  # measure at least 4 steps and 2 seconds, but not longer than 10 seconds
+_SHORT, _LONG = 60.0, 3600.0  # shorter runs are not reported; longer ones get suggestions
+_LARGE = 96  # pixels; images of half this size still show objects
 
 
 class Measured(Exception):
-    """The cost is known, and nothing else was asked for."""
+    """Raised when the cost is known, if nothing else was requested."""
 
 
 class TrainingCost:
-    """A callback that times the first steps, then says once what an epoch and the training take.
+    """A callback that times the first steps, and then reports once the time of an epoch and of training.
 
-    The first step is left out, as it is slower. Validation is counted as a third of a training step for as many images.
+    The first step is left out because it is slower. Validation is assumed to take a third of the time of training for
+    the same number of images.
 
     Args:
-        recipe: of the run.
-        data: of the run.
-        say: shows a line.
-        device: ``cpu`` or another.
-        only: stop after that, by :class:`Measured`.
-        clock: gives seconds.
+        recipe: recipe of the run.
+        data: data of the run.
+        say: prints a line.
+        device: type of the device.
+        only: stop after the report by raising :class:`Measured`.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -53,12 +54,12 @@ class TrainingCost:
         self._began, self._steps, self._done = 0.0, 0, False
 
     def on_start(self, start: Start) -> None:
-        """Take over the number of steps."""
+        """Store the number of steps."""
         self._start, self._total = start, start.epochs * start.steps_per_epoch
         self._done = start.step >= self._total
 
     def on_step(self, record: StepRecord) -> None:
-        """Time it."""
+        """Measure the time of a step."""
         if self._done:
             return
         self._steps += 1
@@ -68,7 +69,7 @@ class TrainingCost:
             enough = self._steps > _STEPS and taken >= _SECONDS
             if not (enough or taken >= _MOST or last):
                 return
-        _wait(record)  # a GPU may be behind
+        _wait(record)  # a GPU may lag behind
         if self._steps == 1 and not last:
             self._began = self._clock()
             return
@@ -76,11 +77,11 @@ class TrainingCost:
         self._tell((self._clock() - self._began) / (self._steps - 1) if self._steps > 1 else record.seconds)
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """An epoch with its validation is no step: what was not measured by then begins anew."""
+        """Restart the measurement, because it must not include validation."""
         self._steps = 0
 
     def on_end(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do."""
 
     def _tell(self, step: float) -> None:
         train, val = self._recipe.train, self._data.val
@@ -102,7 +103,7 @@ class TrainingCost:
 
 
 def suggestions(recipe: Recipe, data: Data, device: str) -> list[str]:
-    """What makes a training shorter, beside a smaller network."""
+    """Suggestions that make training shorter."""
     found = []
     if recipe.train.precision == "32" and (ratio := slowdown("bf16", device)) < 0.8:
         found.append(f"train.precision=bf16 (a convolution takes {ratio:.1f} of the time here)")

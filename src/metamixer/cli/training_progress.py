@@ -1,4 +1,4 @@
-"""Training progress in the terminal."""
+"""Show the progress of training in the terminal."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from metamixer.metrics.network_scores import Score
     from metamixer.training.callbacks import EpochRecord, Start, StepRecord
 
-_MOST_LINES = 10  # of a whole training where no bar can be drawn
-_SHORTEST = 12  # characters of a peer's name under the bar
-_MUCH = 0.1  # of the time spent waiting for data, and something should be done about it
+_MOST_LINES = 10  # the number of lines for a whole run without a bar
+_SHORTEST = 12  # the least number of characters of the name of a peer under the bar
+_MUCH = 0.1  # the share of time spent waiting for data above which a hint is shown
 _HELP = {  # by TrainLoader.reading
     "memory": "cropping and flipping images in memory takes it: a smaller data.image_size takes less",
     "augment": "data.workers=2, or more up to the number of cores, augments images beside them; data.augment=light, or "
@@ -38,16 +38,16 @@ _HELP = {  # by TrainLoader.reading
 
 
 class Progress:
-    """Shows how training goes: a bar where the console is a terminal, elsewhere a few lines in all.
+    """Shows the progress of training: a bar in a terminal, elsewhere a few lines for the whole run.
 
-    The terms of a step are still on the device; they are read a few times a second, not at every step.
+    The terms of a step are on the device; they are read a few times per second, not at every step.
 
     Args:
-        console: where to.
-        title: stands before the epoch.
-        every: seconds between two looks at the device.
-        clock: gives seconds.
-        otherwise: shows loops inside of the training where there is no bar.
+        console: the console.
+        title: text before the epoch.
+        every: seconds between two reads of terms from the device.
+        clock: returns seconds.
+        otherwise: watcher of loops during training if there is no bar.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Progress:
             self._say(f"resuming from step {start.step}/{self._total}")
 
     def on_step(self, record: StepRecord) -> None:
-        """Count; now and then look at the terms."""
+        """Count steps, and read the terms from time to time."""
         self._epoch, self._step = record.epoch, record.step
         self._at = self._clock()
         self._seen += record.images
@@ -109,14 +109,14 @@ class Progress:
         self._terms = {name: values.tolist() for name, values in record.terms.items()}
 
     def watch(self, what: str, done: int, total: int) -> None:
-        """A loop inside of the training, such as a validation, or after it: see :mod:`metamixer.core.progress`."""
+        """Show a loop during or after training, such as validation: see :mod:`metamixer.core.progress`."""
         if self._live is None:
             self._otherwise(what, done, total)
         else:
             self._loop = f"{what} {done}/{total}" if done < total else ""
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Take over the accuracies; without a bar, print one of the few lines. Say once what helps against waiting."""
+        """Update the accuracies; without a bar, print a line. Print a hint once if steps wait for data."""
         self._epoch, self._step = record.epoch, record.step
         self._done_epoch, self._at = record.epoch, self._clock()
         self._train = record.train_accuracy
@@ -139,13 +139,13 @@ class Progress:
         self._help(record)
 
     def on_end(self) -> None:
-        """Leave the last state of the bar on the screen."""
+        """Stop the bar, leaving its last state on the screen."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def view(self) -> RenderableType:
-        """The bar, what the time goes to, and a line for each peer."""
+        """The bar, the shares of time, and a line for each peer."""
         validating = self._step == self._epoch * self._start.steps_per_epoch and self._done_epoch < self._epoch
         self._validating.update(text=self._loop or "validating")
         bar = Table.grid(padding=(0, 2))
@@ -160,7 +160,7 @@ class Progress:
         peers = Table.grid(padding=(0, 2))
         rows = [self._row(index) for index in range(len(self._names))]
         taken = sum(max(cell_len(row[place].plain) for row in rows) + 2 for place in range(len(rows[0])))
-        if self.console.width - taken < _SHORTEST:  # numbers that wrap are worse than terms that are left out
+        if self.console.width - taken < _SHORTEST:  # leave out terms rather than wrap numbers
             rows = [row[len(self._terms) :] for row in rows]
             taken = sum(max(cell_len(row[place].plain) for row in rows) + 2 for place in range(len(rows[0])))
         for name, row in zip(self._names, rows, strict=True):
@@ -173,7 +173,7 @@ class Progress:
         return Group(bar, *([self._sides()] if self._rate else []), peers)
 
     def _row(self, index: int) -> list[Text]:
-        """The numbers of a peer."""
+        """The cells of a peer."""
         cells = [Text(f"{label} {values[index]:.3f}") for label, values in self._terms.items()]
         if self._train:
             cells.append(Text(f"train {percent(self._train[index])}"))
@@ -182,9 +182,9 @@ class Progress:
         return cells
 
     def _sides(self) -> Text:
-        """The pace of the whole, the share of time that goes to each side, and what each would reach alone.
+        """The overall speed, the shares of time of data and computation, and the speed of each without the other.
 
-        Computation may reach less: an accelerator may be computing while this process waits.
+        That of computation is an upper bound, because an accelerator may compute while this process waits.
         """
         full, empty = "▰▱" if self.console.encoding.startswith("utf") else "#-"
         data = round(10 * self._waiting)
@@ -211,7 +211,7 @@ class Progress:
         done = self._step - self._first
         if not done or self._step >= self._total:
             return ""
-        # Of the time at the last step, from which it counts down: a long step or a validation must not raise it.
+        # Estimated at the last step and counted down from there, so that long steps or validation do not increase it.
         left = (self._at - self._began) / done * (self._total - self._step)
         seconds = round(max(0.0, left - (self._clock() - self._at)))
         hours, minutes = divmod(seconds // 60, 60)

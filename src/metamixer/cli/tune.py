@@ -1,4 +1,4 @@
-"""``metamixer tune``: a search for good settings, from one file to one recipe."""
+"""``metamixer tune``: search for good settings, defined in a file, and write the best recipe."""
 
 from __future__ import annotations
 

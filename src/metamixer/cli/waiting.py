@@ -1,4 +1,4 @@
-"""What is shown of loops: nothing for two seconds, then a line that moves, or lines in a log."""
+"""Show the progress of loops: nothing for two seconds, then a live line, or lines in a log."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Waiting:
     """Shows loops that take more than two seconds, on stderr: a watcher for :mod:`metamixer.core.progress`.
 
     Args:
-        clock: gives seconds.
-        target: where to; None: stderr at that moment.
+        clock: returns seconds.
+        target: the console; None: the current stderr.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, target: Console | None = None) -> None:
@@ -29,7 +29,7 @@ class Waiting:
         self._at = ("", 0)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """``done`` of ``total``; a loop begins with 0, with fewer than before, or under another name."""
+        """Report ``done`` of ``total``; a new loop begins with 0, with fewer than before, or under another name."""
         now = self._clock()
         if not done or what != self._at[0] or done < self._at[1]:
             self._began, self._said = now, now + _PATIENCE - BETWEEN_LINES
@@ -40,7 +40,7 @@ class Waiting:
             self._show(what, done, total, now)
 
     def close(self) -> None:
-        """Take away the line that moves."""
+        """Remove the live line."""
         if self._live is not None:
             self._live.stop()
             self._live = None

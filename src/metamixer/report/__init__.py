@@ -1,4 +1,4 @@
-"""Runs and studies as one HTML page, and as plots."""
+"""Reports of runs and studies as an HTML page and as plots."""
 
 from metamixer.report.page import report
 from metamixer.report.static_plots import plots

@@ -1,4 +1,4 @@
-"""``metamixer check --html``: what a folder of images holds as one page, with the pictures that need a look."""
+"""``metamixer check --html``: a page about a folder of images, with the pictures that should be inspected."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from metamixer.report.page import rendered
 
 SIDE = 112
 MOST = 40
-"""Pictures, or pairs of them, of each kind."""
+"""The largest number of pictures, or pairs of pictures, of each kind."""
 
 
 def check_place(folder: Path, out: Path) -> None:
-    """Raise RecipeError unless ``out`` is the name of a page outside of the images."""
+    """Raise RecipeError unless ``out`` is the name of an HTML file outside of the image folder."""
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise RecipeError(f"--html {out}: a name that ends in .html is accepted")
     if out.resolve().is_relative_to(folder.resolve()):
@@ -35,7 +35,7 @@ def check_place(folder: Path, out: Path) -> None:
 
 
 def write_check(found: FolderCheck, folder: Path, out: Path) -> None:
-    """Write the page about a folder; see :func:`check_place`. ``OSError`` if it cannot be written."""
+    """Write the page about a folder to a path accepted by :func:`check_place`; ``OSError`` if it cannot be written."""
     check_place(folder, out)
     text = rendered("check.html.j2", **_view(found, folder))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def _view(found: FolderCheck, folder: Path) -> dict[str, Any]:
 
 
 def _kinds(found: FolderCheck) -> list[tuple[str, str, list[tuple[FileCheck, ...]]]]:
-    """Title, meaning and files of everything that needs a look; copies as pairs."""
+    """Title, explanation and files of each kind of finding; copies as pairs."""
     pairs = [(found.where(copy), copy.kind, found.files[copy.first], found.files[copy.second]) for copy in found.copies]
 
     def copied(fits: Callable[[str, FileCheck, FileCheck], bool]) -> list[tuple[FileCheck, ...]]:
@@ -83,7 +83,7 @@ def _kinds(found: FolderCheck) -> list[tuple[str, str, list[tuple[FileCheck, ...
         return one.split == "train" != other.split
 
     return [
-        ("leaks", "Images of another split that are copies of training images: a score on them says nothing.",
+        ("leaks", "Images of another split that are copies of training images: metrics on them are meaningless.",
          copied(leaks)),
         ("copies across splits", "Neither of them is a training image.",
          copied(lambda where, one, other: where == "across splits" and not leaks(where, one, other))),
@@ -122,7 +122,7 @@ def _place(file: FileCheck, folder: Path) -> str:
 
 
 def picture(path: Path) -> str | None:
-    """A small picture of a file as data URI; None if it cannot be read any more."""
+    """A thumbnail of a file as a data URI; None if the file can no longer be read."""
     try:
         planes = read_image(path, size=(SIDE, SIDE), fit="letterbox")
     except ImageError:

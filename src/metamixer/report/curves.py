@@ -1,4 +1,4 @@
-"""The curves of one run, and those of several runs over each other."""
+"""Curves of one run, and of several runs in one chart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TERMS = {"task": "Task loss (cross-entropy)", "distill": "Distillation loss"}
 
 
 def curves(run: RunFiles) -> list[Chart]:
-    """A chart for each thing that was written down once an epoch: accuracies, losses by term, learning rate."""
+    """A chart for each quantity recorded per epoch: accuracies, losses by term, learning rate."""
     if not run.epochs:
         return []
     xs = tuple(float(one.epoch) for one in run.epochs)
@@ -38,7 +38,7 @@ def curves(run: RunFiles) -> list[Chart]:
 
 
 def _scores(run: RunFiles, what: Callable[[Score], float]) -> tuple[Line, ...]:
-    """A line for each peer and for the ensemble, of the epochs that were validated."""
+    """A line for each peer and for the ensemble, over the validated epochs."""
     rows = [one.val.rows if one.val is not None else () for one in run.epochs]
     names = max(([score.name for score in row] for row in rows), key=len, default=[])
     lines = []
@@ -62,7 +62,7 @@ def _peers(run: RunFiles, what: Callable[[Epoch], Sequence[float | None]]) -> tu
 
 
 def overlaid(runs: Sequence[RunFiles]) -> list[Chart]:
-    """The validation accuracy of every run's ensemble, and the mean of its peers, over each other."""
+    """Charts with all runs: validation accuracy of the ensemble, and mean of the peers."""
     xs = tuple(sorted({float(one.epoch) for run in runs for one in run.epochs}))
     if not xs:
         return []
@@ -91,14 +91,14 @@ def _mean(one: Epoch) -> float | None:
 
 
 def robustness(run: RunFiles) -> list[Chart]:
-    """Accuracy over the severity of corruptions, mean of all kinds; severity 0 are the images as they are."""
+    """Accuracy by severity of corruptions, the mean over all kinds; severity 0 is the unchanged images."""
     if run.evaluation is None or run.evaluation.robustness is None:
         return []
     corruptions = run.evaluation.robustness.corruptions
     if corruptions is None or not corruptions.kinds:
         return []
     names = list(dict.fromkeys(name for by_name in corruptions.kinds.values() for name in by_name))
-    # Of the same images, which may be few; older files do not say.
+    # Accuracy on the same subset of images; older files lack it.
     clean = {one.name: one.accuracy for one in run.evaluation.networks} | dict(run.evaluation.robustness.clean)
     kinds = list(corruptions.kinds.values())
     most = max((len(values) for by_name in kinds for values in by_name.values()), default=0)

@@ -1,4 +1,4 @@
-"""Differences from a study's baseline with their confidence intervals, one under the other (a forest plot)."""
+"""Forest plots: differences from the baseline of a study with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 640, 270, 120, 8, 26
 
 
 def forests(results: Any) -> list[dict[str, Any]]:
-    """A plot for each metric that a study compares, as places in an SVG; empty where nothing is compared.
+    """A plot for each metric that a study compares, as SVG coordinates; empty if nothing is compared.
 
     Args:
         results: the content of ``results.json``.

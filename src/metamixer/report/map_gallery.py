@@ -1,4 +1,4 @@
-"""Activation maps of every peer side by side, as pictures inside the page."""
+"""Activation maps of all peers, as pictures embedded in the page."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from metamixer.core.text import percent
 from metamixer.evaluation.localization.map_gallery import Shown
 
-_SMALL = 64  # pixels: below, the pixels themselves are to be seen
+_SMALL = 64  # pixels; smaller images are shown without smoothing
 
 
 def gallery(images: Sequence[Shown]) -> list[dict[str, Any]]:
-    """What the template draws: for each image the picture alone, then under the map of each network, with boxes."""
+    """Values for the template: for each image the picture, then the picture with the map of each network, and boxes."""
     rows = []
     for one in images:
         height, width = one.image.shape[-2:]
@@ -47,7 +47,7 @@ def _box(box: Tensor) -> dict[str, float]:
 
 
 def picture(image: Tensor, heat: Tensor | None) -> str:
-    """A PNG as data URI: the image, under a map half of what is seen is the map's colour."""
+    """A PNG as a data URI: the image, blended equally with the colours of a map if there is one."""
     import matplotlib
     import numpy as np
     from PIL import Image
@@ -64,5 +64,5 @@ def picture(image: Tensor, heat: Tensor | None) -> str:
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG as text that an ``src`` may hold."""
+    """A PNG as a data URI for ``src``."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,4 +1,4 @@
-"""Tables of a run's networks, and of several runs: accuracies, calibration, diversity."""
+"""Tables of the networks of a run, and of several runs: accuracies, calibration, diversity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metamixer.report.tables import Cell, Table, gain, known, matrix, number, po
 
 
 def networks(run: RunFiles) -> Table | None:
-    """Every peer and the ensemble after the last epoch, and the deployed network, beside the baseline's."""
+    """Metrics of the peers and the ensemble after the last epoch, and of the deployed network, with the baseline."""
     ended = run.ended
     if ended is None or not ended.last_epoch.peers:
         return None
@@ -45,7 +45,7 @@ def scores(
     strong: Sequence[int] = (),
     note: str = "",
 ) -> Table:
-    """Accuracy, top-5 where it exists and NLL of networks; with ``others`` the accuracy of a baseline and the gain."""
+    """Accuracy, top-5 if available, and NLL of networks; with ``others`` also accuracy of a baseline and gain."""
     top5 = any(score.top5 is not None for _, score in rows)
     columns = ["network", "accuracy", *(["top-5"] if top5 else []), "NLL"]
     made = []
@@ -78,14 +78,14 @@ def _chance(run: RunFiles) -> str:
 
 
 def where(evaluation: Report) -> str:
-    """What the metrics of an evaluation are from."""
+    """The images and the checkpoint of an evaluation."""
     split = {"test": "test", "val": "validation"}.get(evaluation.split, evaluation.split)
     when = {"last": "the last checkpoint", "best": "the checkpoint of the best validation accuracy"}
     return f"{counted(evaluation.images, f'{split} image')}, {when.get(evaluation.checkpoint, evaluation.checkpoint)}"
 
 
 def titled(one: Score) -> str:
-    """The network's name, with what kind it is where the name does not say so."""
+    """The name of a network, with its kind unless the name includes it."""
     return one.name if one.kind in ("peer", "ensemble") or one.kind in one.name else f"{one.kind}: {one.name}"
 
 
@@ -117,13 +117,13 @@ def calibration(found: Report) -> Table:
 
 
 def alike(found: Report) -> list[Table]:
-    """How often two peers name the same class, and how far their probabilities are apart."""
+    """Tables of the agreement of every two peers, and of the divergence of their probabilities."""
     if found.diversity is None:
         return []
     names = [one.name for one in found.peers]
     made = []
     if found.diversity.pairwise_agreement:
-        caption = "Share of images on which two peers name the same class"
+        caption = "Share of images on which two peers predict the same class"
         made.append(matrix(caption, names, found.diversity.pairwise_agreement, shares=True, corner="peer"))
     if found.diversity.pairwise_kl:
         caption = "KL(row ‖ column) between the peers' probabilities, nats"
@@ -132,9 +132,9 @@ def alike(found: Report) -> list[Table]:
 
 
 def agreement(*found: Report | None) -> str:
-    """How far the peers of the first report that says so agree, and what their ensemble gains."""
+    """Sentences about the agreement of the peers and the gain of their ensemble, from the first report with them."""
     agreements = [report.agreement for report in found if report is not None and known(report.agreement)]
-    parts = [f"All peers name the same class for {share(agreements[0]).text} of the images."] if agreements else []
+    parts = [f"All peers predict the same class for {share(agreements[0]).text} of the images."] if agreements else []
     first = found[0].diversity if found and found[0] is not None else None
     if first is not None and first.ensemble_gain is not None:
         where = "above" if first.ensemble_gain >= 0 else "below"
@@ -143,7 +143,7 @@ def agreement(*found: Report | None) -> str:
 
 
 def comparison(runs: list[RunFiles]) -> Table:
-    """One row for each run."""
+    """A table with one row for each run."""
     columns = ("run", "method", "data", "epochs", "seed", "deployed", "mean of peers", "ensemble", "NLL", "ECE")
     rows = []
     for run in runs:
@@ -172,7 +172,7 @@ def comparison(runs: list[RunFiles]) -> Table:
     note = "Deployed: chosen by validation accuracy. Mean of peers and ensemble: after the last epoch."
     splits = {run.ended.split for run in runs if run.ended}
     if len(splits) > 1:
-        note += " The runs were not judged by the same split."
+        note += " The runs were not evaluated on the same split."
     return Table("The runs side by side", columns, tuple(rows), words=frozenset({1, 2}), note=note)
 
 

@@ -24,10 +24,10 @@ from metamixer.report.view import of_run, of_runs
 from metamixer.runs.data_record import section_of
 
 Preview = Callable[[Recipe, Path], object]
-"""Draws what a recipe's mixer makes of its images into a PNG: ``metamixer.runs.mixing_preview.draw``."""
+"""Draws mixed images of a recipe to a PNG file: ``metamixer.runs.mixing_preview.draw``."""
 
 Gallery = Callable[[Path], Sequence[Shown]]
-"""Gives the images of a run with what its networks see in them."""
+"""Returns images of a run with predictions and activation maps of its networks."""
 
 _HERE = Path(__file__).parent
 
@@ -40,20 +40,20 @@ def report(
     preview: Preview | None = None,
     gallery: Gallery | None = None,
 ) -> Path:
-    """Write runs and studies as one HTML page that needs no network.
+    """Write a report of runs and studies as one HTML page that works offline.
 
     Args:
-        paths: folders of runs and of studies; several runs are compared first.
-        out: the page.
-        title: of the page.
-        preview: draws the mixing preview of a run; None: there is none.
-        gallery: looks at images with the networks of a run; None: there are no activation maps.
+        paths: folders of runs and studies; several runs are compared first.
+        out: the HTML file.
+        title: title of the page.
+        preview: draws the mixing preview of a run; None: no preview.
+        gallery: computes predictions and activation maps of a run; None: no gallery.
 
     Returns:
         ``out``.
 
     Raises:
-        RecipeError: a folder is neither a run nor a study, its recipe is broken, or ``out`` is no HTML file.
+        RecipeError: a folder is neither a run nor a study, its recipe is damaged, or ``out`` is not an HTML file.
         OSError: the page cannot be written.
     """
     out = Path(out)
@@ -72,7 +72,7 @@ def report(
 def render(
     runs: Sequence[dict[str, Any]], several: dict[str, Any] | None, studies: Sequence[StudyFiles], title: str
 ) -> str:
-    """The page as text. Every value passes through the template's escaping, and names through ``clean`` before."""
+    """Render the page. The template escapes all values, and control characters are made visible."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return rendered(
         "page.html.j2",
@@ -80,14 +80,14 @@ def render(
         runs=runs,
         several=several,
         studies=[_of_study(study) for study in studies],
-        # A file of this package, and no value: it stands in the page as it is, and the policy allows it alone.
-        script=_as_it_is(script),
+        # A file of this package rather than a value: it is not escaped, and the only script that the policy allows.
+        script=_unescaped(script),
         script_hash=_hash(script),
     )
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page of this package with its style; values are escaped, and control characters in them shown."""
+    """Render a template of this package with its style; values are escaped, and control characters made visible."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -96,16 +96,16 @@ def rendered(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Control characters, and half pairs that no file can hold, become visible here and nowhere else.
+        # The one place where control characters and lone surrogates, which files cannot hold, are made visible.
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(
-        version=_version(), style=_as_it_is(style), style_hash=_hash(style), **values
+        version=_version(), style=_unescaped(style), style_hash=_hash(style), **values
     )
 
 
-def _as_it_is(text: str) -> Any:
+def _unescaped(text: str) -> Any:
     from markupsafe import Markup
 
     return Markup(text)  # noqa: S704
@@ -146,7 +146,7 @@ def _title(runs: Sequence[RunFiles], studies: Sequence[StudyFiles]) -> str:
 def _with_pictures(
     run: RunFiles, view: dict[str, Any], preview: Preview | None, gallery: Gallery | None
 ) -> dict[str, Any]:
-    """Add what needs the run's data or weights; where they are gone, a note says so."""
+    """Add the pictures, which need the data or weights of the run; add a note if these are missing."""
     from metamixer.report.map_gallery import gallery as drawn
 
     notes = list(view["notes"])
@@ -172,7 +172,7 @@ def _with_pictures(
 
 def _preview(run: RunFiles, draw: Preview) -> str:
     recipe = Recipe.read(run.folder / "recipe.yaml")
-    # A report fetches nothing.
+    # A report downloads nothing.
     section = section_of(recipe, run.folder).model_copy(update={"download": False})
     recipe = recipe.model_copy(update={"data": section})
     with tempfile.TemporaryDirectory() as folder:

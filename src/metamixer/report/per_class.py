@@ -10,12 +10,12 @@ from metamixer.metrics.network_scores import Score
 from metamixer.report.network_tables import titled, where
 from metamixer.report.tables import Cell, Table, gain, level, share
 
-MOST_CLASSES = 30  # of a confusion matrix that can be read
+MOST_CLASSES = 30  # the largest readable confusion matrix
 _MOST_CONFUSIONS = 25
 
 
 def of_classes(found: Report, base: Report | None = None) -> tuple[Score, Score | None] | None:
-    """The network whose classes are shown, and the baseline's if it has the same classes."""
+    """The network whose classes are shown, and that of the baseline if it has the same classes."""
     main = found.main
     if not found.classes or len(main.per_class) != len(found.classes):
         return None
@@ -29,11 +29,11 @@ def square(found: Report, one: Score) -> bool:
 
 
 def classes(found: Report, base: Report | None = None, most: int | None = None) -> Table | None:
-    """Accuracy of each class: the deployed network, the baseline's and the gain, and the others.
+    """The accuracy of each class: of the deployed network, of the baseline with the gain, and of the other networks.
 
     Args:
-        found, base: the evaluations of a run and of its baseline.
-        most: only so many classes, those with the lowest accuracies; None: all.
+        found, base: evaluations of a run and of its baseline.
+        most: number of classes to show, those with the lowest accuracies; None: all.
     """
     known = of_classes(found, base)
     if known is None:
@@ -61,7 +61,7 @@ def classes(found: Report, base: Report | None = None, most: int | None = None) 
 
 
 def averages(found: Report) -> Table | None:
-    """Of each network the averages that give every class the same weight, and its lowest recall."""
+    """The class averages of each network with equal weights of the classes, and its lowest recall."""
     rows: list[tuple[Cell, ...]] = []
     strong: set[int] = set()
     for one in found.networks:
@@ -75,8 +75,8 @@ def averages(found: Report) -> Table | None:
     if not rows:
         return None
     note = (
-        "Balanced accuracy: the mean recall of the classes. Macro F1: their mean F1 score. Both give a class of few "
-        "images the weight of a large one."
+        "Balanced accuracy: the mean recall of the classes. Macro F1: their mean F1 score. Both give all classes the "
+        "same weight."
     )
     columns = ("network", "balanced accuracy", "macro F1", "lowest recall", "of class")
     caption = f"Averages over the classes, {where(found)}"
@@ -84,7 +84,7 @@ def averages(found: Report) -> Table | None:
 
 
 def confusion(found: Report, one: Score) -> Table | None:
-    """The confusion matrix of a network; of many classes only what it confuses most."""
+    """The confusion matrix of a network; with many classes only the largest confusions."""
     if not square(found, one):
         return None
     if len(found.classes) > MOST_CLASSES:
@@ -95,13 +95,13 @@ def confusion(found: Report, one: Score) -> Table | None:
         cells = [Cell(found.classes[true])]
         for named, count in enumerate(counts):
             part = count / of_class
-            # Errors are few: the root makes them visible beside what is right.
+            # The square root makes errors visible, which are few compared with correct predictions.
             step = level(part if named == true else math.sqrt(part))
-            hint = f"{counted(count, 'image')} of {found.classes[true]} named {found.classes[named]}"
+            hint = f"{counted(count, 'image')} of {found.classes[true]} predicted as {found.classes[named]}"
             tone = f"{'r' if named == true else 'w'}{step}" if count else "none"
             cells.append(Cell(f"{count:,}", count, tone, hint=hint))
         rows.append(tuple(cells))
-    caption = f"Confusions of {titled(one)}: rows are the true classes, columns what the network names; images"
+    caption = f"Confusion matrix of {titled(one)}: rows are the true classes, columns the predictions; images"
     return Table(caption, ("true class", *found.classes), tuple(rows), kind="heat")
 
 
@@ -118,5 +118,5 @@ def _confusions(found: Report, one: Score) -> Table:
         part = count / (sum(one.confusion[true]) or 1)
         rows.append((Cell(found.classes[true]), Cell(found.classes[named]), Cell(f"{count:,}", count), share(part)))
     caption = f"Largest confusions of {titled(one)}, {len(found.classes)} classes"
-    columns = ("true class", "named", "images", "of the true class")
+    columns = ("true class", "predicted", "images", "of the true class")
     return Table(caption, columns, tuple(rows), words=frozenset({1}))

@@ -1,4 +1,4 @@
-"""Read the files of runs and studies; what cannot be read becomes a note."""
+"""Read the files of runs and studies; notes list what cannot be read."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from metamixer.evaluation.report import Report, read_report
 from metamixer.report.schema import Ended, Environment, Epoch
 from metamixer.report.tables import Table, of_values
 
-_LARGEST = 200_000_000  # bytes of a JSON file
+_LARGEST = 200_000_000  # the largest accepted JSON file in bytes
 _Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run's folder holds.
+    """The content of a run folder.
 
     Args:
-        folder: of the run.
-        name: for people; unlike those of the other runs on the page.
-        recipe: the values in ``recipe.yaml``. Nothing is built from them, so a plug-in that it names is not imported.
-        yaml: its text.
+        folder: the run folder.
+        name: display name, unique on the page.
+        recipe: the values in ``recipe.yaml``. Nothing is built from them, so code that it names is not imported.
+        yaml: the text of ``recipe.yaml``.
         epochs: the lines of ``metrics.jsonl``.
-        ended, environment, evaluation: of ``report.json``, ``environment.json`` and ``evaluation.json``; None: missing.
+        ended, environment, evaluation: content of ``report.json``, ``environment.json`` and ``evaluation.json``; None:
+            missing.
         baseline: the run in ``baseline/``.
-        notes: what is missing or broken, and what would help.
+        notes: what is missing or damaged, and what to do about it.
     """
 
     folder: Path
@@ -48,7 +49,7 @@ class RunFiles:
     notes: tuple[str, ...]
 
     def setting(self, *path: str) -> Any:
-        """A value of the recipe; None where there is none."""
+        """A value of the recipe; None if it is not set."""
         value: Any = self.recipe
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
@@ -56,7 +57,7 @@ class RunFiles:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The peers' names, as the run wrote them."""
+        """The names of the peers, as written by the run."""
         validated = [each.val for each in self.epochs if each.val is not None]
         if self.ended and self.ended.last_epoch.peers:
             return tuple(score.name for score in self.ended.last_epoch.peers)
@@ -69,7 +70,7 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """What a study's folder holds: its tables, all of its results, and the text of ``study.yaml``."""
+    """The content of a study folder: tables, all results, and the text of ``study.yaml``."""
 
     folder: Path
     name: str
@@ -81,10 +82,10 @@ class StudyFiles:
 
 
 def read_all(paths: Sequence[str | Path]) -> tuple[list[RunFiles], list[StudyFiles]]:
-    """The runs and the studies in these folders, in their order.
+    """Read the runs and studies in the given folders, in order.
 
     Raises:
-        RecipeError: there is no folder, or one is neither a run nor a study, or its recipe is broken.
+        RecipeError: there are no folders, or one is neither a run nor a study, or its recipe is damaged.
     """
     if not paths:
         raise RecipeError("a report needs the folder of a run or of a study")
@@ -106,10 +107,10 @@ def read_all(paths: Sequence[str | Path]) -> tuple[list[RunFiles], list[StudyFil
 
 
 def read_run(folder: Path, name: str, *, is_baseline: bool = False) -> RunFiles:
-    """Read a run's folder.
+    """Read a run folder.
 
     Raises:
-        RecipeError: ``recipe.yaml`` is broken; everything else that is missing or broken becomes a note.
+        RecipeError: ``recipe.yaml`` is damaged. Notes list all other missing or damaged files.
     """
     recipe = read_yaml(folder / "recipe.yaml")
     notes: list[str] = []
@@ -140,7 +141,7 @@ def read_run(folder: Path, name: str, *, is_baseline: bool = False) -> RunFiles:
 
 
 def read_study(folder: Path, name: str) -> StudyFiles:
-    """Read a study's folder; what is broken becomes a note."""
+    """Read a study folder; notes list missing or damaged files."""
     notes: list[str] = []
     table, pooled, results = None, None, None
     path = folder / "results.json"
@@ -162,10 +163,10 @@ def read_study(folder: Path, name: str) -> StudyFiles:
 
 
 def study_table(results: Any) -> Table | None:
-    """The table in a study's results: under ``table`` an object with columns, rows (lists), caption and notes.
+    """The table in the results of a study: the object ``table`` with columns, rows (lists), caption and notes.
 
     Raises:
-        ValueError: it has another shape.
+        ValueError: it has another structure.
     """
     found = results.get("table") if isinstance(results, dict) else None
     if found is None:
@@ -191,7 +192,7 @@ def _epochs(path: Path, notes: list[str]) -> list[Epoch]:
     for line in lines:
         try:
             found.append(Epoch.model_validate(json.loads(line)))
-        except (ValueError, RecursionError):  # the last line of a killed process, say
+        except (ValueError, RecursionError):  # such as the last line of a killed process
             broken += 1
     if broken:
         notes.append(f"{path.name}: {broken} of {counted(len(lines), 'line')} left out of the curves: not readable.")
@@ -229,5 +230,5 @@ def _text(path: Path) -> str:
 
 
 def short(error: Exception) -> str:
-    """The message of an error on one line."""
+    """The message of an exception on one line."""
     return " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""Tables of robustness and localization, next to the baseline's."""
+"""Tables of robustness and localization, with those of the baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metamixer.report.tables import Cell, Table, gain, level, matrix, share
 
 
 def robustness(found: Report, base: Report | None = None) -> list[Table]:
-    """Accuracy under corruptions and attacks, by network and by kind; ``base`` is the baseline's evaluation."""
+    """Accuracy under corruptions and attacks, by network and by kind; ``base`` is the evaluation of the baseline."""
     if found.robustness is None:
         return []
     made = [_overview(found, found.robustness, base)]
@@ -25,7 +25,7 @@ def robustness(found: Report, base: Report | None = None) -> list[Table]:
             means = [_mean(by_name.get(name, ())) for name in names]
             rows.append((Cell(kind.replace("_", " ")), *(share(value, tone=_tone(value)) for value in means)))
         caption = "Accuracy under each kind of corruption, mean of the severities"
-        note = "From CIFAR-10-C files." if corruptions.source == "files" else "Made here, not CIFAR-10-C itself."
+        note = "From CIFAR-10-C files." if corruptions.source == "files" else "Computed by metamixer, not CIFAR-10-C."
         made.append(Table(caption, ("corruption", *names), tuple(rows), note=note))
     return made
 
@@ -43,11 +43,11 @@ def _overview(found: Report, robust: Robustness, base: Report | None) -> Table:
             if means.get(one.name) is None and not any(value is not None for value in under):
                 continue
             corrupted = means.get(one.name)
-            plain = own.clean.get(one.name, one.accuracy)  # of the same images; older files do not say
+            plain = own.clean.get(one.name, one.accuracy)  # on the same images; older files lack it
             cells = [Cell(before + titled(one)), share(plain), share(corrupted), gain(corrupted, plain)]
             rows.append((*cells, *map(share, under)))
     note = "Lost: percentage points between clean and corrupted images, mean of all kinds and severities."
-    note += " Attacks: each network is attacked through itself." if attacks else ""
+    note += " Attacks: each network is attacked by its own gradients." if attacks else ""
     on = "" if robust.images is None else f", {counted(robust.images, 'image')}"
     return Table(f"Accuracy under corruptions and attacks{on}", tuple(columns), tuple(rows), note=note)
 
@@ -66,7 +66,7 @@ def _tone(value: float | None) -> str:
 
 
 def localization(evaluation: Report, baseline: Report | None = None) -> list[Table]:
-    """How well activation maps find the objects, beside a box in the centre and a run's baseline."""
+    """Localization by activation maps, compared with a box in the centre and the baseline of a run."""
     found, base = evaluation.localization, baseline.localization if baseline else None
     if found is None:
         return []
@@ -78,14 +78,14 @@ def localization(evaluation: Report, baseline: Report | None = None) -> list[Tab
     caption = f"Localization by {found.method or 'activation maps'} on {counted(found.images, 'image')} with boxes"
     note = (
         "MaxBoxAccV2: share of images whose box overlaps the true one enough, mean of the overlaps. Pointing: the "
-        "map's highest place is in the box. Energy: the share of the map that is in the box."
+        "maximum of the map is inside the box. Energy: the share of the map inside the box."
     )
     if base is not None and base.protocol != found.protocol:
         note += " The baseline was measured by another protocol of boxes: evaluate both with the same version."
     made = [Table(caption, columns, tuple(rows), note=note)]
     if found.map_agreement:
         names = [one.name for one in found.networks][: len(found.map_agreement)]
-        caption = "Mean correlation of two peers' maps"
+        caption = "Mean correlation of the maps of two peers"
         made.append(matrix(caption, names, found.map_agreement, shares=False, corner="peer"))
     return made
 

@@ -1,4 +1,4 @@
-"""JSON files of runs, read leniently: keys may be missing, numbers may be NaN."""
+"""Schemas of the JSON files of runs, read leniently: keys may be missing, numbers may be NaN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Read(BaseModel):
 
 
 class Ended(_Read):
-    """``report.json``: how a run ended."""
+    """``report.json``: the result of a run."""
 
     split: str = "test"
     last_epoch: Report = Report()

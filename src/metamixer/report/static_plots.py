@@ -1,4 +1,4 @@
-"""The plots of a report as PNG and SVG files, for papers and slides; in colour-blind safe colours."""
+"""The plots of a report as PNG and SVG files for papers and slides, in colours safe for colour blindness."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from metamixer.report.tables import share
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a00")  # Okabe and Ito's, less black
 _DASHES = ("-", "--", ":", "-.")
 _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Arabic")
-_COLUMNS, _WIDTH, _HEIGHT = 3, 3.4, 2.7  # panels beside each other; inches of one
-_MOST_BARS = 60  # classes of which a bar chart can be read
+_COLUMNS, _WIDTH, _HEIGHT = 3, 3.4, 2.7  # panels per row; size of a panel in inches
+_MOST_BARS = 60  # the largest readable bar chart
 
 
 def plots(paths: Sequence[str | Path], folder: str | Path) -> list[Path]:
-    """Write the plots of runs: curves, reliability, confusion, classes, robustness; of several also their comparison.
+    """Write the plots of runs: curves, reliability, confusion, classes, robustness, and a comparison of several runs.
 
     Args:
-        paths: folders of runs; those of studies have no plots.
-        folder: of the files, each as ``.png`` and ``.svg``; the names of several runs begin with their number.
+        paths: folders of runs; studies have no plots.
+        folder: output folder; each plot is written as ``.png`` and ``.svg``. With several runs, file names start with
+            the number of the run.
 
     Returns:
         The files.
 
     Raises:
         RecipeError: a folder is neither a run nor a study, or ``folder`` is a file.
-        OSError: they cannot be written.
+        OSError: the files cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -77,7 +78,7 @@ def _save(draw: Callable[[], Any], folder: Path, name: str) -> list[Path]:
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
     settings = {
-        "text.parse_math": False,  # a class may be called $\frac$
+        "text.parse_math": False,  # a class name may be $\frac$
         "font.family": [font for font in _FONTS if font in installed] or ["sans-serif"],
         "font.size": 8,
         "axes.spines.top": False,
@@ -89,22 +90,22 @@ def _save(draw: Callable[[], Any], folder: Path, name: str) -> list[Path]:
         "axes.titleweight": "bold",
         "legend.frameon": False,
         "legend.fontsize": 7.5,
-        "svg.hashsalt": "metamixer",  # the same plot is the same file
+        "svg.hashsalt": "metamixer",  # for identical files of identical plots
     }
     written = []
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a script that no font here has is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # characters without a font are drawn as boxes
         figure = draw()
         for suffix, metadata in (("png", None), ("svg", {"Date": None})):
             path = folder / f"{name}.{suffix}"
             figure.savefig(path, dpi=200, metadata=metadata)
-            figure.set_layout_engine("none")  # the places are found: to look for them again takes most of the time
+            figure.set_layout_engine("none")  # the layout is done, and takes most of the time
             written.append(path)
     return written
 
 
 def _figure(panels: int, width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Any, Any]:
-    """A figure and its axes, one for each panel."""
+    """Create a figure with axes for each panel."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -177,7 +178,7 @@ def _confusion(classes: Sequence[str], one: Score) -> Any:
     names = [_label(name) for name in classes]
     axis.set_xticks(range(count), names, rotation=90)
     axis.set_yticks(range(count), names)
-    axis.set(xlabel="named", ylabel="true class")
+    axis.set(xlabel="predicted", ylabel="true class")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     axis.set_title(f"{_label(one.name)}: images", loc="left")
@@ -202,7 +203,7 @@ def _classes(classes: Sequence[str], one: Score, base: Score | None) -> Any:
 
 
 def _label(name: str, most: int = 28) -> str:
-    """A name that fits; matplotlib leaves out of legends what begins with an underscore."""
+    """A shortened name; matplotlib leaves names that start with an underscore out of legends."""
     name = clean(name)
     name = name if len(name) <= most else f"{name[: most - 1]}…"
     return f"\u200b{name}" if name.startswith("_") else name

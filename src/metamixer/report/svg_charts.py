@@ -13,34 +13,34 @@ from metamixer.metrics.network_scores import Score
 from metamixer.report.network_tables import titled
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 34  # around the plot; the title and the legend stand outside of the SVG
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 34  # margins of the plot; the title and the legend are outside of the SVG
 COLOURS, DASHES = 7, ("", "7 3", "2 2.5", "9 3 2 3")
-INK = -1  # the colour of the text: ensembles
-_MOST_POINTS = 500  # of a line: more cannot be seen
-_FEW_POINTS = 30  # are marked by dots
+INK = -1  # the colour of text, used for ensembles
+_MOST_POINTS = 500  # the largest visible number of points of a line
+_FEW_POINTS = 30  # up to this number, points are marked by dots
 
 
 @dataclass(frozen=True)
 class Line:
-    """Values over the chart's ``xs``; None where nothing was measured. ``colour`` counts from 0, or is ``INK``."""
+    """Values over the ``xs`` of a chart; None: not measured. ``colour`` counts from 0, or is ``INK``."""
 
     name: str
     values: tuple[float | None, ...]
     colour: int
 
     def points(self, xs: Sequence[float]) -> list[tuple[float, float]]:
-        """What was measured."""
+        """The measured points."""
         return [(x, y) for x, y in zip(xs, self.values, strict=True) if y is not None]
 
     @property
     def last(self) -> float | None:
-        """The last value that was measured."""
+        """The last measured value."""
         return next((value for value in reversed(self.values) if value is not None), None)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one axis. ``shares``: the values are shares and shown in per cent."""
+    """Lines over one axis. ``shares``: whether values are shares, shown in percent."""
 
     title: str
     across: str
@@ -49,7 +49,7 @@ class Chart:
     shares: bool = False
 
     def thinned(self) -> Chart:
-        """With at most as many points as can be seen, the last one among them."""
+        """The chart with at most as many points as are visible, including the last one."""
         stride = math.ceil(len(self.xs) / _MOST_POINTS)
         kept = range((len(self.xs) - 1) % stride if stride > 1 else 0, len(self.xs), max(1, stride))
         lines = tuple(Line(one.name, tuple(one.values[k] for k in kept), one.colour) for one in self.lines)
@@ -70,7 +70,7 @@ def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> lis
     >>> ticks(1, 6, whole=True)
     [1, 2, 3, 4, 5, 6]
     """
-    if not high - low > max(1e-200, 1e-9 * max(abs(low), abs(high))):  # too near for numbers between them
+    if not high - low > max(1e-200, 1e-9 * max(abs(low), abs(high))):  # too close for ticks between them
         room = max(0.1 * abs(high), 1e-9)
         high, low = high + room, low - room
     raw = (high - low) / most
@@ -84,7 +84,7 @@ def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> lis
 
 
 def drawn(chart: Chart) -> dict[str, Any]:
-    """The chart with the place of everything: what the template writes as SVG, and what the page's script reads."""
+    """The chart with all coordinates: values for the SVG template, and for the script of the page."""
     chart = chart.thinned()
     values = [value for line in chart.lines for value in line.values if value is not None]
     y_ticks = ticks(min(values, default=0), max(values, default=1))
@@ -138,7 +138,7 @@ def drawn(chart: Chart) -> dict[str, Any]:
 
 
 def reliability(network: Score) -> dict[str, Any] | None:
-    """A reliability diagram with the place of everything; None where there are no bins."""
+    """A reliability diagram with all coordinates; None if there are no bins."""
     bins = network.reliability
     name = titled(network)
     if not bins.whole or not sum(bins.count):
@@ -170,10 +170,10 @@ def reliability(network: Score) -> dict[str, Any] | None:
         "top": top,
         "side": side,
         "strip": strip,
-        "label": _told(name, network, bins),
+        "label": _label(name, network, bins),
     }
 
 
-def _told(name: str, network: Score, bins: Reliability) -> str:
+def _label(name: str, network: Score, bins: Reliability) -> str:
     error = "" if network.ece is None else f", expected calibration error {percent(network.ece)}"
     return f"Reliability of {name} on {counted(sum(bins.count), 'image')}{error}"

@@ -1,4 +1,4 @@
-"""Tables of a report as values: cells with the text to show and the value to sort by."""
+"""Tables of a report as values: cells with a text to show and a value to sort by."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def known(value: float | None) -> TypeGuard[float]:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows.
+    """A cell of a table.
 
     Args:
-        text: as it is shown.
-        value: the number behind it, or None.
-        tone: a style: ``good``, ``bad``, ``r0`` to ``r9`` (right, the more the darker), ``w0`` to ``w9`` (wrong).
-        bar: a share that is drawn as a bar behind the text.
-        hint: shown when the pointer rests on it.
+        text: the displayed text.
+        value: the number, or None.
+        tone: a style: ``good``, ``bad``, ``r0`` to ``r9`` (correct, from light to dark), ``w0`` to ``w9`` (wrong).
+        bar: a share drawn as a bar behind the text.
+        hint: tooltip.
     """
 
     text: str
@@ -41,13 +41,13 @@ class Table:
     """Rows under columns. The first cell of a row is its title.
 
     Args:
-        caption: says what the numbers are.
-        columns: their titles.
-        rows: of cells.
-        words: the columns (by position) that hold text and not numbers; the first always does.
-        strong: the rows (by position) that stand out.
+        caption: explains the numbers.
+        columns: column headings.
+        rows: rows of cells.
+        words: indices of columns with text instead of numbers, besides the first.
+        strong: indices of emphasised rows.
         kind: ``plain``, or ``heat`` for matrices.
-        note: a sentence below.
+        note: a note below the table.
     """
 
     caption: str
@@ -60,24 +60,24 @@ class Table:
 
 
 def measured(value: float | None) -> float | None:
-    """None for NaN, which files have as null."""
+    """The value, or None for NaN."""
     return value if known(value) else None
 
 
 def share(value: float | None, images: int = 0, tone: str = "", bar: bool = False) -> Cell:
-    """A share in per cent."""
+    """A cell with a share in percent."""
     if not known(value):
         return Cell(NOTHING)
     return Cell(percent(value, images), value, tone, min(1.0, max(0.0, value)) if bar else None)
 
 
 def number(value: float | None) -> Cell:
-    """A number with three digits after the point."""
+    """A cell with a number with three decimals."""
     return Cell(f"{value:.3f}", value) if known(value) else Cell(NOTHING)
 
 
 def gain(value: float | None, other: float | None, images: int = 0) -> Cell:
-    """The difference of two shares in percentage points, in colour where it is more than chance on so many images."""
+    """A cell with the difference of two shares in percentage points, coloured if it is statistically significant."""
     if not known(value) or not known(other):
         return Cell(NOTHING)
     points = 100 * (value - other)
@@ -88,14 +88,14 @@ def gain(value: float | None, other: float | None, images: int = 0) -> Cell:
 
 
 def points(value: float | None, *, signed: bool = False) -> Cell:
-    """A share in percentage points, as calibration errors are given."""
+    """A cell with a share in percentage points, used for calibration errors."""
     return Cell(f"{100 * value:{'+' if signed else ''}.1f}", value) if known(value) else Cell(NOTHING)
 
 
 def matrix(
     caption: str, names: Sequence[str], values: Sequence[Sequence[float | None]], *, shares: bool, corner: str = ""
 ) -> Table:
-    """A square of numbers under and beside the same names.
+    """A square matrix with the same names for rows and columns.
 
     >>> matrix("Agreement", ["a"], [[0.5]], shares=True).rows[0][1].text
     '50.0 %'
@@ -112,12 +112,12 @@ def matrix(
 
 
 def level(part: float) -> int:
-    """A share as one of ten steps, 0 to 9."""
+    """A share as a level from 0 to 9."""
     return min(9, max(0, round(9 * part)))
 
 
 def of_values(caption: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]], note: str = "") -> Table:
-    """A table of plain values: numbers as they are to four digits after the point, text as it is."""
+    """A table of plain values: numbers with up to four decimals, and text."""
     made = tuple(tuple(_cell(value) for value in row) for row in rows)
     words = frozenset(
         position
@@ -139,12 +139,12 @@ def _cell(value: Any) -> Cell:
         text = str(value)
         return Cell(text, _leading(text))
     if abs(value) > 1e300 or value != value:
-        return Cell(str(value)[:20])  # NaN, infinite, or a whole number that no float holds
+        return Cell(str(value)[:20])  # NaN, infinite, or an integer too large for a float
     return Cell(str(value) if isinstance(value, int) else f"{value:.4f}".rstrip("0").rstrip("."), float(value))
 
 
 def _leading(text: str) -> float | None:
-    """The number that a text such as ``77.1 ± 0.3`` begins with; such columns are sorted by it."""
+    """The leading number of a text such as ``77.1 ± 0.3``, by which columns are sorted."""
     if not _numeric(text):
         return None
     first = text.replace("−", "-").split("±")[0].strip().rstrip("%").strip()

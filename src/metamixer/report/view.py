@@ -1,4 +1,4 @@
-"""The template's view of a run: plain values, no markup."""
+"""The values of a run for the template: plain values without markup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metamixer.report.tables import Cell, gain, known, points, share
 
 
 def of_run(run: RunFiles) -> dict[str, Any]:
-    """The sections of one run; those that have nothing to show are empty."""
+    """The sections of a run; sections without content are empty."""
     found, base = run.evaluation, run.baseline.evaluation if run.baseline else None
     confusions = [per_class.confusion(found, one) for one in _main_first(run)] if found else []
     return {
@@ -51,7 +51,7 @@ def of_run(run: RunFiles) -> dict[str, Any]:
 
 
 def of_runs(runs: list[RunFiles]) -> dict[str, Any]:
-    """What compares several runs."""
+    """The comparison of several runs."""
     return {"table": network_tables.comparison(runs), "curves": [drawn(chart) for chart in overlaid(runs)]}
 
 
@@ -63,14 +63,14 @@ def _main_first(run: RunFiles) -> list[Any]:
 
 
 def headline(run: RunFiles) -> str:
-    """What was trained, in a sentence."""
+    """A description of the run in one line."""
     peers = [name.partition(" ")[2] or name for name in run.peers]
     data = run.setting("data", "name") or "data"
     return f"{' and '.join(peers) or 'networks'} by {network_tables.method(run)} on {data}"
 
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:
-    """Names and values of what matters most in the recipe."""
+    """The names and values of the most important settings."""
     optim = run.setting("optim") if isinstance(run.setting("optim"), dict) else {}
     rows = [
         ("Peers", ", ".join(run.peers)),
@@ -99,7 +99,7 @@ def _part(run: RunFiles, key: str) -> str:
 
 
 def tiles(run: RunFiles) -> list[dict[str, Any]]:
-    """The few metrics that stand out."""
+    """The most important metrics."""
     ended = run.ended
     if ended is None:
         return []
@@ -131,10 +131,10 @@ def tiles(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def missing(run: RunFiles) -> list[tuple[str, str]]:
-    """What the page could show as well: a sentence, and the command that makes it."""
+    """Sections that the page could also show: a sentence, and the command that computes them."""
     lines: list[tuple[str, str]] = []
     if run.ended is None:
-        return lines  # first things first
+        return lines  # the run has to end first
     if run.evaluation is None:
         what = "Calibration, confusions and the accuracy of each class are not computed yet."
         lines.append((what, f"metamixer evaluate {shlex.quote(str(run.folder))}"))
@@ -142,13 +142,13 @@ def missing(run: RunFiles) -> list[tuple[str, str]]:
         what = "The gains of each class over the baseline need its evaluation as well."
         lines.append((what, f"metamixer evaluate {shlex.quote(str(run.baseline.folder))}"))
     if run.evaluation is not None and run.evaluation.robustness is None:
-        what = "How the networks fare under corruptions and attacks was not asked for."
+        what = "Robustness to corruptions and attacks has not been measured."
         lines.append((what, f"metamixer evaluate {shlex.quote(str(run.folder))} --robustness all"))
     return lines
 
 
 def versions(run: RunFiles) -> list[tuple[str, str]]:
-    """Machine and packages."""
+    """The machine and the versions of packages."""
     found = run.environment
     if found is None:
         return []

@@ -1,1 +1,1 @@
-"""A trained network as a page and a JSON endpoint on this machine."""
+"""Serve a trained network as a web page and a JSON endpoint on this machine."""

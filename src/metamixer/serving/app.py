@@ -1,4 +1,4 @@
-"""The page and the JSON endpoint: images come in a request's body, and nothing else of it is opened or believed."""
+"""The web page and the JSON endpoint: the image is the body of a request, and all input is untrusted."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from metamixer.data import ImageError
 from metamixer.serving.networks import Served
 
 BODIES = 8
-"""Images that are held at once; the other requests wait with theirs outside."""
+"""The largest number of request bodies in memory; other requests wait before theirs is read."""
 SECONDS = 30
-"""For a body to arrive: nobody else waits for a place that a stalled sender has."""
+"""Time limit for the body of a request, so that stalled clients do not block others."""
 _HERE = Path(__file__).parent
 _FILES = {
     "/": ("page.html", "text/html"),
@@ -48,13 +48,12 @@ class _Refused(Exception):
 
 
 def make_app(served: Served, *, max_bytes: int = 20_000_000, hosts: tuple[str, ...] = ("*",)) -> Starlette:
-    """``GET /`` is the page, ``GET /model`` says what there is to ask, ``POST /predict`` answers with JSON.
+    """``GET /`` is the page, ``GET /model`` describes the networks, and ``POST /predict`` returns predictions as JSON.
 
     Args:
         served: the networks.
-        max_bytes: of a request's body; longer ones are refused with 413 before they are read to their end.
-        hosts: names by which requests may call this server, so that no page of another name reaches it by pointing
-            its own name here; ``*``: any.
+        max_bytes: largest body of a request; larger ones are refused with 413 before they are read completely.
+        hosts: accepted host names of requests, to prevent DNS rebinding; ``*``: any.
     """
     bodies, one = anyio.CapacityLimiter(BODIES), anyio.CapacityLimiter(1)
 
@@ -71,7 +70,7 @@ def make_app(served: Served, *, max_bytes: int = 20_000_000, hosts: tuple[str, .
             asked = _asked(request.query_params, served.first.classes)
             async with bodies:
                 content = await _body(request, max_bytes)
-                # One after the other: maps are read by hooks, which see whatever their network computes.
+                # One at a time, because maps are recorded by hooks in the shared networks.
                 return await run_sync(partial(_answer, served, content, asked), limiter=one)
         except _Refused as refused:
             return _json({"error": str(refused)}, refused.status)
@@ -84,7 +83,7 @@ def make_app(served: Served, *, max_bytes: int = 20_000_000, hosts: tuple[str, .
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        exception_handlers={500: lambda *_: _json({"error": "internal error; the server's terminal says more"}, 500)},
+        exception_handlers={500: lambda *_: _json({"error": "internal error; see the terminal of the server"}, 500)},
     )
 
 
@@ -93,7 +92,7 @@ def _json(content: Mapping[str, Any], status: int = 200) -> Response:
 
 
 def _answer(served: Served, content: bytes, asked: dict[str, Any]) -> Response:
-    # An exception that leaves the thread would keep the image, in the frames of its traceback.
+    # An exception that leaves the thread would keep the image alive in its traceback.
     try:
         return _json(served.look(content, **asked))
     except ImageError as error:
@@ -101,7 +100,7 @@ def _answer(served: Served, content: bytes, asked: dict[str, Any]) -> Response:
 
 
 def _check_type(header: str) -> None:
-    """Types that a page of another origin cannot send without asking first, and this server never agrees."""
+    """Refuse content types that other origins can send without a CORS preflight, which this server never accepts."""
     kind = header.partition(";")[0].strip().lower()
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
         accepted = "the bytes of an image as image/* or application/octet-stream are accepted"

@@ -1,4 +1,4 @@
-"""The networks that are served, and what each of them says of an image."""
+"""The served networks, and their predictions for an image."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from metamixer.training.checkpoint import CheckpointError
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """Networks of the same classes and preparation. The first one names the class of an image.
+    """Networks with the same classes and preparation. The first one determines the class of an image.
 
     Args:
-        name: of the run or file.
-        networks: by name.
-        stages: the feature map of every network that has one.
-        device: where they compute.
+        name: name of the run or file.
+        networks: networks by name.
+        stages: the stage of the feature map of each network that has one.
+        device: device of the networks.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Served:
 
     @classmethod
     def open(cls, path: Path, device: str = "cpu") -> Served:
-        """The networks of a run's folder, or of a ``.safetensors`` or ``.onnx`` file.
+        """Load the networks of a run folder, or of a ``.safetensors`` or ``.onnx`` file.
 
-        A run has its deployed network, the ensemble and every peer of the latest checkpoint; one without checkpoints
-        its deployed network alone. A file of an ensemble has its members.
+        For a run these are the deployed network, and the ensemble and all peers of the latest checkpoint, if there is
+        one. For the file of an ensemble they include its members.
 
         Raises:
-            DataError, RecipeError, CheckpointError, ExportError: there is no such network, or it cannot be read.
+            DataError, RecipeError, CheckpointError, ExportError: there is no network, or it cannot be read.
         """
         networks = dict(_of_run(path) if (path / "recipe.yaml").is_file() else _of_file(path))
         stages = {}
@@ -60,11 +60,11 @@ class Served:
 
     @property
     def first(self) -> Classifier | OnnxClassifier:
-        """The network that names the class."""
+        """The network that determines the class."""
         return next(iter(self.networks.values()))
 
     def about(self) -> dict[str, Any]:
-        """What there is to ask, as plain values."""
+        """A description of the networks, as plain values."""
         height, width = self.first.size
         return {
             "name": self.name,
@@ -76,13 +76,13 @@ class Served:
     def look(
         self, content: bytes, *, top: int | None = None, maps: bool = False, of: str | None = None
     ) -> dict[str, Any]:
-        """What the networks say of the content of an image file, as plain values.
+        """The predictions of all networks for the content of an image file, as plain values.
 
         Args:
-            content: of the file.
-            top: the number of classes with their probabilities; None: all.
-            maps: add the prepared image, and below the map of each network that has one, as PNG in ``data:`` addresses.
-            of: the class whose maps are shown; None: the one that each network names.
+            content: content of the file.
+            top: number of classes with probabilities; None: all.
+            maps: include the prepared image, and the activation map of each network that has one, as ``data:`` URIs.
+            of: class of the maps; None: the predicted class of each network.
 
         Raises:
             ImageError: the file cannot be read.

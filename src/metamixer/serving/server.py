@@ -1,4 +1,4 @@
-"""The server: a socket, and uvicorn behind it."""
+"""The server: a socket served by uvicorn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metamixer.serving.networks import Served
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine reaches it."""
+    """Whether an address can only be reached from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -29,14 +29,14 @@ def serve(
     max_bytes: int = 20_000_000,
     ready: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Answer requests until a signal comes.
+    """Serve requests until a signal is received.
 
     Args:
         served: the networks.
-        host: the address to listen at. Loopback answers to its own names alone.
-        port: 0: any that is free.
-        max_bytes: of an image.
-        ready: is called with the address of the page once requests are answered.
+        host: address to listen on. A loopback address only accepts its own host names.
+        port: port; 0: any free port.
+        max_bytes: largest size of an image.
+        ready: called with the address of the page when the server is ready.
 
     Raises:
         RecipeError: the address cannot be used.
@@ -45,7 +45,7 @@ def serve(
     try:
         listening = socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
-        raise RecipeError(f"{host} port {port} cannot be listened at: {error}; --port 0 takes a free one") from error
+        raise RecipeError(f"cannot listen on {host} port {port}: {error}; --port 0 takes a free one") from error
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     hosts = ("localhost", "127.0.0.1", "[::1]", shown) if is_loopback(host) else ("*",)
     app = make_app(served, max_bytes=max_bytes, hosts=hosts)
@@ -54,7 +54,7 @@ def serve(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            ready(address)  # requests are answered from here on, and signals end it in order
+            ready(address)  # the server now answers requests and handles signals
 
     with listening:
         settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)

@@ -1,1 +1,1 @@
-"""A search for good settings of a recipe, by Optuna."""
+"""Search for good settings of a recipe with Optuna."""

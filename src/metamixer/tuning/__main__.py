@@ -1,4 +1,4 @@
-"""``python -m metamixer.tuning JOB.json``: one trial of a search, as the search's process starts it."""
+"""``python -m metamixer.tuning JOB.json``: one trial of a search, started by the process of the search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metamixer.tuning.tune_file import Search
 
 
 def main() -> None:
-    """Follow the job; what goes wrong is the last line of the log."""
+    """Do the job; an error is the last line of the log."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if job["nice"] and hasattr(os, "nice"):  # not on Windows
         os.nice(job["nice"])

@@ -1,4 +1,4 @@
-"""What a search leaves: a table, plots, and the best recipe."""
+"""The output of a search: a table, plots, and the best recipe."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ PLOTS = {
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that ran to their end, the best first; of equal ones the earlier."""
+    """The completed trials, the best first; ties in order of their numbers."""
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     return sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """The share of each setting in how much the values of the trials differ (PED-ANOVA, arXiv 2304.10255).
+    """The importance of each setting for the value of a trial, as shares (PED-ANOVA, arXiv 2304.10255).
 
-    Empty where there are fewer than two trials, or all have one value.
+    Empty if there are fewer than two trials, or all have the same value.
     """
     done = ranked(study)
     if len({trial.value for trial in done}) < 2:
@@ -43,7 +43,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def write_outcome(search: Search, study: optuna.Study, folder: Path) -> None:
-    """``trials.csv``; and where a trial has ended ``best.yaml`` and the plots."""
+    """Write ``trials.csv``, and if a trial is complete, ``best.yaml`` and the plots."""
     write_whole(folder / "trials.csv", _table(search, study), newline="")
     if not (done := ranked(study)):
         return
@@ -66,7 +66,7 @@ def write_outcome(search: Search, study: optuna.Study, folder: Path) -> None:
 
 
 def _table(search: Search, study: optuna.Study) -> str:
-    """A row a trial: number, state, value, last epoch, seconds, the settings, and why it failed."""
+    """A CSV table with a row for each trial: number, state, value, last epoch, seconds, settings, reason of failure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "state", search.content.metric, "epoch", "seconds", *search.space, "note"])

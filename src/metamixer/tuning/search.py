@@ -1,4 +1,4 @@
-"""A search from its file to its best recipe."""
+"""Conduct a search, from its file to the best recipe."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from metamixer.tuning.storage import opened, sampler
 from metamixer.tuning.tune_file import Search
 
 _HOPELESS = 3
-"""Failures without a trial that went well, after which the fault is not in the values that were tried."""
+"""Number of failed trials, without any success, after which the search stops."""
 
 
 class AllFailed(RuntimeError):
-    """The first trials failed, one like the other."""
+    """All first trials failed."""
 
 
 def tune(
@@ -38,25 +38,25 @@ def tune(
     nice: int = 0,
     ended: Callable[[optuna.Study, FrozenTrial], None] = lambda *_: None,
 ) -> optuna.Study:
-    """Run trials until there are as many as the file says, and write what came out.
+    """Run the trials of a search and write the results.
 
-    Every trial is a process and an ordinary run folder, ``trials/NUMBER``. A search that was stopped or killed is
-    resumed by the same call: trials that had begun continue from their checkpoints. With one job the search then ends
-    as if nothing had happened.
+    Every trial is a process with an ordinary run folder, ``trials/NUMBER``. The same call resumes a search that was
+    stopped or killed: started trials continue from their checkpoints. With one job the results are the same as without
+    interruption.
 
     Args:
-        search: what to do.
-        folder: for ``trials.db``, ``trials/``, ``logs/``, ``trials.csv``, ``best.yaml`` and the plots.
-        trials: in all, with those of earlier calls; None: as the file says.
-        jobs: trials side by side; fewer while memory is short.
-        threads: of each; None: the processors divided by ``jobs``.
-        nice: is added to the niceness of the trials.
-        ended: is called when a trial has ended.
+        search: the search.
+        folder: folder for ``trials.db``, ``trials/``, ``logs/``, ``trials.csv``, ``best.yaml`` and the plots.
+        trials: total number of trials, including earlier calls; None: that of the file.
+        jobs: number of parallel trials, fewer while memory is short.
+        threads: number of threads per trial; None: the cores divided by ``jobs``.
+        nice: increment of the niceness of trials.
+        ended: called when a trial has ended.
 
     Raises:
-        RecipeError: the folder has another search, or another call works in it.
-        AllFailed: the first trials failed.
-        Halted: a signal came.
+        RecipeError: the folder has another search, or another call uses it.
+        AllFailed: all first trials failed.
+        Halted: a signal was received.
     """
     if jobs < 1 or (threads is not None and threads < 1):
         raise RecipeError(f"jobs={jobs}, threads={threads}: accepted are numbers from 1")
@@ -68,7 +68,7 @@ def tune(
     with lock:
         study = opened(search, folder)
         check_before_data(search.recipe({}))
-        if not is_by_hand(folder / "search.yaml"):  # as the file that was given may be
+        if not is_by_hand(folder / "search.yaml"):  # it may be the given file itself
             write_whole(folder / "search.yaml", search.as_yaml())
         _run(search, study, folder, trials or search.content.trials, jobs, threads or _share(jobs), nice, ended)
         write_outcome(search, study, folder)
@@ -122,12 +122,12 @@ def _share(jobs: int) -> int:
 
 
 def _room(search: Search, study: optuna.Study) -> int:
-    """Trials so far, without those that were killed before they had all values."""
+    """The number of trials so far, without those that were killed before all settings were drawn."""
     return sum(search.space.keys() <= trial.params.keys() for trial in study.get_trials(deepcopy=False))
 
 
 def _begun(search: Search, study: optuna.Study) -> list[int]:
-    """The trials of a search that was stopped, which have not ended."""
+    """The unfinished trials of a search that was stopped."""
     found = []
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         if search.space.keys() <= trial.params.keys():

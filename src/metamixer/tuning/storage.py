@@ -1,4 +1,4 @@
-"""Where a search keeps its trials: an SQLite file of Optuna's, which every trial's process opens, too."""
+"""The storage of trials: an SQLite file of Optuna, which the processes of all trials open too."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NAME = "search"
 
 
 def opened(search: Search, folder: Path) -> optuna.Study:
-    """The search in ``folder``, new or as it stands.
+    """Open the search in ``folder``, or create it.
 
     Raises:
-        RecipeError: it is another one.
+        RecipeError: the folder has another search.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -46,9 +46,9 @@ def opened(search: Search, folder: Path) -> optuna.Study:
 
 
 def trial_of(search: Search, folder: Path, number: int) -> optuna.Trial:
-    """Trial ``number`` as its process sees it: it reports, and is asked whether to stop."""
+    """Trial ``number`` for its process, to report values and ask whether to stop."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # What it was asked to try stands in the file: this sampler draws nothing.
+    # The settings of the trial are in the storage, so this sampler is not used.
     study = optuna.load_study(
         study_name=_NAME, storage=_storage(folder), sampler=RandomSampler(), pruner=pruner(search)
     )
@@ -56,7 +56,7 @@ def trial_of(search: Search, folder: Path, number: int) -> optuna.Trial:
 
 
 def sampler(search: Search, number: int) -> BaseSampler:
-    """For trial ``number`` alone: its draws depend on it and on the trials before, not on what this process drew."""
+    """The sampler of trial ``number``: its draws only depend on the number and on earlier trials."""
     seed = derive(search.content.seed, "tune", number) % 2**32
     if search.content.sampler == "random":
         return RandomSampler(seed)
@@ -64,7 +64,7 @@ def sampler(search: Search, number: int) -> BaseSampler:
 
 
 def pruner(search: Search) -> BasePruner:
-    """Epochs are its steps."""
+    """The pruner of a search; its steps are epochs."""
     content, epochs = search.content, search.epochs
     if content.pruner == "median":
         warmup = epochs // 5 if content.warmup is None else content.warmup

@@ -1,4 +1,4 @@
-"""One trial of a search, in a process of its own: it trains from wherever it stands, and tells the search."""
+"""One trial of a search in its own process: train or resume it, and report its values to the search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def run_trial(search: Search, folder: Path, number: int, threads: int) -> None:
     """Train trial ``number`` in ``folder/trials/NUMBER``, and store its value, or that it was stopped early.
 
-    Two processes may be sent to one trial, when a search was killed and its trials were not: the second waits.
+    Two processes may get the same trial if a search was killed but its trials were not; the second one then waits.
     """
     import optuna
     import torch
@@ -35,7 +35,7 @@ def run_trial(search: Search, folder: Path, number: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     place = trial_folder(folder, number)
-    if not is_first_process():  # one of train.devices=N: the first holds the lock, and looks after the trial
+    if not is_first_process():  # with train.devices=N the first process holds the lock and reports
         train(search.recipe(trial_of(search, folder, number).study.trials[number].params), place, resume=True)
         return
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def run_trial(search: Search, folder: Path, number: int, threads: int) -> None:
 
 
 def trial_folder(folder: Path, number: int) -> Path:
-    """The run's folder of a trial."""
+    """The run folder of a trial."""
     return folder / "trials" / f"{number:04}"
 
 
@@ -75,7 +75,7 @@ def value_of(report: Report, metric: Metric, learners: list[int]) -> float:
 
 
 class _Watch:
-    """Stores the metric after every epoch, and stops the training where the pruner says so."""
+    """Stores the metric after every epoch, and stops training if the pruner decides so."""
 
     def __init__(self, trial: optuna.Trial, metric: Metric, recipe: Recipe) -> None:
         self._trial, self._metric, self._epochs = trial, metric, recipe.train.epochs
@@ -88,7 +88,7 @@ class _Watch:
         """Nothing is stored."""
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Store and ask; an epoch that a resumed training repeats keeps its first value, which is the same."""
+        """Store the metric and ask the pruner; a repeated epoch of a resumed run keeps its value, which is the same."""
         import optuna
 
         if record.val is None:

@@ -1,4 +1,4 @@
-"""A file for a search: a recipe, the ranges of some of its settings, and how they are searched."""
+"""Search files: a recipe, ranges of some of its settings, and the settings of the search."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class _Section(BaseModel):
 
 
 class Range(_Section):
-    """The values from ``low`` to ``high``: whole numbers where both are.
+    """A range of values from ``low`` to ``high``; integers if both are integers.
 
     Args:
-        low, high: the ends, which belong to it.
-        log: draw from the logarithms, for settings such as a learning rate.
-        step: of values from ``low`` on.
+        low, high: bounds, both included.
+        log: sample in the log domain, for settings such as a learning rate.
+        step: distance between values, starting at ``low``.
     """
 
     low: int | float
@@ -39,7 +39,7 @@ class Range(_Section):
 
     @property
     def distribution(self) -> BaseDistribution:
-        """As Optuna has it; ValueError for an impossible one."""
+        """The distribution of Optuna; ValueError if the range is not valid."""
         whole = all(isinstance(each, int) for each in (self.low, self.high, self.step or 1))
         if whole:
             return IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
@@ -47,20 +47,20 @@ class Range(_Section):
 
 
 class TuneFile(_Section):
-    """What the file of a search may say.
+    """The content of a search file.
 
     Args:
-        recipe: what is searched around: a mapping, or the path of a recipe file, from this file's folder.
-        changes: of the recipe, as on the command line.
+        recipe: the base recipe: a mapping, or the path of a recipe file relative to this file.
+        changes: overrides of the recipe, as on the command line.
         space: settings of the recipe, such as ``optim.lr``, each with a range or a list of values.
-        trials: trainings in all.
-        metric: of the validation images, after the last epoch: ``accuracy`` or ``nll``, the mean of the peers that
-            learn; ``best_peer``, their best accuracy; ``ensemble``, ``ensemble_nll``.
+        trials: total number of trials.
+        metric: metric on the validation images after the last epoch: ``accuracy`` or ``nll`` (mean of the peers that
+            learn), ``best_peer`` (their best accuracy), ``ensemble`` or ``ensemble_nll``.
         sampler: ``tpe`` (tree-structured Parzen estimator) or ``random``.
         pruner: ``median`` stops a trial that is worse than the median of the others after the same epoch;
             ``hyperband`` stops most trials after a few epochs; ``none``.
-        startup: trials at random before TPE proposes settings, and before the median stops trials.
-        warmup: epochs in which the median stops no trial; None: a fifth of them.
+        startup: number of random trials before TPE proposes settings, and before the median stops trials.
+        warmup: number of epochs in which the median stops no trial; None: a fifth of all epochs.
         seed: random seed of the search; that of training is ``train.seed``.
     """
 
@@ -78,11 +78,11 @@ class TuneFile(_Section):
 
 @dataclass(frozen=True)
 class Search:
-    """A file that was read and found to fit.
+    """A validated search.
 
     Args:
-        content: of the file.
-        base: the recipe as plain values, ``changes`` made.
+        content: content of the search file.
+        base: the recipe as plain values, including ``changes``.
     """
 
     content: TuneFile
@@ -90,17 +90,17 @@ class Search:
 
     @classmethod
     def read(cls, path: str | Path) -> Search:
-        """Read the file of a search.
+        """Read a search file.
 
         Raises:
-            RecipeError: one line for each thing that does not fit, with its place.
+            RecipeError: the message has one line for each error, with its key.
         """
         path = Path(path)
         return cls.of(read_yaml(path), path.parent)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], folder: Path = Path()) -> Search:
-        """From plain values; the path of a recipe starts from ``folder``."""
+        """Create a search from plain values; the path of a recipe is relative to ``folder``."""
         try:
             file = TuneFile.model_validate(content)
         except ValidationError as error:
@@ -112,33 +112,33 @@ class Search:
 
     @cached_property
     def space(self) -> dict[str, BaseDistribution]:
-        """The distribution of every setting, as Optuna has it."""
+        """The Optuna distribution of every setting."""
         return {key: _distribution(key, values) for key, values in self.content.space.items()}
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
-        """Whether less of the metric is better, or more."""
+        """Whether lower or higher values of the metric are better."""
         return "minimize" if "nll" in self.content.metric else "maximize"
 
     @property
     def epochs(self) -> int:
-        """Of every trial, at most."""
+        """The largest number of epochs of a trial."""
         return self.recipe({}).train.epochs
 
     def recipe(self, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with these values of the space; ``RecipeError`` if they do not fit."""
+        """The recipe with the given values of the space; ``RecipeError`` if they are not valid."""
         return Recipe.of(self.base, [f"{key}={_text(value)}" for key, value in values.items()])
 
     def as_yaml(self) -> str:
-        """Everything, defaults included, as a file that :meth:`read` takes."""
+        """The search as the text of a file for :meth:`read`, including defaults."""
         return as_yaml(self.content.model_dump(mode="json") | {"recipe": self.base, "changes": []})
 
     def described(self) -> dict[str, Any]:
-        """All that makes this search another one than others, as plain values: not how many trials it has."""
+        """Plain values that identify this search; the number of trials is not included."""
         return self.content.model_dump(mode="json", exclude={"trials", "recipe", "changes"}) | {"recipe": self.base}
 
     def _check(self) -> None:
-        """Each end and choice of each setting, beside the ends of the others: what fails would fail in the middle."""
+        """Check each bound and choice of each setting, because errors would otherwise occur during the search."""
         ends = {key: _ends(each) for key, each in self.space.items()}
         first = {key: values[0] for key, values in ends.items()}
         self.recipe({})
@@ -167,12 +167,12 @@ def _distribution(key: str, values: Range | list[Any]) -> BaseDistribution:
             raise RecipeError(said) from error
     choices = [_choice(each) for each in values]
     if len(set(choices)) < len(choices):
-        raise RecipeError(f"space.{key}: a value stands there twice")
+        raise RecipeError(f"space.{key}: a value occurs twice")
     return CategoricalDistribution(choices)
 
 
 def _choice(value: Any) -> str:
-    """As YAML, text as it is where that is read as the same text."""
+    """A choice as YAML; text without quotes if it is read as the same text."""
     with contextlib.suppress(RecipeError):
         if isinstance(value, str) and parse_yaml(value) == value:
             return value
@@ -187,7 +187,7 @@ def _ends(of: BaseDistribution) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    """As YAML: choices are it already."""
+    """A value as YAML; choices already are."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
