@@ -10,6 +10,7 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
 
 from metamixer.config.yaml_file import RecipeError, flat
 from metamixer.core.seeding import derive
@@ -74,4 +75,5 @@ def pruner(search: Search) -> BasePruner:
 
 def _storage(folder: Path) -> Any:
     url = URL.create("sqlite", database=str(folder.absolute() / FILE)).render_as_string()
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 100}})
+    # Without a pool a connection is closed when its query ends: nobody has to close the storage, and forks share none.
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 100}, "poolclass": NullPool})
