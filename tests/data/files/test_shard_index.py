@@ -58,6 +58,19 @@ def test_what_changed_or_was_damaged_is_scanned_again(made, tmp_path):
     assert made(tmp_path / "data")[0] == again
 
 
+def test_what_is_wrong_with_a_whole_shard_is_not_stored(made, tmp_path):
+    path = tmp_path / "data" / "train-01.tar"
+    whole, stat = path.read_bytes(), path.stat()
+    path.write_bytes(whole[:-15_000].ljust(len(whole), b"x"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    found, scans = made(tmp_path / "data")
+    assert [key for key, _ in found[1].bad] == [""]
+    path.write_bytes(whole)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    found, scans = made(tmp_path / "data")
+    assert (scans, found[1].bad, len(found[1].keys)) == (1, [], 25)
+
+
 def test_shards_that_are_not_there(made, tmp_path):
     (tmp_path / "data" / "train-01.tar").unlink()
     with pytest.raises(DataError, match=r"1 of 3 shards are not there: .*train-01\.tar"):

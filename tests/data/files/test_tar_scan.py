@@ -84,6 +84,20 @@ def test_one_of_several_images(tmp_path):
     assert scanned(path).lengths == [3]  # the one with the plain ending
 
 
+def test_a_size_that_leads_backwards(tmp_path):
+    path = pack(tmp_path / "0.tar", samples(0, 3))
+    raw = bytearray(path.read_bytes())
+    header = next(at for at in range(0, len(raw), 512) if raw[at : at + 9] == b"00002.png")
+    raw[header + 124 : header + 136] = tarfile.itn(-2048, 12, tarfile.GNU_FORMAT)
+    raw[header + 148 : header + 156] = b" " * 8
+    raw[header + 148 : header + 156] = b"%06o\0 " % sum(raw[header : header + 512])
+    path.write_bytes(raw)
+    found = scanned(path)
+    assert found.keys == ["00000", "00001"]
+    assert found.bad[0][0] == ""
+    assert "is damaged or cut off" in found.bad[0][1]
+
+
 def test_a_name_twice(tmp_path):
     path = pack(tmp_path / "0.tar", [*samples(0, 2), *samples(1, 1)])
     assert ("00001", "has two members .png") in scanned(path).bad

@@ -113,6 +113,18 @@ def test_what_is_wrong_stops_or_is_skipped(wds, tmp_path):
     assert known.skipped == ()
 
 
+def test_names_of_samples_cannot_write_to_the_terminal(wds, tmp_path):
+    odd = "a\x1b[2J\udcff"
+    bad = [(f"{odd}.png", picture(0)[:100]), (f"{odd}.cls", "cat"), (f"{odd}2.png", b"x")]
+    pack(tmp_path / "data" / "train-0.tar", [*samples(0, 9), *bad])
+    with pytest.raises(DataError, match=r"train-0\.tar: a\\x1b\[2J\\udcff2: no label"):
+        wds()
+    data = wds(on_error="skip", val_share=0.0)
+    assert [name for name, _ in data.skipped] == [f"train-0.tar: a\\x1b[2J\\udcff{end}" for end in ("2", "")]
+    known = wds(skipped=[name for name, _ in data.skipped], val_share=0.0)
+    assert len(known.train) == len(data.train) == 9
+
+
 def test_shards_that_go_by_class_are_noted(wds, tmp_path):
     for number, name in enumerate("abcdefgh"):
         pack(tmp_path / "data" / f"{name}.tar", samples(40 * number, 40, label=lambda _, name=name: name))

@@ -92,7 +92,8 @@ def index_shards(
             if (stored := _stored(path, stamp)) is None:  # or another process was at it
                 stored = tried(lambda: _scanned(address, scan, size, block), address)
                 stored.stamp = stamp
-                write_whole(path, json.dumps(asdict(stored)))
+                if all(key for key, _ in stored.bad):  # what is wrong with a whole shard is looked for again
+                    write_whole(path, json.dumps(asdict(stored)))
         return stored
 
     workers = 16 if any(map(is_remote, addresses)) else min(16, cores())

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metamixer.core.text import clean
 from metamixer.data.errors import ImageError
 from metamixer.data.files.addresses import is_remote, read_ranges
 from metamixer.data.files.shard_index import ShardIndex
@@ -85,7 +86,8 @@ class Shards(Sequence[bytes]):
     def name(self, row: int) -> str:
         """Shard and key of image ``row``."""
         shard = int(self.shard[row])
-        return f"{self.names[shard]}: {self.keys[shard][row - int(self._first[shard])].decode(errors='replace')}"
+        key = self.keys[shard][row - int(self._first[shard])].decode(errors="surrogateescape")
+        return clean(f"{self.names[shard]}: {key}")
 
     def known_by(self, row: int) -> str:
         """What image ``row`` is known by in the cache."""

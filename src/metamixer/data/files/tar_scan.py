@@ -35,6 +35,8 @@ def scan_tar(file: BinaryIO, size: int, image: str | None = None, label: str | N
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                if member.size < 0:  # would lead backwards, round and round
+                    raise tarfile.ReadError("a member has a negative size")
                 path = PurePosixPath(member.name)
                 stem, _, ending = path.name.partition(".")
                 if not member.isreg() or not ending or path.name.startswith("."):
@@ -102,7 +104,8 @@ def _label(members: dict[str, _Member], wanted: str, field: str | None) -> str |
                 return _Wrong(f"no label: no {field!r} in .json; there are {known}")
     except ValueError:
         return _Wrong(f"no label: .{wanted} is damaged")
-    return as_label(value) if as_label(value) is not None else _Wrong(f"no label: .{wanted} has {str(value)[:40]!r}")  # type: ignore[return-value]
+    found = as_label(value)
+    return _Wrong(f"no label: .{wanted} has {str(value)[:40]!r}") if found is None else found
 
 
 def as_label(value: object) -> str | int | None:

@@ -89,7 +89,7 @@ def load_shards(
     indices = dict(zip(every, index_shards(every, kind.scan, kind.version, how.cache, kind.block), strict=True))
     short = _short(every)
     bad = tuple(
-        (": ".join(filter(None, (clean(short[address]), clean(key)))), cause)
+        (clean(": ".join(filter(None, (short[address], key)))), clean(cause))
         for address, index in indices.items()
         for key, cause in index.bad
     )
