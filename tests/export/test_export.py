@@ -158,7 +158,7 @@ def photographs(folder):
     for number, (name, (width, height)) in enumerate(PHOTOS.items()):
         rng = np.random.default_rng(number)
         mode = "RGBA" if name == "clear.png" else "RGB"
-        rough = Image.fromarray(rng.integers(0, 256, (height // 3, width // 3, len(mode)), np.uint8), mode)
+        rough = Image.fromarray(rng.integers(0, 256, (height // 3, width // 3, len(mode)), np.uint8))
         exif = Image.Exif()
         exif[0x0112] = 6 if name == "turned.jpg" else 1
         rough.resize((width, height)).save(folder / name, exif=exif)
@@ -253,8 +253,8 @@ def timm_card(run, folder, name, channels=3, size=(32, 48), fit="crop", **option
     [
         ("docs", {}),
         ("timm:test_resnet", {"pretrained": True, "drop_rate": 0.1, "fit": "letterbox"}),
-        ("timm:test_resnet", {"channels": 1, "fit": "squash"}),
-        ("timm:test_vit", {}),
+        pytest.param("timm:test_resnet", {"channels": 1, "fit": "squash"}, marks=pytest.mark.slow),
+        pytest.param("timm:test_vit", {}, marks=pytest.mark.slow),
         ("timm:test_vit", {"size": (160, 160)}),
     ],
 )

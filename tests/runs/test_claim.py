@@ -36,6 +36,7 @@ def test_five_processes_and_one_folder(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_five_processes_and_names_of_their_own(tmp_path):
     peers = ["resnet8", "resnet8", "resnet8", "resnet8,resnet14", "resnet14,resnet8"]
     ended = at_once(tmp_path, *([*TINY, "--peers", each] for each in peers))

@@ -128,6 +128,7 @@ def test_jobs_that_were_only_just_asked_for_and_those_that_lost_their_server(pac
         assert until_ended(other).fault is None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_runs_side_by_side_in_two_threads_have_the_bits_of_this_process(tmp_path):
     short = {**TINY, "train": {**TINY["train"], "epochs": 1}}

@@ -167,6 +167,7 @@ def kill_and_go_on(whole, tmp_path, moments):
     assert results(tmp_path / "study") == results(whole[0])
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_ends_with_the_same_table(whole, tmp_path):
     kill_and_go_on(whole, tmp_path, [random.Random(0).uniform(8, 14)])
 

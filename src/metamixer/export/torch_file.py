@@ -44,7 +44,9 @@ def write_pt2(classifier: Classifier, path: Path, device: torch.device) -> None:
 
 def read_pt2(path: Path, device: torch.device) -> Run:
     """Load a file as a function of images."""
-    module = torch.export.load(path).module()
+    with warnings.catch_warnings():  # of older versions of torch, about their own buffers
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        module = torch.export.load(path).module()
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:
