@@ -68,6 +68,7 @@ def test_a_training_that_was_killed_while_it_wrote_the_cache_ends_as_any_other(r
     assert {path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()} == {".shard"}
 
 
+@pytest.mark.slow
 def test_a_run_that_crops_from_the_cache_is_killed_resumed_evaluated_and_used(run, server, tmp_path):
     more = (f"data.cache={tmp_path / 'cache'}", *CROPS)
     code, _ = run("killed", *more, workers=2, die=("torch.optim:SGD.step", 7))
@@ -120,6 +121,7 @@ def test_a_damaged_image_in_the_cache_changes_nothing(run, tmp_path):
     assert len(shards(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_a_cache(run, server, tmp_path):
     cache = f"data.cache={tmp_path / 'cache'}"
     assert run("alone")[0] == 0

@@ -56,6 +56,7 @@ def assert_level(counts, megabytes):
     assert sizes[-third:].median() - sizes[:third].median() < megabytes, sizes.tolist()
 
 
+@pytest.mark.slow
 def test_three_hundred_steps(tmp_path):
     assert_level(soak(tmp_path, steps=300, images=50), megabytes=8)
 

@@ -15,6 +15,7 @@ from tests.shards import RangeServer, parquet, parquets, shards
 pytestmark = [pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"), pytest.mark.timeout(180)]
 
 
+@pytest.mark.slow
 def test_parquet_files_are_streamed_stopped_resumed_and_moved(place, tmp_path):
     pytest.importorskip("datasets")
     children = place[2]
@@ -88,10 +89,10 @@ def reference(place, tmp_path_factory):
     ("remote", "number", "step", "workers"),
     [
         (False, signal.SIGTERM, 9, 2),
-        (False, signal.SIGKILL, 10, 0),
-        (True, signal.SIGTERM, 3, 0),
-        (True, signal.SIGTERM, 9, 2),
         (True, signal.SIGKILL, 10, 2),
+        pytest.param(False, signal.SIGKILL, 10, 0, marks=pytest.mark.slow),
+        pytest.param(True, signal.SIGTERM, 3, 0, marks=pytest.mark.slow),
+        pytest.param(True, signal.SIGTERM, 9, 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_was_ended_in_an_epoch_ends_as_any_other(run, reference, tmp_path, remote, number, step, workers):

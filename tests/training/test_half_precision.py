@@ -35,6 +35,7 @@ for work in (lambda: check_before_data(recipe), lambda: train(recipe, run), lamb
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the variable is of x86")
 def test_training_and_evaluating_without_the_arithmetic_warn_of_the_ratio(tmp_path, monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # as on a processor without bf16

@@ -95,6 +95,7 @@ def test_two_tasks_of_srun_do_not_train_in_one_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_batch_script_without_srun_and_stray_variables_train(tmp_path):
     stray = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1"}

@@ -46,6 +46,7 @@ class ReadingOptions(TypedDict, total=False):
     cache_size: int | None
     cache_writes: bool
     buffer: int
+    stream: bool
 
 
 def load(
@@ -61,7 +62,6 @@ def load(
     label_column: str | None = None,
     labels: str | Sequence[str] | None = None,
     labels_column: str = "label",
-    stream: bool = False,
     **reading: Unpack[ReadingOptions],
 ) -> Data:
     """The training, validation and test split of a set of labelled images.
@@ -90,8 +90,6 @@ def load(
         labels: of a folder of images: a CSV file with the columns ``file`` and ``label``, and perhaps ``split``, or
             several that are called as splits; all paths are relative to the folder.
         labels_column: the column of ``labels`` with the classes.
-        stream: read the parquet files or tar shards of a Hugging Face set where they are, on the hub or in a folder,
-            in the order of ``wds:`` sets.
         reading: ``image_size``, a side or (height, width): the largest centred part of these proportions is resized.
             None: as the images are if they have one size with sides up to 96 pixels, else 224 x 224.
             ``channels``, 1 (grey), 3 (colour) or more. None: those of the images.
@@ -111,6 +109,8 @@ def load(
             ``cache``, a folder, ``"auto"`` or ``"off"``, where images that do not stay in memory are stored decoded,
             those for crops with a shorter side of ``cache_size``; see ``docs/data.md``; ``cache_writes=False`` stores
             no more there. ``buffer``, how many images of shards are shuffled with each other (4096).
+            ``stream``, to read the parquet files or tar shards of a Hugging Face set where they are, on the hub or in a
+            folder, in the order of ``wds:`` sets.
 
     Raises:
         DataError: says what came and what is accepted.
@@ -119,7 +119,7 @@ def load(
     >>> len(data.train), len(data.val), len(data.test), data.channels, data.size
     (5400, 600, 1000, 1, (28, 28))
     """
-    size = reading.get("image_size")
+    size, stream = reading.get("image_size"), reading.pop("stream", False)
     how = Reading(**{**reading, "image_size": None if size is None else pair(size)})  # type: ignore[arg-type]
     hold: HoldOut = {"val_share": val_share, "seed": seed, "train_limit": train_limit}
 
