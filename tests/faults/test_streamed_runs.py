@@ -89,9 +89,9 @@ def reference(place, tmp_path_factory):
     ("remote", "number", "step", "workers"),
     [
         (False, signal.SIGTERM, 9, 2),
-        (True, signal.SIGKILL, 10, 2),
+        (True, signal.SIGTERM, 3, 0),
+        pytest.param(True, signal.SIGKILL, 10, 2, marks=pytest.mark.slow),
         pytest.param(False, signal.SIGKILL, 10, 0, marks=pytest.mark.slow),
-        pytest.param(True, signal.SIGTERM, 3, 0, marks=pytest.mark.slow),
         pytest.param(True, signal.SIGTERM, 9, 2, marks=pytest.mark.slow),
     ],
 )

@@ -267,6 +267,8 @@ class Stream:
             pin_memory=self.pinned,
             generator=torch.Generator(),  # so that the loader does not draw from the global one
             worker_init_fn=_own_process_group,
+            # A forked worker shares the connections of fsspec's thread, and takes them from it when it ends one.
+            multiprocessing_context="spawn" if _afar(self.images) is not None else None,
         )
         return sampler, loader
 
@@ -285,13 +287,19 @@ class _Sampler:
         return len(self.requests)
 
 
+def _afar(images: ImageSet) -> Shards | None:
+    """The shards whose contents this process fetches for its workers; None: workers read the images themselves."""
+    shards = images.files if isinstance(images, FolderImages) else None
+    return shards if isinstance(shards, Shards) and shards.afar else None
+
+
 def _fetched(images: ImageSet, requests: Sequence[Request]) -> Iterator[Request]:
     """The requests; those for remote images with their contents, the next buffer being fetched while one is in use.
 
     This process fetches and hands on what each request needs: workers that fetch for themselves would each hold a
     buffer, or ask for image by image.
     """
-    if not (isinstance(images, FolderImages) and isinstance(files := images.files, Shards) and files.afar):
+    if (files := _afar(images)) is None or not isinstance(images, FolderImages):
         yield from requests
         return
     pool = ThreadPoolExecutor(1)
