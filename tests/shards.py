@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 
@@ -46,6 +47,15 @@ def shards(folder, counts=(30, 25, 40), part="train", first=0, **how):
         pack(folder / f"{part}-{number:02d}.tar", samples(first, count, **how))
         first += count
     return folder
+
+
+def same(first, second):
+    """Batches are equal, to the last bit."""
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.companions, other.companions)
+        assert torch.equal(one.labels, other.labels)
 
 
 class RangeServer:

@@ -16,7 +16,7 @@ from metamixer.data.augment import Augment, Scale, normalise
 from metamixer.data.class_sampling import ClassBatches, CompanionTable, balanced_order
 from metamixer.data.errors import DataError
 from metamixer.data.files.sharded import Shards
-from metamixer.data.files.streaming import FolderImages, Request, Stream
+from metamixer.data.files.streaming import FolderImages, Request, Stream, shards_of
 from metamixer.data.image_set import Device, ImageSet
 from metamixer.data.local_order import local_order, within_buffers
 
@@ -140,7 +140,7 @@ class TrainLoader:
             return self._classes.draw(len(self), draw).unbind(), self._table
         if self.sampler == "balanced":
             order = balanced_order(labels, draw)
-        elif (shards := _shards(self.images)) is not None:
+        elif (shards := shards_of(self.images)) is not None:
             images = self.batch_size * _batches(shards, self.batch_size)
             order = local_order(torch.from_numpy(shards.shard)[self.images.rows], images, draw)  # type: ignore[attr-defined]
             table = CompanionTable(within_buffers(labels, order, images)) if self.companions else None
@@ -162,7 +162,7 @@ class TrainLoader:
             self.views,
             again="places" if self.sampler == "balanced" else "batches" if self.per_class else "never",
             part=(*self.share, len(rows)),
-            buffer=number // _batches(_shards(self.images), self.batch_size),
+            buffer=number // _batches(shards_of(self.images), self.batch_size),
         )
 
     def _normalised(self, pixels: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """The batches, without companions."""
         rows = self._rows
-        each = _batches(_shards(self.images), self.batch_size)
+        each = _batches(shards_of(self.images), self.batch_size)
         read = self._stream.read([Request(part, buffer=number // each) for number, part in enumerate(rows)])
         for part, ((images,), _) in zip(rows, read, strict=True):
             yield Batch(
@@ -251,11 +251,6 @@ class EvalLoader:
     def _stream(self) -> Stream:
         workers = self.workers if isinstance(self.images, FolderImages) else 0
         return Stream(self.images, workers, torch.device(self.device).type == "cuda")
-
-
-def _shards(images: ImageSet) -> Shards | None:
-    files = images.files if isinstance(images, FolderImages) else None
-    return files if isinstance(files, Shards) else None
 
 
 def _batches(shards: Shards | None, batch_size: int) -> int:

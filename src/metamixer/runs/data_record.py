@@ -20,7 +20,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.text import clean, counted, listed
 from metamixer.data import DATASETS, Data, DataError, FolderImages, ImageSet, load, with_label_noise
 from metamixer.data.files.addresses import find
-from metamixer.data.files.sharded import Shards
+from metamixer.data.files.streaming import shards_of
 from metamixer.data.sources.webdataset import PREFIX as WDS
 from metamixer.data.splits import SPLITS
 from metamixer.data.splits import Split as SplitName
@@ -263,8 +263,8 @@ def _inside(section: DataSection) -> str:
 
 def _split(images: ImageSet, place: Path) -> Split:
     labels = sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()[:16]
-    if isinstance(images, FolderImages) and isinstance(images.files, Shards):
-        return Split(images=len(images), labels=labels, files=images.files.digest(images.rows))
+    if isinstance(images, FolderImages) and (shards := shards_of(images)) is not None:
+        return Split(images=len(images), labels=labels, files=shards.digest(images.rows))
     files = _files(images)
     if not files:
         return Split(images=len(images), labels=labels)

@@ -11,7 +11,7 @@ import torch
 from metamixer.data import Augment, EvalLoader, ImageError, TrainLoader, load
 from metamixer.data.files import addresses, sharded
 from metamixer.data.random_crop import RandomCrop
-from tests.shards import RangeServer, pack, picture, samples, shards
+from tests.shards import RangeServer, pack, picture, same, samples, shards
 
 # Python 3.12 warns of fork in a process with threads; the workers touch none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -43,14 +43,6 @@ def loader(data, **options):
     options = {"batch_size": 8, "seed": 3, "companions": True, "augment": Augment(1)} | options
     augment = options.pop("augment")
     return TrainLoader(data.train, augment, data.mean, data.std, **options)
-
-
-def same(first, second):
-    assert len(first) == len(second) > 0
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
-        assert torch.equal(one.companions, other.companions)
 
 
 @pytest.mark.parametrize("crop", [None, RandomCrop((0.2, 1))])

@@ -13,7 +13,7 @@ from metamixer.data.files.load_files import Reading
 from metamixer.data.files.tables import scan_parquet
 from metamixer.data.sources.hub_stream import load_tables
 from metamixer.data.sources.huggingface import Columns
-from tests.shards import RangeServer, parquet, parquets
+from tests.shards import RangeServer, parquet, parquets, same
 
 pytest.importorskip("datasets")
 # Python 3.12 warns of fork in a process with threads; the workers touch none of them.
@@ -37,14 +37,6 @@ def reads(monkeypatch):
 def batches(data, **options):
     made = TrainLoader(data.train, Augment(1), data.mean, data.std, 8, 3, companions=True, **options)
     return list(made.epoch(0))
-
-
-def same(first, second):
-    assert len(first) == len(second) > 0
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.companions, other.companions)
-        assert torch.equal(one.labels, other.labels)
 
 
 def test_places_are_those_of_the_rows(tmp_path):

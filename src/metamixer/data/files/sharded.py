@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +70,8 @@ class Shards(Sequence[bytes]):
         start, length = self.places[row].tolist()
         try:
             with open(self.addresses[self.shard[row]], "rb") as file:
-                return os.pread(file.fileno(), length, start)
+                file.seek(start)
+                return file.read(length)
         except OSError as error:
             raise ImageError(f"{self.name(row)}: cannot be read: {error.strerror}", "unreadable") from error
 

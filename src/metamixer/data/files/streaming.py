@@ -287,10 +287,16 @@ class _Sampler:
         return len(self.requests)
 
 
+def shards_of(images: ImageSet) -> Shards | None:
+    """The shards that hold the images; None if they are not in shards."""
+    files = images.files if isinstance(images, FolderImages) else None
+    return files if isinstance(files, Shards) else None
+
+
 def _afar(images: ImageSet) -> Shards | None:
     """The shards whose contents this process fetches for its workers; None: workers read the images themselves."""
-    shards = images.files if isinstance(images, FolderImages) else None
-    return shards if isinstance(shards, Shards) and shards.afar else None
+    shards = shards_of(images)
+    return shards if shards is not None and shards.afar else None
 
 
 def _fetched(images: ImageSet, requests: Sequence[Request]) -> Iterator[Request]:
