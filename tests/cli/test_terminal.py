@@ -146,7 +146,7 @@ def photos(root):
     return root
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow)])
 def test_no_command_needs_a_terminal_with_unicode(encoding, tmp_path):
     data, run = photos(tmp_path / "photos"), tmp_path / "run"
     sizes = ["--epochs", "1", "--batch-size", "8", "--device", "cpu", "--peers", "resnet8,resnet8"]

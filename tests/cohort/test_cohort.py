@@ -309,7 +309,7 @@ def compiles(test):
 
 
 @compiles
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_compiled(backend):
     """One compiled cohort, many plans: a graph that forgot the hooks would mix by none or by the first."""
     torch._dynamo.reset()

@@ -12,7 +12,10 @@ from metamixer.core import torchvision_compat
     "code",
     [
         "import metamixer; import timm; timm.create_model('resnet18')",
-        "from metamixer import Cohort; from torchvision import datasets, models, transforms; import torchmetrics",
+        pytest.param(
+            "from metamixer import Cohort; from torchvision import datasets, models, transforms; import torchmetrics",
+            marks=pytest.mark.slow,
+        ),
         "import importlib, metamixer, torchvision; assert torchvision.__spec__.loader is torchvision.__loader__\n"
         "importlib.reload(torchvision)",
         "import sys\n"

@@ -255,7 +255,7 @@ def timm_card(run, folder, name, channels=3, size=(32, 48), fit="crop", **option
         ("timm:test_resnet", {"pretrained": True, "drop_rate": 0.1, "fit": "letterbox"}),
         pytest.param("timm:test_resnet", {"channels": 1, "fit": "squash"}, marks=pytest.mark.slow),
         pytest.param("timm:test_vit", {}, marks=pytest.mark.slow),
-        ("timm:test_vit", {"size": (160, 160)}),
+        pytest.param("timm:test_vit", {"size": (160, 160)}, marks=pytest.mark.slow),
     ],
 )
 def test_weights_of_timm_without_this_package_give_the_same_numbers(run, tmp_path, name, settings):

@@ -27,6 +27,7 @@ def at_once(place, *commands):
     return [(process.communicate(timeout=300)[1], process.returncode) for process in started]
 
 
+@pytest.mark.slow
 def test_five_processes_and_one_folder(tmp_path):
     ended = at_once(tmp_path, *([[*TINY, "--peers", "resnet8", "--out", "run"]] * 5))
     assert sorted(code for _, code in ended) == [0, 2, 2, 2, 2]

@@ -448,7 +448,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-
 @pytest.mark.parametrize(
     ("launcher", "words"),
     [
-        ((), ["train.devices=2"]),
+        pytest.param((), ["train.devices=2"], marks=pytest.mark.slow),
         pytest.param(TORCHRUN, [], marks=pytest.mark.slow),
         (TORCHRUN, ["train.peer_groups=2"]),
     ],
