@@ -28,59 +28,60 @@ def later(neutral: Any, **limits: Any) -> Any:
 
 
 class DataSection(Section):
-    """Which images.
+    """The images to train on.
 
     Args:
         name: ``fashion-mini``, a standard set (``cifar10``, ...), ``hf:NAME``, ``wds:PATTERN`` (tar shards), or the
             path of a folder of images or of parquet or arrow files.
-        root: where standard sets lie, and are put by ``download``.
-        download: fetch a standard set that is not there.
-        val_share: of the training images, held out for validation where the set brings no validation split.
-        seed: of that split, of the choice made by ``train_limit`` and of wrong labels.
-        image_size: side in pixels that images are resized to, or HEIGHTxWIDTH such as 64x48; None: 224 for photographs,
-            small images of one size keep theirs.
-        channels: 1 (grey), 3 (colour), or more, which TIFF and ``.npy`` files may have; None: what the images have.
-        on_error: ``stop`` at an unreadable file, or ``skip`` and count.
-        train_limit: training images per class, for studies with little data; None: all.
-        label_noise: the share of training labels made wrong, for studies of noisy labels.
-        label_noise_kind: ``symmetric`` (any other class) or ``asymmetric`` (the class that theirs is taken for).
+        root: folder of the standard sets; ``download`` writes to it.
+        download: download a standard set that is missing.
+        val_share: share of the training images to hold out for validation if the set has no validation split.
+        seed: seed of that split, of the images that ``train_limit`` keeps, and of wrong labels.
+        image_size: side in pixels that images are resized to, or HEIGHTxWIDTH such as 64x48; None: 224 for photographs;
+            small images that all have one size keep it.
+        channels: 1 (grey), 3 (colour), or more, which TIFF and ``.npy`` files may have; None: those of the images.
+        on_error: ``stop`` at an unreadable file, or ``skip`` and count such files.
+        train_limit: largest number of training images per class, for studies with little data; None: all.
+        label_noise: share of training labels that are made wrong, for studies of noisy labels.
+        label_noise_kind: ``symmetric`` (any other class) or ``asymmetric`` (one fixed other class, similar if known).
         pad: pixels of zero padding before the random crop; None: an eighth of the side, 4 for CIFAR.
-        flip: random horizontal flips; None: where the set's images may be mirrored.
-        workers: processes beside the training that decode images on disk, and augment images one by one.
-        layout: of a folder of images: ``auto`` finds splits by their names, ``classes`` takes each folder for a class.
-        image_column: with the images, in ``hf:`` sets and parquet files, or the ending of images in tar shards; None:
-            the only one that fits.
-        label_column: with the classes, by name or number; None: the only one that fits. Of tar shards a field of
-            ``.json``; None: ``.cls``.
-        labels: of a folder of images: a CSV file in it with the columns ``file`` and ``label``, and perhaps ``split``;
-            or a list of files that are called as splits.
-        labels_column: the column of ``labels`` with the classes.
-        sampler: ``shuffle``: every training image once in an epoch; ``balanced``: as many images of each class, so that
-            those of small classes come several times.
-        pad_mode: what the padding shows: ``zero`` (black) or ``reflect`` (the image mirrored at its edge).
-        augment: of each training image: ``none``, ``light`` (shift and flip), or beside that ``trivial``
-            (TrivialAugment), ``rand`` (RandAugment), ``augmix`` (AugMix), ``auto`` (AutoAugment; ImageNet's policy, or
-            ``auto-cifar10``, ``auto-svhn``).
+        flip: random horizontal flips; None: on if mirrored images of the set keep their class.
+        workers: number of processes that decode images on disk and augment images one by one.
+        layout: layout of a folder of images: ``auto`` recognizes splits by name, ``classes`` treats each folder as a
+            class.
+        image_column: column of the images in ``hf:`` sets and parquet files, or the file ending of images in tar
+            shards; None: the only one that fits.
+        label_column: column of the classes, as names or numbers, or a field of ``.json`` in tar shards; None: the only
+            column that fits, ``.cls`` in tar shards.
+        labels: for a folder of images, a CSV file in it with the columns ``file`` and ``label`` and, optionally,
+            ``split``; or a list of such files, each named after its split.
+        labels_column: column of ``labels`` with the classes.
+        sampler: ``shuffle`` (every training image once in an epoch) or ``balanced`` (the same number of images of each
+            class, so images of small classes are repeated).
+        pad_mode: content of the padding: ``zero`` (black) or ``reflect`` (the image mirrored at its edge).
+        augment: augmentation of each training image: ``none``, ``light`` (shift and flip), or in addition ``trivial``
+            (TrivialAugment), ``rand`` (RandAugment), ``augmix`` (AugMix) or ``auto`` (AutoAugment with ImageNet's
+            policy; ``auto-cifar10`` and ``auto-svhn`` for the others).
         augment_magnitude: strength of ``rand``, 0 to 30 (None: 9), or of ``augmix``, 1 to 10 (None: 3).
         augment_ops: operations for each image of ``rand`` (None: 2), or chains that ``augmix`` mixes (None: 3).
         crop_scale: [least, largest] share of the area that a random crop of each training image covers, such as
-            [0.35, 1], instead of the shift; None: no crop. Files are decoded in each epoch, so that the crop has all
-            their pixels.
+            [0.35, 1], instead of the shift; None: no crop. Files are decoded in each epoch, so that crops are taken
+            from the full image.
         crop_ratio: [least, largest] width : height of that crop.
-        color_jitter: the largest relative change of brightness, contrast and saturation, such as 0.4; or a list of
-            these three and the hue (at most 0.5).
-        erasing: the probability that a random box of a training image is made black.
-        fit: how an image comes to other proportions: ``crop`` keeps the largest centred part, ``letterbox`` all of it
-            with grey bars beside, ``squash`` all of it with other proportions.
-        white: the value of 16-bit files that is white, such as 4095 for 12-bit cameras.
-        bits: 8, or 16 to keep what 16-bit files hold: images then take four times the memory.
-        cache: where decoded images are stored that do not stay in memory, so that later epochs and runs do not decode
+        color_jitter: largest relative change of brightness, contrast and saturation, such as 0.4; or a list of these
+            three and the hue (at most 0.5).
+        erasing: probability that a random box of a training image is made black.
+        fit: how an image is brought to other proportions: ``crop`` keeps the largest centred part, ``letterbox`` keeps
+            all of it and adds grey bars, ``squash`` keeps all of it and changes its proportions.
+        white: value of white in 16-bit files, such as 4095 for 12-bit cameras.
+        bits: 8, or 16 to keep the precision of 16-bit files; images then take four times the memory.
+        cache: where to store decoded images that do not stay in memory, so that later epochs and runs need not decode
             them again: a folder, ``auto`` (the system's folder for caches), or ``off``.
-        cache_size: the shorter side of images that are stored for random crops (``crop_scale``); None: 8/7 of the
-            longer side of the network's images, 256 for 224.
-        buffer: number of images of shards (``wds:``, ``stream``) that are shuffled with each other; two buffers of
-            remote images are in memory.
-        stream: read the parquet files or tar shards of ``hf:NAME`` where they are, instead of a copy of the set.
+        cache_size: shorter side of images that are stored for random crops (``crop_scale``); None: 8/7 of the longer
+            side of the network's images, 256 for 224.
+        buffer: number of images of shards (``wds:``, ``stream``) that are shuffled together; two buffers of remote
+            images are held in memory.
+        stream: read the parquet files or tar shards of ``hf:NAME`` in place, instead of copying the set.
     """
 
     name: str = "fashion-mini"

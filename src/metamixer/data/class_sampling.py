@@ -15,8 +15,8 @@ from metamixer.data.errors import DataError
 
 
 def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``(N,)`` -> four times ``(N,)``: the order sorted by class; and for every image where its class starts
-    in that order, its rank within the class, and how many images the class has.
+    """``(N,)`` -> four tensors ``(N,)``: the order that sorts images by class; and for each image the position at which
+    its class starts in that order, its rank within the class, and the size of the class.
     """
     _, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     order = classes.argsort(stable=True)
@@ -29,9 +29,9 @@ def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """A stratified random split into a part that is kept and a part that is held out.
 
-    Every class gives its share. What rounding leaves over goes to the classes with the largest remainders, so
-    that the whole is right also where no single class holds enough images to give one. No class gives its
-    last image.
+    Every class contributes its share. The images lost by rounding are taken from the classes with the largest
+    remainders, so the total is right even if no single class is large enough to contribute one. No class contributes
+    its last image.
 
     Args:
         labels: ``(N,)`` int64.
@@ -53,7 +53,7 @@ def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     wanted = counts * share
     quota = wanted.floor().long()
     missing = round(share * len(labels)) - int(quota.sum())
-    # A class on its last image comes last, and equal remainders are decided by lot.
+    # Classes with one image left come last; ties between equal remainders are broken at random.
     remainder = torch.where(quota < counts - 1, wanted - quota, -1.0)
     lot = torch.randperm(len(counts), generator=draw)
     quota[lot[remainder[lot].argsort(stable=True, descending=True)][: max(missing, 0)]] += 1
@@ -81,9 +81,8 @@ def limit_per_class(labels: Tensor, limit: int, seed: int) -> Tensor:
 class CompanionTable:
     """Draws another training image of the same class for every sample of a batch.
 
-    The images are sorted by class once. A companion is then a random step onwards within the class, one to
-    count - 1 with wrap-around: uniform over the others, never the image itself. Drawing among all of the
-    class and drawing again after a hit is the plainer way, and needs a loop.
+    The images are sorted by class once. A companion is a random step ahead within the class, 1 to count - 1 with
+    wrap-around: uniform over the other images, never the image itself. Rejection sampling would need a loop.
 
     Args:
         labels: ``(N,)`` int64 labels of the training images.
@@ -101,7 +100,7 @@ class CompanionTable:
 
     @property
     def alone(self) -> int:
-        """How many images are the only one of their class, and so their own companion."""
+        """Number of images that are the only one of their class, and therefore their own companion."""
         return int((self._table[3] == 1).sum())
 
     def draw(self, indices: Tensor, draw: torch.Generator) -> Tensor:

@@ -66,9 +66,9 @@ def load(
 ) -> Data:
     """The training, validation and test split of a set of labelled images.
 
-    The validation split is the set's own or is held out of the training split; the test split is left alone. A folder
-    holds ``train/CLASS/…`` and, if there are, ``val/CLASS/…`` and ``test/CLASS/…``; or ``CLASS/…``, of which a tenth
-    becomes the test split, the same for every seed.
+    If the set has no validation split, one is held out of the training split; the test split is never changed. A folder
+    holds ``train/CLASS/…`` and optionally ``val/CLASS/…`` and ``test/CLASS/…``; or ``CLASS/…``, of which a tenth
+    becomes the test split, the same one for every seed.
 
     Args:
         name: one of ``DATASETS``; the path of a folder of images or of parquet or arrow files; ``hf:NAME``, a
@@ -77,43 +77,45 @@ def load(
             ``DATASETS`` comes before a folder of that name: ``./mnist`` is the folder. ``scenes:`` before any of these
             but ``wds:`` puts its images into scenes whose boxes are known: see ``docs/localization.md``; ``image_size``
             is then the side of a scene, twice that of the images by default.
-        root: where the standard sets are kept. ``fashion-mnist`` is also read from its four ``.gz`` files in ``root``
+        root: folder of the standard sets. ``fashion-mnist`` is also read from its four ``.gz`` files in ``root``
             or ``root/fashion-mnist``.
-        download: fetch a standard set into ``root``, or a Hugging Face set into that library's cache.
-        val_share: of every class, where there is no validation split; 0: none.
-        seed: of the validation split and of ``train_limit``.
-        train_limit: so many training images of every class at most, after validation images were held out.
-        layout: of a folder of images: ``auto`` finds splits by their names; ``classes`` takes each folder for a class.
-        image_column: of a Hugging Face set, where it is not plain; of tar shards the ending of the images' names.
-        label_column: of a Hugging Face set, where it is not plain; names or numbers. Of tar shards a field of
-            ``.json``; None: the text of ``.cls``.
-        labels: of a folder of images: a CSV file with the columns ``file`` and ``label``, and perhaps ``split``, or
-            several that are called as splits; all paths are relative to the folder.
+        download: download a standard set to ``root``, or a Hugging Face set to the cache of that library.
+        val_share: share of each class to hold out for validation if there is no validation split; 0: none.
+        seed: seed of the validation split and of ``train_limit``.
+        train_limit: largest number of training images of each class, after validation images were held out.
+        layout: layout of a folder of images: ``auto`` recognizes splits by name; ``classes`` treats each folder as a
+            class.
+        image_column: column of the images in a Hugging Face set, or the file ending of images in tar shards; None: the
+            only one that fits.
+        label_column: column of the labels in a Hugging Face set, as names or numbers, or a field of ``.json`` in tar
+            shards; None: the only column that fits, the text of ``.cls`` in tar shards.
+        labels: for a folder of images, a CSV file with the columns ``file`` and ``label`` and, optionally, ``split``;
+            or several files, each named after its split. All paths are relative to the folder.
         labels_column: the column of ``labels`` with the classes.
         reading: ``image_size``, a side or (height, width): the largest centred part of these proportions is resized.
             None: as the images are if they have one size with sides up to 96 pixels, else 224 x 224.
             ``channels``, 1 (grey), 3 (colour) or more. None: those of the images.
             ``on_error``, ``"stop"`` at files that cannot be read, or ``"skip"`` them and list them in
             ``Data.skipped``.
-            ``cache_limit_bytes`` (2 GiB): images that take more than this are decoded again in every epoch, and with
-            ``"stop"`` one that is damaged beyond its header stops the training when its turn comes; :func:`check`
-            finds it before.
-            ``fit``, how an image comes to other proportions: ``"crop"`` keeps the largest centred part,
-            ``"letterbox"`` all of it with grey bars beside, ``"squash"`` all of it with other proportions.
-            ``white`` (65535), the value of 16-bit files that is white, such as 4095 for 12-bit cameras. ``bits``, 8 or
-            16, which keeps what these files hold.
-            ``splits``, those that are held in memory, all by default; images of the others are decoded when they are
-            asked for. ``scale``, mean and standard deviation of the training images, if they are known: without it
-            those are decoded to find them. ``crops``, to leave training images on disk, because random crops are to be
-            cut out of all their pixels. ``skipped``, names in ``Data.skipped``, to leave these files out unread.
-            ``cache``, a folder, ``"auto"`` or ``"off"``, where images that do not stay in memory are stored decoded,
-            those for crops with a shorter side of ``cache_size``; see ``docs/data.md``; ``cache_writes=False`` stores
-            no more there. ``buffer``, how many images of shards are shuffled with each other (4096).
-            ``stream``, to read the parquet files or tar shards of a Hugging Face set where they are, on the hub or in a
+            ``cache_limit_bytes`` (2 GiB): larger sets stay on disk and are decoded again in every epoch; with
+            ``"stop"``, an image that is damaged beyond its header then stops the training when it is reached
+            (:func:`check` finds it before).
+            ``fit``, how an image is brought to other proportions: ``"crop"`` keeps the largest centred part,
+            ``"letterbox"`` keeps all of it and adds grey bars, ``"squash"`` keeps all of it and distorts it.
+            ``white`` (65535), the value of white in 16-bit files, such as 4095 for 12-bit cameras. ``bits``, 8 or 16;
+            16 keeps the precision of 16-bit files.
+            ``splits``, the splits to hold in memory, all by default; images of the others are decoded on access.
+            ``scale``, mean and standard deviation of the training images; None: they are computed. ``crops``, to leave
+            training images on disk because random crops need all their pixels. ``skipped``, names as in
+            ``Data.skipped`` of files to leave out without reading them.
+            ``cache``, a folder, ``"auto"`` or ``"off"``, to store decoded images that do not stay in memory, those for
+            crops with a shorter side of ``cache_size``; see ``docs/data.md``. ``cache_writes=False`` reads the cache
+            only. ``buffer``, the number of images of shards that are shuffled together (4096).
+            ``stream``, to read the parquet files or tar shards of a Hugging Face set in place, on the hub or in a
             folder, in the order of ``wds:`` sets.
 
     Raises:
-        DataError: says what came and what is accepted.
+        DataError: a setting or the set is not accepted; the message says what is.
 
     >>> data = load("fashion-mini")
     >>> len(data.train), len(data.val), len(data.test), data.channels, data.size

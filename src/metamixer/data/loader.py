@@ -23,36 +23,36 @@ from metamixer.data.local_order import local_order, within_buffers
 
 @dataclass(frozen=True, eq=False)
 class TrainLoader:
-    """Augmented training batches; batch ``k`` of epoch ``e`` is the same whenever and however one gets there.
+    """Augmented training batches; batch ``k`` of epoch ``e`` is a function of the seed, ``e`` and ``k`` alone.
 
-    The order is seeded by the epoch, everything else by epoch and batch. So a run resumes in the middle of an
-    epoch without drawing what came before, and without a saved state.
+    The order is seeded by the epoch, everything else by epoch and batch. So a run resumes in the middle of an epoch
+    without a saved state, and without drawing the batches before.
 
-    Images in shards come in an order that is local: shards in random order, cut into buffers of whole batches, which
-    are shuffled; companions come from the same buffer.
+    The order of images in shards is local: shards in random order are cut into buffers of whole batches, and each
+    buffer is shuffled; companions come from the same buffer.
 
     An incomplete last batch is dropped, unless it is the only one. Images on disk (:class:`FolderImages`) are decoded
-    by worker processes, and get what they would get in memory; a random crop is cut out of the file's own pixels.
+    by worker processes and augmented as images in memory are; a random crop is taken from the full pixels of the file.
 
     Args:
-        images: the training images; a set on an accelerator is gathered there.
-        augment: what is done to the images.
-        mean: of every channel, 255 = 1, as in ``Data.mean``.
-        std: of every channel, as in ``Data.std``.
+        images: the training images; those on an accelerator are gathered there.
+        augment: the augmentation.
+        mean: mean of each channel, where 1 is white, as in ``Data.mean``.
+        std: standard deviation of each channel, as in ``Data.std``.
         batch_size: images in a batch, at least 1.
-        seed: of order, augmentation and companions.
-        companions: also give every image another one of its class, augmented independently.
-        device: where the batches go. A set in memory is augmented where its pixels are.
-        workers: processes that decode images on disk, and change images one by one; the batches do not depend on it. 0:
-            this process.
-        views: how many times the images of a batch are augmented, each time independently, so that every peer can see
-            its own; the first is the batch's ``images``. 1: all peers see these.
-        per_class: images of each class that a batch has (:class:`ClassBatches`), so that contrastive losses find
-            positives; an epoch keeps its number of batches. None: every image once, in random order.
-        sampler: ``shuffle``: every image once in an epoch; ``balanced``: as many of each class, in as many batches
-            (:func:`~metamixer.data.class_sampling.balanced_order`).
-        share: ``(number, parts)``: only the images ``number``, ``number + parts``, ... of every batch are read and
-            handed on, exactly as they are in the whole batch, and ``Batch.whole`` has the labels of all.
+        seed: seed of the order, the augmentation and the companions.
+        companions: also return for each image another one of its class, augmented independently.
+        device: device of the batches. Images in memory are augmented on the device that holds their pixels.
+        workers: number of processes that decode images on disk and augment images one by one; the batches do not depend
+            on it. 0: this process.
+        views: number of independent augmentations of each image, so that each peer can see its own; the first one is
+            ``Batch.images``. 1: all peers see the same.
+        per_class: images of each class in a batch (:class:`ClassBatches`), so that contrastive losses find positives;
+            the number of batches in an epoch stays the same. None: every image once, in random order.
+        sampler: ``shuffle``: every image once in an epoch; ``balanced``: the same number of images of each class, in
+            the same number of batches (:func:`~metamixer.data.class_sampling.balanced_order`).
+        share: ``(number, parts)``: return only the images ``number``, ``number + parts``, ... of every batch, exactly
+            as they are in the whole batch; ``Batch.whole`` has the labels of all of them.
 
     >>> from metamixer.data import TensorImages
     >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
@@ -98,13 +98,14 @@ class TrainLoader:
 
     @property
     def class_counts(self) -> list[int]:
-        """How many images each class has."""
+        """Number of images of each class."""
         return torch.bincount(self.images.labels.cpu(), minlength=len(self.images.classes)).tolist()
 
     @property
     def reading(self) -> Literal["memory", "augment", "device", "disk", "workers"]:
-        """Where batches are made: by this process from ``memory``, with more to ``augment`` than crops and flips, or
-        from ``disk``, so that a step waits for all of it; or beside the step, on the ``device`` or by ``workers``.
+        """Where batches are prepared: by this process, so that each step waits for them, from ``memory``, with more to
+        ``augment`` than crops and flips, or from ``disk``; or in parallel to the step, on the ``device`` or by
+        ``workers``.
         """
         if self.workers and (isinstance(self.images, FolderImages) or self.augment.changes):
             return "workers"
@@ -115,7 +116,7 @@ class TrainLoader:
         return "memory" if torch.device(self.device).type == "cpu" else "device"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number ``start`` on, equal to the last bit to those of the whole epoch."""
+        """The batches of an epoch from number ``start`` on, bitwise equal to those of the whole epoch."""
         if not 0 <= start <= len(self):
             raise DataError(f"an epoch has {len(self)} batches, none to start from at {start}")
         rows, table = self._order(epoch)
@@ -130,11 +131,11 @@ class TrainLoader:
             yield Batch(images, labels, companions, (images, *more) if more else None, whole)
 
     def shared(self, number: int, parts: int) -> TrainLoader:
-        """The loader of one process of ``parts``."""
+        """The loader of one of ``parts`` processes."""
         return self if parts == 1 else replace(self, share=(number, parts))
 
     def _order(self, epoch: int) -> tuple[Sequence[Tensor], CompanionTable]:
-        """The image indices of every batch, and where their companions come from."""
+        """The image indices of every batch, and the table that their companions are drawn from."""
         draw, labels, table = generator(self.seed, "order", epoch), self.images.labels, None
         if self._classes is not None:
             return self._classes.draw(len(self), draw).unbind(), self._table
@@ -191,17 +192,16 @@ class TrainLoader:
 
 @dataclass(frozen=True, eq=False)
 class EvalLoader:
-    """Normalised batches of all images in their order, the last one incomplete; to be gone through any number
-    of times.
+    """Normalised batches of all images in order, the last one incomplete; can be iterated any number of times.
 
     Args:
-        images: the split.
-        mean: of every channel of the *training* images.
-        std: of every channel of the training images.
+        images: the images of a split.
+        mean: mean of each channel of the *training* images.
+        std: standard deviation of each channel of the training images.
         batch_size: images in a batch.
-        device: where the batches go.
-        workers: processes that decode images on disk.
-        share: ``(number, parts)``: only the batches ``number``, ``number + parts``, ...
+        device: device of the batches.
+        workers: number of processes that decode images on disk.
+        share: ``(number, parts)``: return only the batches ``number``, ``number + parts``, ...
 
     >>> from metamixer.data import TensorImages
     >>> images = TensorImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("a", "b"))
@@ -225,7 +225,7 @@ class EvalLoader:
         return len(self._rows)
 
     def shared(self, number: int, parts: int) -> EvalLoader:
-        """The loader of one process of ``parts``: every ``parts``-th batch."""
+        """The loader of one of ``parts`` processes: every ``parts``-th batch."""
         return self if parts == 1 else replace(self, share=(number, parts))
 
     @property

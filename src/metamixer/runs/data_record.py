@@ -1,6 +1,6 @@
 """``data.json``: the place, classes and fingerprint of the data that a run was trained with.
 
-Where data lie is no part of what is computed: a run is used with its data wherever they are, if they are the same.
+The place of the data does not affect what is computed: a run can be used with the same data in another place.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILE = "data.json"
 
 
 class Split(BaseModel):
-    """Of a split: how many images, and checksums of their labels and of their files' names and sizes, in order."""
+    """A split: the number of images, and checksums of labels, file names and file sizes, in order."""
 
     images: int
     labels: str
@@ -40,12 +40,12 @@ class DataRecord(BaseModel):
     """The content of ``data.json``.
 
     Args:
-        name, root: of the recipe, absolute where they are places.
-        classes, channels, size, mean, std: of the data.
-        splits: those that there are, by name.
-        disk_crops: whether training images on disk are cropped at random without ``data.crop_scale``, as in runs that
-            began before there was this setting.
-        skipped: files that ``data.on_error=skip`` left out, in ``name``; None: not known.
+        name, root: as in the recipe; paths are absolute.
+        classes, channels, size, mean, std: as of the data.
+        splits: the splits by name.
+        disk_crops: whether training images on disk are cropped at random without ``data.crop_scale``, as in runs from
+            before that setting existed.
+        skipped: files in ``name`` that ``data.on_error=skip`` left out; None: unknown.
     """
 
     name: str
@@ -61,7 +61,7 @@ class DataRecord(BaseModel):
 
     @classmethod
     def of(cls, data: Data, section: DataSection, *, disk_crops: bool = False) -> DataRecord:
-        """Of data that were loaded as the section says."""
+        """The record of data that were loaded by the section."""
         place = absolute(section)
         kind, path = without_kind(place.name)
         splits = {part: getattr(data, part) for part in SPLITS}
@@ -80,7 +80,7 @@ class DataRecord(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> DataRecord | None:
-        """Of a run; None if it has none, as runs of older versions. ``DataError`` if it is damaged."""
+        """The record of a run; None for runs of older versions without one. ``DataError`` if it is damaged."""
         path = folder / FILE
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -90,11 +90,11 @@ class DataRecord(BaseModel):
             raise DataError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
 
     def write(self, folder: Path) -> None:
-        """Into the folder of a run."""
+        """Write it to the folder of a run."""
         write_whole(folder / FILE, self.model_dump_json(indent=1) + "\n")
 
     def changes(self, now: DataRecord, parts: Sequence[str]) -> list[str]:
-        """Descriptions of how other data differ from these, in these splits."""
+        """Descriptions of how other data differ from these in the given splits."""
         found = []
         if self.classes != now.classes:
             found.append(f"classes {listed(map(clean, now.classes))}, were {listed(map(clean, self.classes))}")
@@ -125,12 +125,12 @@ def load_data(
     """The recipe's data; ``DataError`` says what is wrong with them.
 
     Args:
-        recipe: of a run.
-        splits: those that are decoded at once.
-        scale: mean and standard deviation of the training images, if they are known.
-        section: instead of the recipe's, with the place where its data are now.
-        skipped: the files that cannot be read, if they are known: no others are decoded to find them.
-        cache_writes: store decoded images that are not in the cache.
+        recipe: the recipe of a run.
+        splits: the splits to decode now.
+        scale: mean and standard deviation of the training images, if known.
+        section: used instead of the recipe's section, with the current place of the data.
+        skipped: the unreadable files, if known; otherwise images are decoded to find them.
+        cache_writes: store decoded images that are not in the cache yet.
     """
     data = section or recipe.data
     loaded = load(
@@ -165,11 +165,11 @@ def load_data(
 
 
 def section_of(recipe: Recipe, folder: Path, at: str | None = None) -> DataSection:
-    """The data section of a run with the place where its data are: ``at``, or where they lay when it was trained.
+    """The data section of a run with the current place of its data: ``at``, or their place during training.
 
     Args:
-        recipe: of the run.
-        folder: of the run.
+        recipe: the recipe of the run.
+        folder: the folder of the run.
         at: the folder of the data, or of the standard sets.
     """
     section = recipe.data
@@ -185,7 +185,7 @@ def section_of(recipe: Recipe, folder: Path, at: str | None = None) -> DataSecti
 
 
 def there(section: DataSection, folder: Path) -> DataSection:
-    """The data section of the run in ``folder``, if its data are where it says; ``DataError`` if they are gone."""
+    """The section itself, if the data of the run in ``folder`` exist there; otherwise ``DataError``."""
     place = without_kind(section.name)[1]
     places = find(place) if section.name.startswith(WDS) else [os.path.expanduser(place)]
     if is_place(section.name) and not any(map(os.path.exists, places)):
@@ -205,17 +205,17 @@ def data_of(
     splits: Collection[SplitName] = SPLITS,
     check: bool = True,
 ) -> Data:
-    """The data of a run, checked against its record, which also has mean and deviation.
+    """The data of a run, checked against its record, which also has mean and standard deviation.
 
     Args:
-        recipe: of the run.
-        folder: of the run.
-        at: where they are now; None: where they were.
+        recipe: the recipe of the run.
+        folder: the folder of the run.
+        at: the current place of the data; None: their place during training.
         splits: see :func:`load_data`.
         check: compare classes, validation and test images with the run's record.
 
     Raises:
-        DataError: they are gone or others than they were.
+        DataError: the data are missing, or are not those of the training.
     """
     section = there(section_of(recipe, folder, at), folder)
     record = DataRecord.read(folder)
@@ -233,7 +233,7 @@ def check_data(data: Data, section: DataSection, folder: Path, parts: Sequence[s
     """Compare data with the record of a run.
 
     Raises:
-        DataError: they differ; says in what.
+        DataError: they differ; the message says how.
 
     Warns:
         UserWarning: the run has no record.
@@ -257,7 +257,7 @@ def absolute(section: DataSection) -> DataSection:
 
 
 def _inside(section: DataSection) -> str:
-    """The prefix of the names of the files of a folder."""
+    """The folder, as it stands before file names in messages."""
     return clean(Path(without_kind(section.name)[1]).expanduser()) + os.sep
 
 
@@ -274,7 +274,7 @@ def _split(images: ImageSet, place: Path) -> Split:
 
 
 def _files(images: ImageSet) -> list[Path]:
-    """The files of a set in its order; none where it was not read from single files."""
+    """The files of a set in order; empty if it was not read from single files."""
     files, rows = getattr(images, "files", None), getattr(images, "rows", None)
     if not files or not isinstance(files[0], Path):
         return []

@@ -1,4 +1,4 @@
-"""From labelled files to image sets: in memory where they fit, else decoded from disk for each batch."""
+"""Turn labelled files into image sets: in memory if they fit, otherwise decoded from disk for each batch."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Reading:
     Args:
         image_size: height and width; None: the size of the files if all have one and no side is above 96
             pixels, else 224 x 224.
-        channels: how many; None: as the file with the most, 1 if all are grey.
-        on_error: ``stop`` at files that cannot be read, or ``skip`` and list them.
-        cache_limit_bytes: up to here all pixels are held in memory.
+        channels: number of channels; None: as the file with the most, 1 if all are grey.
+        on_error: ``stop`` at unreadable files, or ``skip`` and list them.
+        cache_limit_bytes: largest size of all pixels that are held in memory.
         fit, white, bits: see :func:`~metamixer.data.read_image`.
-        splits: those whose pixels are wanted in memory; images of the others are decoded when they are asked for.
-        scale: mean and standard deviation of the training images, if they are known: those are then not looked at.
-        crops: training images stay on disk, to cut random crops out of all their pixels.
-        skipped: names, as in :attr:`Found.skipped`, of files that are known to be damaged, and are left out unread.
-        cache: where decoded images are stored, if they do not stay in memory: a folder, ``auto`` (the system's folder
-            for caches) or ``off``.
-        cache_size: the shorter side of images that are stored for random crops; None: 8/7 of the longer side of
+        splits: the splits to hold in memory; images of the others are decoded on access.
+        scale: mean and standard deviation of the training images, if known; otherwise they are computed.
+        crops: whether training images stay on disk, because random crops need all their pixels.
+        skipped: names, as in :attr:`Found.skipped`, of damaged files to leave out without reading them.
+        cache: where to store decoded images that do not stay in memory: a folder, ``auto`` (the system's folder for
+            caches) or ``off``.
+        cache_size: shorter side of images that are stored for random crops; None: 8/7 of the longer side of
             ``image_size``.
-        cache_writes: whether images are stored that are not there yet.
-        buffer: images of shards that are shuffled with each other.
+        cache_writes: whether to store images that are not in the cache yet.
+        buffer: number of images of shards that are shuffled together.
     """
 
     image_size: tuple[int, int] | None = None
@@ -112,7 +112,7 @@ class _Bad(list[tuple[str, str]]):
         rows: Sequence[int],
         what: str | None = "decoding images",
     ) -> dict[int, T]:
-        """The results of the task for each row that succeeds; failures are collected here."""
+        """The result of the task for each row that succeeds; failures are added to this list."""
 
         def some(rows: Sequence[int]) -> list[tuple[int, T | ImageError]]:
             results: list[tuple[int, T | ImageError]] = []
@@ -149,9 +149,9 @@ class Found:
 
     Args:
         parts: the images of each part of the files.
-        cached: whether all pixels fit into memory.
-        skipped: name and cause of every file that was skipped.
-        notes: what is odd but no error, in sentences.
+        cached: whether all pixels fit in memory.
+        skipped: name and cause of each skipped file.
+        notes: sentences about what is unusual but not an error.
     """
 
     parts: Mapping[str, TensorImages | FolderImages]
@@ -160,7 +160,7 @@ class Found:
     notes: tuple[str, ...]
 
     def get(self, part: str) -> TensorImages | FolderImages | None:
-        """A part, or None where there is none or nothing of it can be read."""
+        """A part, or None if it does not exist or none of its files can be read."""
         images = self.parts.get(part)
         return images if images is not None and len(images) else None
 
@@ -184,7 +184,7 @@ class Found:
         )
 
     def prepare(self, how: Reading) -> Callable[[Split, ImageSet], ImageSet]:
-        """Decodes what is wanted in memory, and fits; what is wanted of the rest is stored in the cache."""
+        """Return a function that decodes the splits to hold in memory, and caches the requested ones on disk."""
         held = {*how.splits, *(() if how.scale else ("train",))} if self.cached else set()
         held -= {"train"} if how.crops else set()
 
@@ -289,7 +289,7 @@ def _stored(images: FolderImages, how: Reading, *, crops: bool) -> FolderImages:
 
 
 def _in_cache(images: FolderImages, how: Reading) -> set[int]:
-    """Files that were decoded before, and so can be read."""
+    """The rows of files in the cache, which are therefore readable."""
     caches = [_cache(images, how, crops=crops) for crops in {False, how.crops}]
     opened = [cache.open().stored for cache in caches if cache is not None]
     return {row for stored in opened if stored is not None for row in (stored.places >= 0).nonzero()[0].tolist()}
@@ -326,7 +326,7 @@ def _decode(images: FolderImages, bad: _Bad) -> TensorImages:
 
 
 def sixteen_bits(deep: Sequence[tuple[str, Source]], white: int = WHITE) -> tuple[str, ...]:
-    """A note if 16-bit files hold less, as those of 12-bit cameras do: 4,096 of 65,536 values are nearly black.
+    """A note if 16-bit files use fewer bits, such as those of 12-bit cameras: 4,096 of 65,536 values look almost black.
 
     Args:
         deep: name and source of every 16-bit file.

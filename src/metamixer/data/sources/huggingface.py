@@ -20,32 +20,32 @@ SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", 
 
 
 LABELS = ("label", "labels", "class")
-"""A column of names or numbers is taken for the classes if it is called so."""
+"""Names of columns of names or numbers that are taken as the classes."""
 SAVED = ("dataset_dict.json", "state.json")
 TABLES = tuple(f"{depth}*.{ending}" for depth in ("", "*/", "*/*/") for ending in ("parquet", "arrow"))
 
 
 class Columns(NamedTuple):
-    """The names of the columns with images and classes; None: the only one of its kind."""
+    """The names of the columns of images and classes; None: the only column that fits."""
 
     image: str | None = None
     label: str | None = None
 
 
 def is_table_folder(folder: Path) -> bool:
-    """Whether a folder holds parquet or arrow files, as ``save_to_disk`` writes and repositories of data sets have."""
+    """Whether a folder holds parquet or arrow files, as written by ``save_to_disk`` or in repositories of data sets."""
     return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in TABLES)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded(Sequence[bytes]):
-    """The image column of a data set as undecoded files, so that they are read with the same care as any."""
+    """The image column of a data set as undecoded files, which are then read like any other image file."""
 
     column: Any
     version: str = ""
 
     def known_by(self, row: int) -> str | None:
-        """What file ``row`` is known by in the cache: the set's fingerprint and its place; None if it lies apart."""
+        """Key of file ``row`` in the cache: the fingerprint of the set and the row; None for a separate file."""
         return None if self._apart else f"{self.version}\0{row}"
 
     @cached_property
@@ -71,9 +71,9 @@ def load_hf(
     columns: Columns,
     **hold: Unpack[HoldOut],
 ) -> Data:
-    """A data set by its name on the hub, a folder that ``save_to_disk`` wrote, or one of parquet or arrow files.
+    """Load a data set from the hub, from a folder written by ``save_to_disk``, or from parquet or arrow files.
 
-    Images without a label (-1) are left out, as the test splits of some competitions have them.
+    Images without a label (-1), as in the test splits of some competitions, are left out.
 
     Raises:
         DataError: if ``datasets`` is not installed, the set is not there, it has no training split, or its columns
@@ -112,7 +112,7 @@ def library(name: str) -> Any:
 
 
 def chosen_columns(name: str, features: Any, columns: Columns) -> tuple[str, str]:
-    """The columns with images and with labels; ``DataError`` if they are not plain, or not there."""
+    """The columns of images and labels; ``DataError`` if they are ambiguous or missing."""
     image = columns.image or _plain(name, features, "image", _is_image, ())
     label = columns.label or _plain(name, features, "label", _is_label, LABELS)
     for option, column in (("image_column", image), ("label_column", label)):
@@ -143,7 +143,7 @@ def _open(name: str, download: bool) -> dict[str, Any]:
 
 
 def _plain(name: str, features: Any, what: str, fits: Callable[[Any], bool], names: tuple[str, ...]) -> str:
-    """The one column that fits, or that goes by a usual name."""
+    """The only column that fits, or one with a usual name."""
     fitting = [column for column, feature in features.items() if fits(feature)]
     fitting = fitting or [column for column in names if column in features]
     if len(fitting) != 1:
@@ -178,7 +178,7 @@ def _undecoded(split: Any, image: str) -> Any:
 
 
 def _named(split: Any, label: str) -> list[Any]:
-    """The class of every image by name, or its plain value where the column has no names; None: no label."""
+    """The class name of every image, or its value if the column has no names; None: no label."""
     values = list(split.with_format(None)[label])
     names = getattr(split.features[label], "names", None)
     if names is None:
@@ -194,7 +194,7 @@ def _classes(split: Any, label: str) -> tuple[str, ...]:
 
 
 def _labels(where: str, split: Any, label: str, classes: tuple[str, ...]) -> Tensor:
-    """``(N,)`` int64, -1 without a label. Looked up by name, because splits may number their classes differently."""
+    """``(N,)`` int64, -1 for no label. Looked up by name, because splits can number their classes differently."""
     index = {name: position for position, name in enumerate(classes)}
     named = [None if value is None else str(value) for value in _named(split, label)]
     if extra := sorted({name for name in named if name is not None} - set(classes)):
