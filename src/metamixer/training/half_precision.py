@@ -20,7 +20,7 @@ def slowdown(precision: Precision, device: str) -> float:
     """The time of a convolution, forward and backward, relative to float32; 1 for ``32``.
 
     Measured, because the features of a processor do not show how well the library supports them. GPUs with native
-    support are not measured: others who use the same GPU would change the ratio.
+    support are not measured: other programs on the same GPU could distort the ratio.
 
     Args:
         precision: precision of the settings.
@@ -53,7 +53,7 @@ def slowdown(precision: Precision, device: str) -> float:
 
 
 def _native(precision: Precision) -> bool:
-    """Whether the current GPU calculates in a half precision; all GPUs that torch supports have float16."""
+    """Whether the current GPU supports a half precision natively; all GPUs that torch supports have float16."""
     return precision == "16" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -267,7 +267,7 @@ class Stream:
             pin_memory=self.pinned,
             generator=torch.Generator(),  # so that the loader does not draw from the global one
             worker_init_fn=_own_process_group,
-            # A forked worker shares the connections of fsspec's thread, and takes them from it when it ends one.
+            # A forked worker would share the connections of fsspec's thread, and close them for it when it closes one.
             multiprocessing_context="spawn" if _afar(self.images) is not None else None,
         )
         return sampler, loader
