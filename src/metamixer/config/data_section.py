@@ -16,7 +16,7 @@ from metamixer.data.random_crop import RandomCrop
 
 
 class Section(BaseModel):
-    """A section of a recipe: frozen, and what it does not know is an error."""
+    """A section of a recipe: frozen; unknown settings are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -133,10 +133,10 @@ class DataSection(Section):
         return self
 
     def augmentation(self, pad: int, flip: bool) -> Augment:
-        """What is done to training images.
+        """The augmentation of training images.
 
         Args:
-            pad, flip: those of the data, where the section does not say.
+            pad, flip: values of the data, used if the section does not set them.
 
         Raises:
             DataError: settings that do not go together.
@@ -197,9 +197,9 @@ def is_place(name: str) -> bool:
 
 
 def placeless(section: dict[str, Any]) -> dict[str, Any]:
-    """The section without the place of its data: standard sets lie anywhere.
+    """The section without the place of its data, which does not affect results.
 
-    Nor with a cache, whatever its place, but for random crops, which are cut out of other pixels by it.
+    The cache is left out too, unless there are random crops: those are taken from other pixels if there is a cache.
     """
     here = section | {"name": placeless_name(section["name"]), "root": "data"}
     cached = here.pop("cache", "off") != "off" and here.get("crop_scale") is not None
@@ -208,7 +208,7 @@ def placeless(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def placeless_name(name: str) -> str:
-    """A name of data without their place: of a path the last name stays.
+    """A name of data without their place: only the last part of a path is kept.
 
     >>> placeless_name("scenes:/home/me/photos"), placeless_name("hf:me/set"), placeless_name("wds:s3://b/{0..9}.tar")
     ('scenes:photos', 'hf:me/set', 'wds:{0..9}.tar')

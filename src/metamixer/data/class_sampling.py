@@ -113,23 +113,23 @@ class CompanionTable:
 
 
 def members(labels: Tensor) -> tuple[Tensor, ...]:
-    """The images of every class that there is: ``(N,)`` labels -> their indices, class by class."""
+    """The indices of the images of each class that occurs in the ``(N,)`` labels."""
     _, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     return torch.split(classes.argsort(stable=True), counts.tolist())
 
 
 def deal(images: Tensor, hands: int, size: int, draw: torch.Generator) -> Tensor:
-    """``(n,)`` -> ``(hands, size)``: no image twice in a hand, none again before the others had their turn."""
+    """``(n,)`` -> ``(hands, size)``: no image is twice in a hand, or repeated before all others were used."""
     fit = len(images) // size
     rounds = [images[torch.randperm(len(images), generator=draw)[: fit * size]] for _ in range(-(-hands // fit))]
     return torch.cat([images[:0], *rounds]).view(-1, size)[:hands]
 
 
 def balanced_order(labels: Tensor, draw: torch.Generator) -> Tensor:
-    """``(N,)`` labels -> ``(N,)`` image indices in random order, as many of each class, to within one.
+    """``(N,)`` labels -> ``(N,)`` image indices in random order, the same number of each class up to one.
 
-    Images of small classes come again and again, but none a second time before all others of its class have come; of
-    large classes some are left out, others in each epoch.
+    Images of small classes are repeated, but no image before all others of its class were used. Of large classes some
+    images are left out, different ones in each epoch.
 
     >>> labels = torch.tensor([0, 0, 0, 0, 0, 1])
     >>> labels[balanced_order(labels, torch.Generator().manual_seed(0))].bincount()
@@ -146,11 +146,11 @@ REMEDY = (
     "train.class_weights=balanced or data.sampler=balanced makes rare classes count more; balanced accuracy and recall "
     "say what it does"
 )
-"""What `train` has for classes of unequal size."""
+"""What `train` offers for classes of unequal size."""
 
 
 def imbalance(names: Sequence[str], counts: Sequence[int]) -> str | None:
-    """A sentence where the largest class has more than five times as many images as the smallest, else None.
+    """A sentence if the largest class has more than five times as many images as the smallest, else None.
 
     >>> imbalance(("cat", "dog"), (60, 10))
     'classes differ by more than 5 times: 60 of cat, 10 of dog'
@@ -166,19 +166,19 @@ def imbalance(names: Sequence[str], counts: Sequence[int]) -> str | None:
 class ClassBatches:
     """Batches with the same number of images of each of their classes, for losses that compare images of one class.
 
-    What MPerClassSampler of pytorch-metric-learning draws and MCL (arXiv 2104.12565) trains on. The classes of a batch
-    are drawn without replacement, so a small class comes as often as a large one. Unlike there, the images of a class
-    are dealt like cards: shuffled, handed out until fewer than ``per_class`` are left, and shuffled anew. Drawing them
-    for each batch anew leaves some 37 % of them unseen in an epoch.
+    As MPerClassSampler of pytorch-metric-learning, and as in the training of MCL (arXiv 2104.12565). The classes of a
+    batch are drawn without replacement, so small classes occur as often as large ones. Unlike there, the images of a
+    class are dealt like cards: shuffled, used until fewer than ``per_class`` are left, and shuffled again. Independent
+    draws for each batch would leave about 37 % of the images unused in an epoch.
 
     Args:
         labels: ``(N,)`` int64 labels of the training images.
         classes: the name of every class.
         batch_size: images in a batch.
-        per_class: images of each class in it.
+        per_class: images of each class in a batch.
 
     Raises:
-        DataError: the batch size is no multiple, or there are too few classes, or too few images of one.
+        DataError: the batch size is not a multiple of ``per_class``, or there are too few classes or images of a class.
 
     >>> batches = ClassBatches(torch.tensor([0, 1, 0, 1, 2, 2]), ("a", "b", "c"), batch_size=4, per_class=2)
     >>> batches.labels[batches.draw(2, torch.Generator().manual_seed(0))]
@@ -217,10 +217,10 @@ class ClassBatches:
         return members(self.labels)
 
     def draw(self, batches: int, draw: torch.Generator) -> Tensor:
-        """The image indices of so many batches: ``(batches, batch_size)`` int64.
+        """The image indices of the batches: ``(batches, batch_size)`` int64.
 
-        A batch has one image of each of its classes, then the next of each in the same order. So processes that take
-        every n-th image have whole classes, where n divides the number of classes in a batch.
+        A batch has one image of each of its classes, then the next image of each in the same order. So processes that
+        take every n-th image have whole classes if n divides the number of classes in a batch.
         """
         count = self.batch_size // self.per_class
         drawn = torch.stack([torch.randperm(len(self._members), generator=draw)[:count] for _ in range(batches)])

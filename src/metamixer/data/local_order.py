@@ -1,4 +1,4 @@
-"""The order of images in shards: random, and few shards at a time."""
+"""A random order of images in shards that uses few shards at a time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def local_order(shards: Tensor, buffer: int, draw: torch.Generator) -> Tensor:
-    """Shards in random order, their images cut into buffers, each of which is shuffled.
+    """Put shards in random order, divide their images into buffers, and shuffle each buffer.
 
     Args:
         shards: ``(N,)`` int64, the shard of every image.
         buffer: images in a buffer; the last one may have fewer.
-        draw: random numbers.
+        draw: generator of the random numbers.
 
     Returns:
         ``(N,)`` int64, image indices.
@@ -29,7 +29,7 @@ def local_order(shards: Tensor, buffer: int, draw: torch.Generator) -> Tensor:
 def within_buffers(labels: Tensor, order: Tensor, buffer: int) -> Tensor:
     """A number for each class of each buffer: ``(N,)`` labels and image indices in order -> ``(N,)``, by image.
 
-    Companions that are drawn by it are of one class and one buffer.
+    Companions drawn by these numbers have the same class and buffer.
     """
     found = torch.empty_like(labels)
     found[order] = torch.arange(len(order)) // buffer

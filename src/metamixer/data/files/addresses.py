@@ -1,4 +1,4 @@
-"""Shards by their addresses: files of this machine, or wherever fsspec reads (https://, s3://, gs://, hf://, ...)."""
+"""Addresses of shards: local files, or URLs that fsspec reads (https://, s3://, gs://, hf://, ...)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from metamixer.data.errors import DataError, ShardError
 
 T = TypeVar("T")
 Range = tuple[str, int, int]
-"""Address, first byte, and the one after the last."""
+"""Address, first byte, and the byte after the last."""
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds between attempts to read what is remote."""
-_GAP, _BLOCK, _AT_ONCE = 2**16, 2**23, 16  # ranges this close are one request, of at most so many bytes; in parallel
+"""Seconds between attempts to read a remote file."""
+_GAP, _BLOCK, _AT_ONCE = 2**16, 2**23, 16  # bytes between ranges of one request, bytes of a request, parallel requests
 _KNOWN_BY = ("size", "etag", "contentmd5", "md5hash", "lastmodified", "updated", "mtime", "blobid")
 
 
@@ -32,7 +32,7 @@ def is_remote(address: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """The pattern with its braces written out.
+    """Expand the braces of a pattern.
 
     >>> expand("{train,val}-{09..10}.tar")
     ['train-09.tar', 'train-10.tar', 'val-09.tar', 'val-10.tar']
@@ -50,7 +50,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def find(pattern: str) -> list[str]:
-    """The addresses that a pattern of braces and wildcards stands for, sorted; local ones need not be there."""
+    """The addresses that match a pattern of braces and wildcards, sorted; local files need not exist."""
     found: set[str] = set()
     for one in expand(pattern):
         if is_remote(one) and ("*" in one or "[" in one):
@@ -65,10 +65,10 @@ def find(pattern: str) -> list[str]:
 
 
 def filesystem(address: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path there.
+    """The file system of a URL, and the path in it.
 
     Raises:
-        DataError: the scheme is not known, or needs a package that is not installed.
+        DataError: the scheme is unknown, or needs a package that is not installed.
     """
     from fsspec.core import url_to_fs
 
@@ -81,7 +81,7 @@ def filesystem(address: str) -> tuple[Any, str]:
 
 
 def open_address(address: str, **remote: Any) -> Any:
-    """The file, to be read and closed; ``remote`` as of ``fsspec``'s ``open``."""
+    """Open a file for reading; the caller closes it. ``remote``: options of ``open`` of ``fsspec``."""
     if not is_remote(address):
         return open(address, "rb")
     files, path = filesystem(address)
@@ -89,7 +89,7 @@ def open_address(address: str, **remote: Any) -> Any:
 
 
 def tried(task: Callable[[], T], address: str) -> T:
-    """The result of a task that reads from the address, after several attempts where it fails.
+    """The result of a task that reads from the address; a task that fails is repeated if the address is remote.
 
     Raises:
         DataError: there is no such file, or no permission to read it.
@@ -108,7 +108,7 @@ def tried(task: Callable[[], T], address: str) -> T:
 
 
 def known_by(address: str) -> tuple[int, str]:
-    """Size of a file, and what it is known by: address, size, and time of change or the server's checksum."""
+    """Size of a file, and its key: address, size, and modification time or the checksum of the server."""
     if not is_remote(address):
         found = os.stat(address)
         return found.st_size, f"{os.path.abspath(address)}\0{found.st_size}\0{found.st_mtime_ns}"
@@ -120,7 +120,7 @@ def known_by(address: str) -> tuple[int, str]:
 
 
 def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
-    """The content of each range of remote files; near ones are fetched by one request, many requests at once.
+    """The content of each range of remote files; close ranges share a request, and requests run in parallel.
 
     Raises:
         DataError: there is no such file, or the server does not read parts of files.
@@ -167,7 +167,7 @@ def _contents(blocks: Sequence[Range]) -> list[bytes]:
 
 
 def _for_good(address: str, error: Exception) -> DataError | None:
-    """What another attempt does not change."""
+    """An error that another attempt would not change; None for other errors."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{clean(address)}: no such file")
     if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):

@@ -201,18 +201,18 @@ class Found:
 def read(
     parts: Mapping[str, tuple[Sequence[Source], Tensor]], classes: tuple[str, ...], how: Reading, known: Skipped = ()
 ) -> Found:
-    """Look at the files of all parts.
+    """Examine the files of all parts.
 
-    Every header is read first: it settles size, channels and whether all fits into memory, and refuses what
-    is no image. Of images in shards it is those of a few, and they do not stay in memory. Images are decoded here only
-    for ``on_error="skip"``, to find the damaged ones: which images a set holds may not change later. Otherwise
-    :func:`decoded` does it, once it is known which ones are wanted.
+    First, every header is read. Headers determine size, channels and whether the pixels fit in memory, and files that
+    are not images are refused. For images in shards only a few headers are read, and pixels do not stay in memory.
+    Images are decoded here only for ``on_error="skip"``, to find damaged files, because the images of a set must not
+    change later. Otherwise :func:`decoded` does it for the splits that are needed.
 
     Args:
         parts: the files and ``(N,)`` int64 labels of every part.
         classes: the name of every class.
         how: size, channels, and what to do with damaged files.
-        known: name and cause of files that cannot be read.
+        known: name and cause of files that are known to be unreadable.
 
     Raises:
         DataError: names the first files that cannot be read, with their causes, and says how many there are.

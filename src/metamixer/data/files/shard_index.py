@@ -1,4 +1,4 @@
-"""What shards hold, found once and stored: the key, label and place of every sample."""
+"""The index of shards, built once and stored: key, label and position of every sample."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ShardIndex:
     """The samples of a shard, in its order.
 
     Args:
-        keys: their names.
-        labels: names or numbers.
-        starts, lengths: where their images lie, in bytes.
-        bad: key and cause of samples without image or label; an empty key is the shard itself.
-        stamp: what the shard is known by.
+        keys: names of the samples.
+        labels: names or numbers of their classes.
+        starts, lengths: positions of their images, in bytes.
+        bad: key and cause for samples without image or label; an empty key is the shard itself.
+        stamp: identifies the version of the shard.
         unlabelled: number of samples that were left out because they have no label.
     """
 
@@ -41,7 +41,7 @@ class ShardIndex:
     unlabelled: int = 0
 
     def add(self, key: str, label: str | int, start: int, length: int) -> None:
-        """One sample more."""
+        """Add a sample."""
         self.keys.append(key)
         self.labels.append(label)
         self.starts.append(start)
@@ -49,27 +49,27 @@ class ShardIndex:
 
 
 Scan = Callable[[BinaryIO, int], ShardIndex]
-"""Makes the index of a shard from its file and size."""
+"""Builds the index of a shard from its file and size."""
 
 
 def index_shards(
     addresses: Sequence[str], scan: Scan, how: str, cache: str | Path, block: int = 2**23
 ) -> list[ShardIndex]:
-    """The index of every shard; what was found before is read, the rest found now, and stored shard by shard.
+    """The index of every shard: read from the cache, or built and stored there, one file per shard.
 
-    Several processes share the work: a shard is scanned by whoever locks it first.
+    Several processes share the work: a shard is scanned by the process that locks it first.
 
     Args:
-        addresses: of the shards.
-        scan: finds the samples of one.
-        how: what else the result depends on.
-        cache: as ``data.cache``; the indices lie in its folder ``shards.v1``, of ``off`` in that of ``auto``.
-        block: bytes that are read ahead of remote shards.
+        addresses: addresses of the shards.
+        scan: finds the samples of a shard.
+        how: everything else that the result depends on.
+        cache: as ``data.cache``; indices are in its folder ``shards.v1``, with ``off`` in that of ``auto``.
+        block: bytes to read ahead from remote shards.
 
     Raises:
-        DataError: shards are not there.
-        ShardError: one cannot be read.
-        OSError: nothing can be written to the cache.
+        DataError: shards are missing.
+        ShardError: a shard cannot be read.
+        OSError: the cache cannot be written.
     """
     folder = cache_folder("auto" if cache == "off" else cache)
     assert folder is not None  # noqa: S101
@@ -89,10 +89,10 @@ def index_shards(
         if (stored := _stored(path, stamp)) is not None:
             return stored
         with writing(path), locked(path, wait=True):
-            if (stored := _stored(path, stamp)) is None:  # or another process was at it
+            if (stored := _stored(path, stamp)) is None:  # another process may have built it
                 stored = tried(lambda: _scanned(address, scan, size, block), address)
                 stored.stamp = stamp
-                if all(key for key, _ in stored.bad):  # what is wrong with a whole shard is looked for again
+                if all(key for key, _ in stored.bad):  # a faulty shard is scanned again next time
                     write_whole(path, json.dumps(asdict(stored)))
         return stored
 

@@ -1,4 +1,4 @@
-"""Encoded images in shards: read one by one where they are near, many at once where they are remote."""
+"""Encoded images in shards: read one by one if local, many at once if remote."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from metamixer.data.files.shard_index import ShardIndex
 
 @dataclass(frozen=True, eq=False)
 class Shards(Sequence[bytes]):
-    """The encoded images of shards, in their order.
+    """The encoded images of shards, in order.
 
     Args:
-        addresses: of the shards.
-        names: what they are called in messages, and known by wherever they lie.
-        stamps: what each is known by in the cache.
-        keys: of each shard the names of its samples, as bytes.
+        addresses: addresses of the shards.
+        names: names of the shards in messages and records, which do not change if all shards are moved.
+        stamps: key of each shard in the cache.
+        keys: names of the samples of each shard, as bytes.
         places: ``(N, 2)``, first byte and length of every image.
-        buffer: so many images are shuffled with each other, and fetched ahead where they are remote.
+        buffer: number of images that are shuffled together, and fetched in advance if they are remote.
     """
 
     addresses: Sequence[str]
@@ -40,7 +40,7 @@ class Shards(Sequence[bytes]):
 
     @classmethod
     def of(cls, found: Mapping[str, ShardIndex], names: Sequence[str], buffer: int) -> Self:
-        """Of the indices by address."""
+        """The images of shards whose indices are given by address."""
         keys = [np.array([key.encode(errors="surrogateescape") for key in each.keys], "S") for each in found.values()]
         places = [np.array([each.starts, each.lengths], np.int64).T for each in found.values()]
         stamps = [each.stamp for each in found.values()]
@@ -57,7 +57,7 @@ class Shards(Sequence[bytes]):
 
     @cached_property
     def afar(self) -> bool:
-        """Whether it pays to read many images at once, before they are needed."""
+        """Whether many images should be read at once, before they are needed."""
         return any(map(is_remote, self.addresses))
 
     def __len__(self) -> int:
@@ -90,11 +90,11 @@ class Shards(Sequence[bytes]):
         return clean(f"{self.names[shard]}: {key}")
 
     def known_by(self, row: int) -> str:
-        """What image ``row`` is known by in the cache."""
+        """Key of image ``row`` in the cache."""
         return f"{self.stamps[int(self.shard[row])]}\0{self.places[row].tolist()}"
 
     def digest(self, rows: Tensor) -> str:
-        """A checksum of these images: the names of their shards, and their places there."""
+        """A checksum of the names of the shards, and of the positions of these images in them."""
         found = sha256("\n".join(self.names).encode(errors="surrogateescape"))
         for column in (self.shard[:, None], self.places):
             found.update(column[rows.numpy()].astype("<i8").tobytes())

@@ -175,8 +175,8 @@ class StoredImages:
 
 
 def _read_at(file: int, into: memoryview, start: int) -> int:
-    """Fill memory from a place of the file; how many bytes there were."""
-    if hasattr(os, "preadv"):  # forked workers share the place of a file, so that they must not move it
+    """Fill memory from a position in the file; return the number of bytes read."""
+    if hasattr(os, "preadv"):  # forked workers share the position of a file, so they must not move it
         return os.preadv(file, [into], start)
     os.lseek(file, start, os.SEEK_SET)  # Windows, where processes are not forked
     found = os.read(file, len(into))

@@ -80,13 +80,13 @@ class FolderImages:
         return self._images(indices, crops)
 
     def needed(self, *indices: Tensor | None, crop: bool) -> list[int]:
-        """The rows of the images whose files are read, each once; not of those that are stored in the right form."""
+        """The rows of images whose files must be read, each once: all but those stored in the required form."""
         rows = self.rows[torch.cat([each for each in indices if each is not None])].tolist()
         stored = None if self.stored is None or self.stored.whole == crop else self.stored
         return sorted({row for row in rows if stored is None or stored.places[row] < 0})
 
     def with_contents(self, contents: Mapping[int, bytes]) -> FolderImages:
-        """The set, some of whose files are in memory, by row."""
+        """The set with the given contents of files, by row, in memory."""
         assert isinstance(self.files, Shards)  # noqa: S101
         return replace(self, files=Fetched(self.files, contents))
 
@@ -121,7 +121,7 @@ class FolderImages:
 
 
 def called(files: Sequence[Source], row: int, part: str) -> str:
-    """What file ``row`` is called in messages, if it has no path."""
+    """Name of file ``row`` in messages, if it has no path."""
     return files.name(row) if isinstance(files, Shards | Fetched) else f"{part} image {row}"
 
 
@@ -275,7 +275,7 @@ class Stream:
 
 @dataclass(eq=False)
 class _Sampler:
-    """The requests of an epoch, as the loader hands them to its workers."""
+    """The requests of an epoch, as the loader passes them to its workers."""
 
     images: ImageSet
     requests: Sequence[Request] = ()
@@ -300,10 +300,10 @@ def _afar(images: ImageSet) -> Shards | None:
 
 
 def _fetched(images: ImageSet, requests: Sequence[Request]) -> Iterator[Request]:
-    """The requests; those for remote images with their contents, the next buffer being fetched while one is in use.
+    """The requests; those for remote images with their contents. The next buffer is fetched while one is in use.
 
-    This process fetches and hands on what each request needs: workers that fetch for themselves would each hold a
-    buffer, or ask for image by image.
+    This process fetches the contents and passes them to the workers. If workers fetched them, each one would hold a
+    buffer, or would request single images.
     """
     if (files := _afar(images)) is None or not isinstance(images, FolderImages):
         yield from requests

@@ -16,11 +16,12 @@ from metamixer.data.files.sharded import Shards
 def scan_parquet(file: BinaryIO, size: int, image: str, label: str) -> ShardIndex:
     """Read the labels of a parquet file, and no other column.
 
-    The place of an image is its row group, times 2³², plus its row there; the length is that of the row group's images.
+    The position of an image is its row group times 2³², plus its row in the group; its length is that of all images of
+    the group.
 
     Args:
         file: the shard.
-        size: of the file in bytes; not needed.
+        size: size of the file in bytes; not used.
         image: name of the column with encoded images.
         label: name of the column with labels: a ``ClassLabel``, names, or numbers. Rows without a label are left out.
     """
@@ -71,12 +72,12 @@ class Tables(Shards):
 
     @cached_property
     def afar(self) -> bool:
-        """True also for files of this machine."""
+        """True also for local files."""
         return True
 
     @cached_property
     def _metadata(self) -> dict[int, Any]:
-        """The footers of the files that were read."""
+        """The footers of the files read so far."""
         return {}
 
     def read(self, rows: Sequence[int]) -> dict[int, bytes]:
@@ -103,7 +104,7 @@ class Tables(Shards):
         with open_address(self.addresses[shard], cache_type="none") as file:
             table = ParquetFile(file, metadata=self._metadata.get(shard))
             self._metadata[shard] = table.metadata
-            inside = is_struct(table.schema_arrow.field(self.column).type)  # as a content and a path
+            inside = is_struct(table.schema_arrow.field(self.column).type)  # with content and path
             name = f"{self.column}.bytes" if inside else self.column
             images = table.read_row_group(group, columns=[name]).column(self.column)
         found = ((row, images[int(self.places[row, 0]) & 0xFFFFFFFF].as_py()) for row in rows)

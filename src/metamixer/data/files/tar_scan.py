@@ -1,4 +1,4 @@
-"""The samples of a tar shard, from its headers: members with one name up to the first dot are one sample."""
+"""The samples of a tar shard, from its headers: members with the same name up to the first dot are one sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from metamixer.data.files.image_file import SUFFIXES
 from metamixer.data.files.shard_index import ShardIndex
 
-_LABEL_BYTES = 2**20  # of a member that is read for its label
+_LABEL_BYTES = 2**20  # largest size of a member that is read for its label
 
 
 class _Member(NamedTuple):
@@ -21,12 +21,12 @@ class _Member(NamedTuple):
 
 
 def scan_tar(file: BinaryIO, size: int, image: str | None = None, label: str | None = None) -> ShardIndex:
-    """Where the image of each sample lies, and its label; the images are not read.
+    """The position and label of the image of each sample; the images are not read.
 
     Args:
         file: the shard.
-        size: its bytes: members that end behind it are cut off.
-        image: the ending of the members with images, such as ``input.png``; None: the only one of an image.
+        size: its size in bytes; members that end after it are truncated.
+        image: file ending of the images, such as ``input.png``; None: the only one that is an image.
         label: a field of the ``.json`` member; None: the text of the ``.cls`` member.
     """
     samples: dict[str, dict[str, _Member]] = {}
@@ -35,7 +35,7 @@ def scan_tar(file: BinaryIO, size: int, image: str | None = None, label: str | N
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if member.size < 0:  # would lead backwards, round and round
+                if member.size < 0:  # would lead backwards, in an endless loop
                     raise tarfile.ReadError("a member has a negative size")
                 path = PurePosixPath(member.name)
                 stem, _, ending = path.name.partition(".")
@@ -48,7 +48,7 @@ def scan_tar(file: BinaryIO, size: int, image: str | None = None, label: str | N
                 content = tar.extractfile(member).read() if read else None  # type: ignore[union-attr]
                 if member.offset_data + member.size <= size:
                     samples[key][ending] = _Member(member.offset_data, member.size, content)
-            file.seek(tar.offset)  # a tar that is cut off at a header ends as if it were whole, but for its mark
+            file.seek(tar.offset)  # a tar that is truncated at a header only lacks the end mark
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no mark of its end")
     except tarfile.TarError as error:
@@ -77,7 +77,7 @@ def _ending(ending: str) -> str:
 
 
 def _image(members: dict[str, _Member], image: str | None) -> _Member | str:
-    """The image of a sample, or what is wrong with it."""
+    """The image of a sample, or the reason why there is none."""
     if image is not None:
         return members.get(image) or f"no member .{image}; there are {_shown(members)}"
     fitting = [ending for ending in members if f".{_ending(ending)}" in SUFFIXES]
@@ -89,7 +89,7 @@ def _image(members: dict[str, _Member], image: str | None) -> _Member | str:
 
 
 def _label(members: dict[str, _Member], wanted: str, field: str | None) -> str | int | _Wrong:
-    """The label of a sample, or what is wrong with it."""
+    """The label of a sample, or the reason why there is none."""
     content = next((each.content for ending, each in members.items() if _ending(ending) == wanted), None)
     if content is None:
         also = "; data.label_column=FIELD takes a field of .json" if wanted == "cls" else ""
@@ -109,7 +109,7 @@ def _label(members: dict[str, _Member], wanted: str, field: str | None) -> str |
 
 
 def as_label(value: object) -> str | int | None:
-    """A label as a number, or a name; None if it is neither.
+    """A label as a number or a name; None if it is neither.
 
     >>> as_label(" 7"), as_label("cat\\n"), as_label(""), as_label(0.5)
     (7, 'cat', None, None)

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face library ``datasets`` whose files are read where they are."""
+"""Data sets of the Hugging Face library ``datasets``, read in place."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from metamixer.data.splits import Data, HoldOut
 
 
 def stream_hf(name: str, how: Reading, columns: Columns, **hold: Unpack[HoldOut]) -> Data:
-    """A data set by its name on the hub, or a folder, of parquet files or tar shards.
+    """Load a data set on the hub, or in a folder, that consists of parquet files or tar shards.
 
-    ``datasets`` finds the files of the splits. They are read as other shards are.
+    ``datasets`` finds the files of the splits. They are read like other shards.
 
     Raises:
-        DataError: ``datasets`` is not installed, the set is not there or of another kind, it has no training split, or
-            its columns do not show which holds images and which classes.
+        DataError: ``datasets`` is not installed, the set does not exist or is of another kind, it has no training
+            split, or its columns of images and classes are ambiguous.
     """
     datasets = library(name)
     try:
@@ -48,7 +48,7 @@ def stream_hf(name: str, how: Reading, columns: Columns, **hold: Unpack[HoldOut]
 def load_tables(
     name: str, splits: Mapping[str, Sequence[str]], how: Reading, columns: Columns, **hold: Unpack[HoldOut]
 ) -> Data:
-    """The data in parquet files, by the addresses of each split."""
+    """Load the data in parquet files; ``splits`` has the addresses of each split."""
     from datasets import Features
 
     schema = tried(lambda: _schema(splits["train"][0]), splits["train"][0])

@@ -1,4 +1,4 @@
-"""WebDataset tar shards, here or remote, as the splits of one task."""
+"""WebDataset tar shards, local or remote, as the splits of a data set."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ PREFIX = "wds:"
 
 
 def load_wds(pattern: str, how: Reading, columns: Columns, **hold: Unpack[HoldOut]) -> Data:
-    """Tar shards by a pattern of braces and wildcards.
+    """Load the tar shards that match a pattern of braces and wildcards.
 
-    Splits go by names in the addresses, such as ``train`` and ``val``; without a ``train`` all shards are for training.
+    Splits are recognized by names in the addresses, such as ``train`` and ``val``; if none is named ``train``, all
+    shards are used for training.
 
     Raises:
-        DataError: there are no such shards, they have no ``train``, or samples without image or label.
+        DataError: no shards match, only some name a split, or samples have no image or label.
     """
     name = PREFIX + pattern
     addresses = find(pattern)
@@ -44,10 +45,10 @@ class Kind(NamedTuple):
     """A kind of shards.
 
     Args:
-        scan: makes the index of a shard.
-        version: what the index depends on beside the shard.
-        make: makes the set from the indices by address, the names of the shards, and the size of the buffer.
-        block: bytes that are read ahead during the scan.
+        scan: builds the index of a shard.
+        version: everything that the index depends on in addition to the shard.
+        make: builds the set from the indices by address, the names of the shards, and the size of the buffer.
+        block: bytes to read ahead during the scan.
     """
 
     scan: Scan
@@ -57,7 +58,7 @@ class Kind(NamedTuple):
 
 
 def tar_shards(columns: Columns) -> Kind:
-    """Tar shards whose images and labels are in these members."""
+    """Tar shards with images and labels in the given members."""
     scan = partial(scan_tar, image=columns.image, label=columns.label)
     return Kind(scan, repr((PREFIX, *columns)), Shards.of, 2**23)
 
@@ -70,16 +71,16 @@ def load_shards(
     order: Sequence[str] | None = None,
     **hold: Unpack[HoldOut],
 ) -> Data:
-    """The data in shards.
+    """Load the data in shards.
 
     Classes are the labels of the training shards: names in alphabetical order, or numbers in ascending order.
 
     Args:
-        name: of the data.
-        splits: the addresses of each split's shards.
-        kind: of the shards.
-        how: they are read.
-        order: names of all classes in their order, where the set has one.
+        name: name of the data.
+        splits: addresses of the shards of each split.
+        kind: kind of the shards.
+        how: settings for reading.
+        order: names of all classes in order, if the set defines it.
         hold: see :func:`~metamixer.data.splits.assemble`.
 
     Raises:
@@ -119,7 +120,7 @@ def load_shards(
 
 
 def split_shards(name: str, addresses: Sequence[str]) -> dict[str, list[str]]:
-    """The shards of each split, by the last word of an address that is the name of one."""
+    """The shards of each split, which is the last word of an address that is the name of a split."""
     named = {address: _split(address) for address in addresses}
     if "train" not in named.values():
         return {"train": list(addresses)}
@@ -141,7 +142,7 @@ def _split(address: str) -> str | None:
 
 
 def _short(addresses: Sequence[str]) -> dict[str, str]:
-    """The addresses without what is common to all: the same wherever they lie."""
+    """The addresses without their common part, so that they do not depend on the place of the shards."""
     parts = [address.replace("\\", "/").split("/") for address in addresses]
     levels = list(zip(*(each[:-1] for each in parts), strict=False))
     common = next((depth for depth, names in enumerate(levels) if len(set(names)) > 1), len(levels))
@@ -149,7 +150,7 @@ def _short(addresses: Sequence[str]) -> dict[str, str]:
 
 
 def _mixed(shards: Shards, labels: torch.Tensor, classes: int) -> tuple[str, ...]:
-    """A note if buffers have far fewer classes than images drawn from the whole set, as where shards go by class."""
+    """A note if buffers have far fewer classes than images drawn from the whole set, as in shards sorted by class."""
     draw = generator(0, "look at a buffer")
     first = local_order(torch.from_numpy(shards.shard), shards.buffer, draw)[: shards.buffer]
     drawn = torch.randperm(len(labels), generator=draw)[: shards.buffer]
