@@ -26,7 +26,7 @@ def _port() -> int:
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
-    """What torchrun tells a process."""
+    """The environment that torchrun gives a process."""
     return {
         "TORCHELASTIC_RUN_ID": "test",
         "RANK": str(rank),

@@ -1,4 +1,4 @@
-"""Tar shards, and a server of parts of files that can be told to fail."""
+"""Tar shards, and a server of parts of files that can be made to fail."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Every suite on tiny networks: what it hands over, never how fast it is."""
+"""Every suite on tiny networks: its results, never how fast it is."""
 
 import copy
 import math

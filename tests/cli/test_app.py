@@ -97,7 +97,7 @@ def test_evaluate_says_what_train_said(run):
     assert f"{100 * best:.1f} %" in table
 
 
-def test_a_finished_run_goes_on_to_its_table(run):
+def test_resuming_a_finished_run_prints_its_table(run):
     folder, result = run
     again = metamixer("train", "--resume", folder)
     table = [line for line in result.stdout.splitlines() if "%" in line and "images/s" not in line]
@@ -349,7 +349,7 @@ def test_public_names_are_there_although_they_are_imported_late():
         _ = metamixer_package.Cohorts
 
 
-def test_a_stopped_baseline_goes_on(tmp_path, monkeypatch):
+def test_a_stopped_baseline_resumes(tmp_path, monkeypatch):
     whole = Progress.on_epoch
 
     def stop(self, record):
@@ -368,7 +368,7 @@ def test_a_stopped_baseline_goes_on(tmp_path, monkeypatch):
     assert "short training" not in result.stderr
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+def test_sigterm_saves_and_says_how_to_resume(tmp_path):
     folder = tmp_path / "a run"
     command = [sys.executable, "-c", "from metamixer.cli.app import main; main()", "train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

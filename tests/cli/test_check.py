@@ -8,7 +8,7 @@ from metamixer.cli.app import app
 from metamixer.data.files import picture
 
 
-def test_check_tells_of_leaks(tmp_path):
+def test_check_reports_leaks(tmp_path):
     picture = Image.effect_noise((40, 30), 80).convert("RGB")
     for place in ("train/a/0.png", "train/b/0.jpg", "test/a/9.png"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def test_check_counts_what_needs_a_plug_in(tmp_path, monkeypatch):
     assert "6 of 8 cannot be read" in said
 
 
-def test_check_tells_of_unequal_classes(tmp_path):
+def test_check_reports_unequal_classes(tmp_path):
     for name, count in (("cat", 11), ("dog", 2)):
         (tmp_path / name).mkdir()
         for number in range(count):
@@ -52,7 +52,7 @@ def test_check_tells_of_unequal_classes(tmp_path):
     )
 
 
-def test_check_tells_of_16_bit_files_that_hold_12_bits(tmp_path):
+def test_check_reports_16_bit_files_that_hold_12_bits(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(3):

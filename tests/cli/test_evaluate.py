@@ -162,7 +162,7 @@ def test_boxes_that_do_not_fit(scenes, words, message):
     assert message in result.output
 
 
-def test_data_without_boxes_are_told(run):
+def test_data_without_boxes_are_reported(run):
     result = CliRunner().invoke(app, ["evaluate", str(run), "--boxes", "auto"])
     assert result.exit_code == 2
     assert "scenes:fashion-mini" in result.output

@@ -1,4 +1,4 @@
-"""One of a thing is not told in the plural, whatever there is one of."""
+"""A count of one is never followed by a plural, whatever is counted."""
 
 import re
 

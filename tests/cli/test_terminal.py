@@ -110,7 +110,7 @@ def test_numbers_stay_whole_at_every_width():
                 assert number in left, f"{number} at {width}:\n{text}"
 
 
-def test_names_are_shortened_and_still_told_apart():
+def test_names_are_shortened_and_stay_distinct():
     text = shown(result_table(result(0.331), 100, result(0.25)), 80)
     assert "0 timm:mobil" in text
     assert "1 timm:mobil" in text

@@ -167,8 +167,8 @@ class Pick(nn.Module):
         return x[0] if isinstance(x, tuple) else x
 
 
-def test_looking_changes_nothing():
-    """Statistics, random numbers, modes and gradients are as if nobody had looked."""
+def test_probing_changes_nothing():
+    """Statistics, random numbers, modes and gradients are as without probing."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.Dropout(), nn.Flatten(), nn.Linear(12, 4)

@@ -651,7 +651,7 @@ def test_a_plan_deeper_than_the_networks(stage):
 
 
 class Wanders(nn.Module):
-    """Runs its blocks in the order that it is told."""
+    """Runs its blocks in a given order."""
 
     def __init__(self, *order):
         super().__init__()

@@ -77,7 +77,7 @@ def test_the_order_in_which_modules_are_written_means_nothing():
     assert norms == ["early.1"]
 
 
-def test_stages_that_there_are_not():
+def test_stages_that_do_not_exist():
     with pytest.raises(ValueError, match="ResNet has 3 stages, not 4: stage1, stage2, stage3"):
         first_stages(build("resnet8", num_classes=4), 4, IMAGES)
     chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 900, 2))
@@ -85,7 +85,7 @@ def test_stages_that_there_are_not():
         first_stages(chain, 0, IMAGES, ["1"])
 
 
-def test_looking_changes_nothing():
+def test_probing_changes_nothing():
     network = build("resnet8", num_classes=4).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(2, 3, 32, 32)

@@ -164,7 +164,7 @@ class Times(nn.Module):
 
 
 @pytest.mark.parametrize("rescale", [False, True])
-def test_a_branch_that_goes_on_in_place_does_not_change_what_the_others_get(rescale):
+def test_a_branch_that_starts_in_place_does_not_change_what_the_others_get(rescale):
     networks = [small(seed, Times(2.0 + seed)) for seed in range(3)]
     share_trunk(networks, "1", rescale=rescale)
     others = apart(networks, [small(9, Times(0.0)) for _ in networks])
@@ -286,7 +286,7 @@ def test_two_trunks():
 
 
 def test_one_branch_after_the_other_reaches_the_trunk():
-    """With a graph for one branch alone, the others must not hand it a trunk without one."""
+    """With a graph for one branch alone, the others must not pass it a trunk without one."""
     networks, others = branches("resnet8")
     cohort = Cohort(networks)
     for turn in range(3):

@@ -1,4 +1,4 @@
-"""Recipes: what is written is what is read, and every fault is told with its place."""
+"""Recipes: what is written is what is read, and every error is reported with its place."""
 
 import contextlib
 
@@ -61,7 +61,7 @@ def test_a_change_to_a_section_that_is_not_written_keeps_its_defaults():
     assert [peer.name for peer in recipe.peers] == ["resnet20", "resnet8"]
 
 
-def test_all_faults_are_told_at_once_with_their_places():
+def test_all_faults_are_reported_at_once_with_their_places():
     with pytest.raises(RecipeError) as caught:
         Recipe.of(
             {
@@ -114,7 +114,7 @@ def test_wrong_changes(change, said):
         Recipe.of({}, [change], allow_imports=True)
 
 
-def test_a_file_by_hand_is_told_from_one_that_was_written(tmp_path):
+def test_a_file_by_hand_is_distinguished_from_one_that_was_written(tmp_path):
     path = tmp_path / "recipe.yaml"
     assert not is_by_hand(path)
     path.write_text(Recipe.of({"data": {"name": "x: [y] #z"}}).as_yaml())
@@ -247,7 +247,7 @@ def test_peers_start_differently_and_reproducibly():
         assert value.equal(again.state_dict()[name])
 
 
-def test_networks_that_cannot_be_built_are_told_together():
+def test_networks_that_cannot_be_built_are_reported_together():
     recipe = Recipe.of({"peers": ["resnet21", {"name": "resnet8", "widht": 3}, {"name": "resnet8", "weights": "x.pt"}]})
     with pytest.raises(RecipeError) as caught:
         recipe.build_cohort(10, 3, (32, 32))

@@ -49,7 +49,7 @@ nested = st.recursive(
 @given(nested)
 @settings(max_examples=30)
 def test_plain_values_are_json_as_the_standard_has_it(value):
-    """Python's writer has words for NaN and infinity that no other reader knows: it is asked not to use them."""
+    """Python writes NaN and infinity in a form that other readers do not accept, so this is switched off."""
     made = plain(value)
     assert json.loads(json.dumps(made, allow_nan=False)) == made
 

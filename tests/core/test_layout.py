@@ -80,7 +80,7 @@ def test_tokens_lie_where_their_patch_is():
 
 
 def test_equal_sizes_are_settled_by_the_layer():
-    """As many tokens as channels: only the kind of the layer tells them apart."""
+    """As many tokens as channels: only the kind of the layer distinguishes them."""
     tokens = nn.Sequential(nn.Sequential(nn.Conv1d(2, 8, 1)), nn.Flatten(), nn.Linear(64, 3))
     assert stage_layouts(tokens, torch.randn(2, 2, 8), ["0"]) == (Layout(1),)
     linear = nn.Sequential(nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8)), nn.Flatten(), nn.Linear(64, 3))

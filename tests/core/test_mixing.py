@@ -40,7 +40,7 @@ def draw(shape, seed=0, dtype=torch.float64):
 
 
 def layouts(x):
-    """The same numbers in every memory layout that a network hands over."""
+    """The same numbers in every memory layout that a network can produce."""
     yield "contiguous", x.contiguous()
     yield "transposed", x.transpose(0, -1).contiguous().transpose(0, -1)
     wide = torch.stack([x, x + 1], -1)

@@ -159,7 +159,7 @@ def test_a_balanced_order_is_random_in_each_class_and_over_them():
     assert first == pytest.approx(0.5, abs=5 * 0.5 / 4000**0.5)
 
 
-def test_imbalance_is_said_from_five_times_on():
+def test_imbalance_is_reported_above_a_ratio_of_five():
     assert imbalance(("a", "b\n", "c"), (51, 10, 30)) == r"classes differ by more than 5 times: 51 of a, 10 of b\n"
     assert imbalance(("a", "b"), (50, 10)) is None
     assert imbalance(("a", "b"), (1, 0)) == "classes differ by more than 5 times: 1 of a, 0 of b"

@@ -79,6 +79,6 @@ def test_overlap_counts_copies():
 
 
 @pytest.mark.parametrize("size", [0, (3,), (3, 0), (1, 2, 3), (2.5, 2)])
-def test_sizes_that_are_none_are_refused(size):
+def test_invalid_sizes_are_refused(size):
     with pytest.raises(DataError, match="accepted: a side"):
         pair(size)

@@ -1,4 +1,4 @@
-"""Sets by name, and names that are none."""
+"""Sets by name, and unknown names."""
 
 import numpy as np
 import pytest

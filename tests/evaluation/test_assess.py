@@ -41,7 +41,7 @@ def batches(sizes, classes=6, seed=0):
     return found
 
 
-def test_the_figures_are_those_of_the_quick_report():
+def test_the_metrics_are_those_of_the_quick_report():
     test = batches([30, 30, 7])
     found = assess(cohort(), test, names=["a", "b", "c"])
     quick = evaluate(cohort(), test)
@@ -125,7 +125,7 @@ def test_as_json():
     assert len(read["peers"]["pairwise_kl"]) == len(read["peers"]["pairwise_kl"][0]) == 3
 
 
-def test_a_network_that_diverged_has_figures_but_no_temperature():
+def test_a_network_that_diverged_has_metrics_but_no_temperature():
     broken = Cohort([Table(0, 1), Table(0, math.nan)], stages=["stage"])
     found = assess(broken, batches([20]), validation=batches([20])).as_dict()
     assert found["networks"][0]["temperature"] is not None

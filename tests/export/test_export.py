@@ -461,7 +461,7 @@ def test_branches_and_shadows_come_as_whole_networks(averaged, tmp_path):
      ({"to": "onnx", "push": "me/it"}, "goes with --to hub"), ({"to": "onnx", "out": "model.pt2"}, "ends in .onnx"),
      ({"to": "onnx", "device": "cuda"}, "cuda")],
 )  # fmt: skip
-def test_what_does_not_exist_is_refused_with_what_would_work(run, options, words):
+def test_what_does_not_exist_is_refused_with_what_is_accepted(run, options, words):
     with pytest.raises(RecipeError, match=words):
         export(run, **options)
 

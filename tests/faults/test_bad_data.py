@@ -150,7 +150,7 @@ def batches():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_images_that_are_no_numbers_stop_the_training_before_they_reach_the_weights(value):
+def test_images_that_are_not_finite_stop_the_training_before_they_reach_the_weights(value):
     spoilt = batches()
     images = spoilt[1].images.clone()
     images[3, 0, 2, 2] = value

@@ -1,4 +1,4 @@
-"""Damaged, forged and foreign checkpoints, and full disks: told in a line, and the last good checkpoint is used.
+"""Damaged, forged and foreign checkpoints, and full disks: reported in a line, and the last good checkpoint is used.
 
 R4 and R5 of the list. What is compared: see ``tests.faults.runs.outcome``.
 """
@@ -175,7 +175,7 @@ def test_nothing_usable_is_refused_and_nothing_is_begun_again(copy):
     assert before.keys() <= {path for path in copy.rglob("*.*") if path.is_file()}
 
 
-def test_what_no_pointer_names_yet_is_not_gone_on_from(run, copy):
+def test_a_checkpoint_that_no_pointer_names_yet_is_not_resumed(run, copy):
     """A process dies after its first checkpoint and before BEST and LATEST name it: then there is no BEST."""
     folder = copy / "checkpoints"
     (folder / "LATEST").unlink()
@@ -344,7 +344,7 @@ def test_a_state_without_its_parts_is_refused(copy, lost):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_what_was_done_stays(server, run, data, tmp_path):
+def test_a_full_disk_is_reported_and_what_was_done_stays(server, run, data, tmp_path):
     """A limit of the length of files stands in for the disk."""
     folder = tmp_path / "run"
     command = [*words(data), "--out", folder, "--resume", "auto"]

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run that is sent off again ends in the same bits, and nobody has to mend anything.
+"""Killed at any moment, a run that is started again ends in the same bits, without manual repair.
 
 R1, R2, R3 and R7 of the list. Every child is a whole ``metamixer train`` in a process group of its own; a kill takes
 its data workers too. What is compared: see ``tests.faults.runs.outcome``.
@@ -138,7 +138,7 @@ def test_a_few_kills(server, data, reference, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("begun", [False, True], ids=["new", "going on"])
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "resumed"])
 def test_killed_at_every_file_that_is_opened_to_be_written(server, data, reference, tmp_path, begun):
     """Each is empty then, and the next start must not stumble over it nor lose what stood there."""
     command = words(data)
@@ -193,7 +193,7 @@ def test_a_signal_at_any_moment_of_training_saves_and_exits_soon(server, data, r
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("loss", "mixer", "workers"), CASES)
-def test_stopped_at_five_points_every_method_goes_on(server, data, reference, tmp_path, loss, mixer, workers):
+def test_stopped_at_five_points_every_method_resumes(server, data, reference, tmp_path, loss, mixer, workers):
     """R2: the first step, the last but one and the last of an epoch, the first of the next, the last of all."""
     command, more = words(data, loss, mixer, workers), {"streamed": workers > 0}
     expected, _ = reference(command, **more)

@@ -276,7 +276,7 @@ def faulty(count):
             count -= 1
 
 
-def test_the_command_line_tells_it_in_lines_and_exits_with_2(tmp_path):
+def test_the_command_line_reports_it_in_lines_and_exits_with_2(tmp_path):
     path = tmp_path / "recipe.yaml"
     for text, change in faulty(25):
         path.write_text(text, encoding="utf-8")
@@ -299,7 +299,7 @@ def test_the_command_line_tells_it_in_lines_and_exits_with_2(tmp_path):
         ("data: {seed: 2001-01-01}", "data.seed"),
     ],
 )
-def test_what_would_fail_later_is_told_at_once(tmp_path, content, said):
+def test_what_would_fail_later_is_reported_at_once(tmp_path, content, said):
     (tmp_path / "recipe.yaml").write_text(content)
     with pytest.raises(RecipeError) as caught:
         Recipe.read(tmp_path / "recipe.yaml")

@@ -157,7 +157,7 @@ def test_torchrun_starts_a_killed_run_again(data, reference, tmp_path, rank):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("to", ["torchrun", "rank 1", "all"])
 def test_a_signal_stops_all_ranks_at_one_step(data, reference, tmp_path, to):
-    """R8: SIGTERM to torchrun, to one process or, as clusters do, to all, whom torchrun then tells a second time."""
+    """R8: SIGTERM to torchrun, to one process or, as in clusters, to all, which torchrun then signals again."""
     command, out = torchrun(*train(data, tmp_path / "run")), tmp_path / "run"
     with started(command, tmp_path / "log") as process:
         until(lambda: rows(out) >= 2, process)
@@ -305,7 +305,7 @@ def test_runs_coupled_by_a_folder(data, tmp_path):
         place = 1 + sorted({0, 1, 2} - {number}).index(1)
         for name, value in kept.items():
             assert torch.equal(found[f"cohort.peers.{place}.{name}"], value), "the last file of the dead one"
-    # The dead one goes on where it was, and finishes beside the files that the others left.
+    # The killed one resumes where it was, and finishes with the files that the others left.
     with run(1, 400) as second:
         reached = rows(outs[1])
         until(lambda: rows(outs[1]) >= reached + 3, second)

@@ -1,7 +1,7 @@
 """Every method, stopped at every kind of place and resumed: the whole state is that of a run that was not stopped.
 
 Compared without tolerance: the bytes of the weights of networks and of the loss's parts and buffers, the optimizer's
-state, the best peer, and the validation figures of every epoch. Kills at random moments are another test.
+state, the best peer, and the validation metrics of every epoch. Kills at random moments are another test.
 """
 
 import os
@@ -26,7 +26,7 @@ SAMPLE = [("loss", "pcl"), ("loss", "afd"), ("loss", "codistillation"), ("loss",
 
 
 class Watching:
-    """Keeps the figures of every epoch, and stops the run where it is told to."""
+    """Keeps the metrics of every epoch, and stops the run at a given place."""
 
     def __init__(self, signal_at=None, raise_after_epoch=None):
         self.signal_at, self.raise_after_epoch, self.figures = signal_at, raise_after_epoch, {}

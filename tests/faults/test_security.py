@@ -292,7 +292,7 @@ def test_archives_write_nothing_outside_of_the_folder(tmp_path, monkeypatch, nam
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x1f\x8b" + b"\0" * 20])
-def test_what_is_no_archive_is_told(tmp_path, monkeypatch, content):
+def test_what_is_no_archive_is_reported(tmp_path, monkeypatch, content):
     (tmp_path / "c.tar.gz").write_bytes(content)
     _, listed, meta = cifar(tmp_path / "made")
     published(monkeypatch, listed, meta, tmp_path / "c.tar.gz", "file:///nowhere")

@@ -67,7 +67,7 @@ def test_a_killed_worker_ends_the_training_and_says_what_may_help(server, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_a_run_whose_worker_was_killed_goes_on(server, tmp_path):
+def test_a_run_whose_worker_was_killed_resumes(server, tmp_path):
     run = tmp_path / "run"
     child = server.start(*words(photos(tmp_path / "data"), workers=2), "train.epochs=30", "--out", run, streamed=True)
     until((run / "checkpoints" / "LATEST").exists)
@@ -108,7 +108,7 @@ def streamed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_loader_works_again_after_its_worker_was_killed(tmp_path):
-    """In a process of its own: torch tells of a dead worker at any place of a program, and pytest would fall over."""
+    """In a process of its own: torch reports a dead worker at any place of a program, which would crash pytest."""
     child = f"""
 import os, signal, torch
 from metamixer.data import Augment, TrainLoader, WorkerError, load
@@ -186,7 +186,7 @@ def test_labels_on_disk_are_checked_as_those_in_memory(streamed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_full_shared_memory_is_told_and_not_waited_for(tmp_path):
+def test_full_shared_memory_is_reported_and_not_waited_for(tmp_path):
     """In a mount of its own with 64 kB of shared memory, as far as the system lets us."""
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:

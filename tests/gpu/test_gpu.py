@@ -1,6 +1,6 @@
-"""The method on a GPU: values of the processor, training in every precision, resuming, and the commands.
+"""The method on a GPU: the same values as on the CPU, training in every precision, resuming, and the commands.
 
-All of it skips on a machine without one; `pytest tests/gpu` runs it there.
+All tests are skipped on a machine without a GPU; `pytest tests/gpu` runs them.
 """
 
 import copy
@@ -30,7 +30,7 @@ MINI = ("--data", "fashion-mini", "--peers", "resnet8,resnet8", "train.epochs=2"
 
 @pytest.fixture
 def exact():
-    """Convolutions in TF32 are another rounding, not another method."""
+    """Convolutions without TF32, which rounds differently."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -38,7 +38,7 @@ def exact():
 
 
 @pytest.mark.parametrize("loss_name", LOSSES)
-def test_a_step_has_the_gradients_of_the_processor(loss_name, exact):
+def test_a_step_has_the_gradients_of_the_cpu(loss_name, exact):
     """Each loss with MetaMixer, both halves, from the same weights, batch and draws."""
     here = tiny(LOSSES[loss_name])
     batch = Batch(images_of((7, 7)), LABELS, companions=images_of((7, 7)).flip(-1))
@@ -58,7 +58,7 @@ def test_a_step_has_the_gradients_of_the_processor(loss_name, exact):
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler of torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from the compiler of torch
 @pytest.mark.parametrize("mixer_name", ["none", "metamixer"])
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_cohort_has_the_outputs_of_an_eager_one(mixer_name, mode, exact):
@@ -98,7 +98,7 @@ def test_training_learns(settings, tmp_path):
 
 
 def test_a_stopped_training_ends_as_one_that_was_not(tmp_path):
-    """Kernels of cuDNN may add in another order, so equal up to what that makes of a few steps."""
+    """Kernels of cuDNN may add in another order, so the ends are equal up to the effect of that on a few steps."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     metamixer("train", *MINI, "--out", whole)
     words = [sys.executable, "-m", "metamixer", "train", *MINI, "--out", str(parts)]
@@ -124,7 +124,7 @@ def test_commands_use_the_network(tmp_path):
 
 
 def one_process(tmp_path, *words):
-    """A process that torchrun starts alone: NCCL, DistributedDataParallel and all collectives, with one member."""
+    """One process started by torchrun: NCCL, DistributedDataParallel and all collectives, with one member."""
     environment = {**os.environ, "TORCHELASTIC_RUN_ID": "test"}
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--standalone", "-m", "metamixer"]
     return subprocess.run([*start, *words], env=environment, capture_output=True, text=True, timeout=240)
@@ -138,7 +138,7 @@ def test_torchrun_with_nccl(settings, tmp_path):
 
 
 def test_a_network_of_ones_own(tmp_path):
-    """The Python interface with a DataLoader: batches come from the processor."""
+    """The Python interface with a DataLoader: batches come from the CPU."""
     torch.manual_seed(0)
     images, labels = torch.randn(64, 3, 8, 8), torch.arange(64) % 4
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), 16, shuffle=True)

@@ -204,7 +204,7 @@ def test_width():
     assert loss(outputs, targets_of())["discriminator"].isfinite().all()
 
 
-def test_copies_go_on_alike():
+def test_copies_continue_alike():
     loss, outputs = made(ALIKE)
     wanted = loss(outputs, targets_of())
     for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):

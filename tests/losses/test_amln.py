@@ -235,7 +235,7 @@ def test_setup_makes_parts_once():
     assert len(loss.containers) == 4
 
 
-def test_copies_go_on_alike():
+def test_copies_continue_alike():
     loss, outputs = made(OTHERS)
     wanted = loss(outputs, targets_of())
     fresh = AMLN()

@@ -291,7 +291,7 @@ while time.monotonic() < end:
 
 
 def test_two_processes_of_which_one_is_killed(tmp_path):
-    """They find each other; the other one is killed as it trains; this one goes on and learns on from the last copy."""
+    """They find each other; the other one is killed as it trains; this one continues to learn from the last copy."""
     arguments = [sys.executable, "-c", OTHER, str(Path(__file__).parents[2]), str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     other = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
@@ -321,7 +321,7 @@ def test_two_processes_of_which_one_is_killed(tmp_path):
     assert all(each["distill"] > 0 for each in terms[-40:])
     assert terms[-1]["task"] < terms[0]["task"]
     now = safetensors.torch.load_file(tmp_path / "peer-0.safetensors")
-    assert not all(torch.equal(value, now[name]) for name, value in own.items()), "it goes on to publish"
+    assert not all(torch.equal(value, now[name]) for name, value in own.items()), "it continues to publish"
 
 
 # What does not fit

@@ -503,7 +503,7 @@ def test_a_step_reduces_the_loss(name, loss_name):
 
 @every_loss
 def test_no_mixing_hands_on_plain_images_and_labels(name):
-    """NoMix hands the loss one-hot targets and the networks their images as they are."""
+    """NoMix gives the loss one-hot targets, and the networks their images unchanged."""
     cohort = tiny(LOSSES[name])
     batch = Batch(images_of((7, 7)), LABELS)
     step = train_step(cohort, NoMix(), build(name, cohort(batch.images)), batch)

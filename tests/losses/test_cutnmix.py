@@ -171,7 +171,7 @@ def network(seed, width):
 
 
 def test_the_averages_follow_the_peers():
-    """First the plain mean of all steps, later a moving average; a loss that is restored goes on counting."""
+    """First the plain mean of all steps, later a moving average; a loss that is restored continues to count."""
     cohort = Cohort([network(0, 5), network(1, 7)], stages=["0"], shadows=True)
     loss = CutnMixLoss(decay=0.75)
     weights = cohort.peers[1][3].weight

@@ -439,7 +439,7 @@ PLANS = [MixPlan(), MixPlan((Blend(torch.tensor(0.7), torch.tensor([1, 2, 3, 4, 
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=["plain", "mixed"])
-def test_to_look_at_a_peer_leaves_it_as_it_is(plan):
+def test_running_a_peer_for_an_attack_leaves_it_as_it_is(plan):
     cohort, x = cohort_of(), images_of()
     cohort.peers[0][1][1].eval()  # one that is in evaluation mode for good
     modes = {name: module.training for name, module in cohort.named_modules()}

@@ -39,7 +39,7 @@ def kl(teacher, student):
 
 
 def slow_switokd(logits, targets, teachers):
-    """The losses of every peer, written as the modes are told apart in the paper: ``(task, distill, experts)``."""
+    """The losses of every peer, written as the paper distinguishes the modes: ``(task, distill, experts)``."""
     peers = len(logits)
     students = range(teachers, peers)
     expert = {(t, s): is_expert(logits[s], logits[t], targets) for t in range(teachers) for s in students}

@@ -20,7 +20,7 @@ def test_a_server_that_takes_connections_and_one_that_is_gone(monkeypatch):
     assert not hub_is_reachable()
 
 
-def test_an_address_that_is_none_is_no_reason_to_stop(monkeypatch):
+def test_an_invalid_address_is_no_reason_to_stop(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:99999")
     assert not hub_is_reachable()
 

@@ -309,7 +309,7 @@ def test_broken_files_become_notes(name, content, told, tmp_path):
     check_closed(found)
 
 
-def test_numbers_that_are_none(tmp_path):
+def test_values_that_are_not_finite_or_not_there(tmp_path):
     folder = run(tmp_path / "run")
     found = json.loads((folder / "evaluation.json").read_text())
     found["networks"][0] |= {"ece": float("nan"), "nll": float("inf"), "per_class": [None] * 7, "calibrated": None}

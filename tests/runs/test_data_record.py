@@ -156,7 +156,7 @@ def test_a_photograph_added_between_stop_and_resume(tmp_path):
     assert read_recipe(tmp_path / "run").data == recipe.data
 
 
-def test_a_run_of_an_older_version_goes_on_with_a_note(home, monkeypatch):
+def test_a_run_of_an_older_version_resumes_with_a_note(home, monkeypatch):
     """Its checkpoints carry the checksum that had the place of the data in it."""
     recipe = read_recipe(home / "run")
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": str(home / "photos")})})

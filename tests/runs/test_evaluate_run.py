@@ -53,7 +53,7 @@ def test_a_run_that_has_not_ended_has_no_deployed_network(run, tmp_path):
         assess_run(tmp_path / "copy")
 
 
-def test_figures_do_not_depend_on_what_was_drawn_before(run):
+def test_metrics_do_not_depend_on_what_was_drawn_before(run):
     torch.manual_seed(5)
     first = assess_run(run, robustness=["corruptions", "fgsm"], limit=4).as_dict()
     torch.manual_seed(6)

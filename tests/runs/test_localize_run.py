@@ -52,7 +52,7 @@ def test_a_run_on_scenes_is_measured(run):
         assert [each.name for each in one.networks] == ["0 resnet8", "1 resnet8"]
 
 
-def test_what_cannot_be_measured_is_told(run, tmp_path):
+def test_what_cannot_be_measured_is_reported(run, tmp_path):
     with pytest.raises(RecipeError, match="limit 1"):
         localize_run(run, limit=1)
     with pytest.raises(RecipeError, match="is not a run"):

@@ -66,6 +66,6 @@ def test_a_busy_machine_is_warned_of(machine):
     assert set_threads(None)[0].endswith("--threads 1 may be faster")
 
 
-def test_none_is_refused():
+def test_zero_threads_are_refused():
     with pytest.raises(RecipeError, match="--threads 0: accepted are numbers from 1"):
         set_threads(0)

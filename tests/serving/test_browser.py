@@ -70,7 +70,7 @@ def test_a_class_is_chosen_for_the_maps(page, images):
     assert page.faults == []
 
 
-def test_images_are_dropped_and_what_is_none_is_named(page, images, tmp_path):
+def test_images_are_dropped_and_other_files_are_named(page, images, tmp_path):
     page.evaluate(
         """async (bytes) => {
           const data = new DataTransfer();

@@ -70,7 +70,7 @@ def test_maps_are_those_of_their_network_for_the_asked_class(run, served, images
             empty += not seen.any()
         own = served.look(path.read_bytes(), maps=True)
         assert all(one["map_of"] == one["class"] for one in own["networks"] if "map" in one)
-    assert empty < 9  # of 18; two networks and three classes are told apart by the others
+    assert empty < 9  # of 18; the others distinguish two networks and three classes
 
 
 def test_files_are_served_with_what_they_have(run, images, tmp_path):

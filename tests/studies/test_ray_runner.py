@@ -24,7 +24,7 @@ def cluster():
 
 
 def test_a_node_that_dies_takes_no_run_with_it(cluster, tmp_path):
-    """Both nodes work; one is killed in the middle, its run goes on at the other, and the table is the same."""
+    """Both nodes work; one is killed in the middle, its run continues on the other, and the table is the same."""
     content = json.loads(json.dumps(CONTENT))
     content["recipe"]["train"]["epochs"] = 60
     wanted = tmp_path / "wanted"

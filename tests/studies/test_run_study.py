@@ -305,7 +305,7 @@ def test_memory_holds_further_runs_back(monkeypatch, tmp_path, sleepers, availab
     _, done, most = sleepers
     monkeypatch.setattr(machine, "available_memory", lambda: available)
     monkeypatch.setattr(machine, "resident_memory", lambda _: resident)
-    # A run that has ended tells what it took, which is far more than these: only the first starts are looked at.
+    # A finished run reports the memory it took, far more than these numbers: only the first starts are checked.
     run_all(CELLS, tmp_path, MEASURE, jobs=9, threads=1, memory=100, ended=done.append)
     assert len(done) == 4
     assert all(run.fault is None and run.bytes > 1e6 for run in done)

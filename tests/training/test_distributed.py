@@ -145,7 +145,7 @@ class Seen:
 
 
 def assert_equal(found, wanted, bar=1e-12):
-    """Weights, terms and figures, up to the order of sums."""
+    """Weights, terms and metrics, up to the order of sums."""
     for name, value in found["weights"].items():
         torch.testing.assert_close(value, wanted["weights"][name], rtol=0, atol=bar, msg=name)
     if found["epochs"]:
@@ -159,7 +159,7 @@ def assert_equal(found, wanted, bar=1e-12):
 @pytest.mark.parametrize("mixer", ["metamixer", "inside", "samples", "boxes"])
 @pytest.mark.parametrize("loss", ["dml"])
 def test_shares_of_a_batch_are_the_batch(mixer, loss, tmp_path):
-    """Two processes with half of every batch: the same plan, gradients, weights and figures as one process."""
+    """Two processes with half of every batch: the same plan, gradients, weights and metrics as one process."""
     wanted = train(mixer, loss, mixing_groups=2)
     for found in processes.together(tmp_path, 2, train, mixer, loss):
         assert_equal(found, wanted)
@@ -306,7 +306,7 @@ def test_a_step_takes_one_collective_beside_gradients(tmp_path):
     assert processes.together(tmp_path, 2, _counted) == [steps + epochs] * 2
 
 
-def test_a_run_goes_on_with_other_processes(tmp_path):
+def test_a_run_resumes_with_other_processes(tmp_path):
     """A checkpoint has all peers wherever they were trained."""
     wanted = train("metamixer", "dml", epochs=2, folder=tmp_path / "whole")
     assert processes.together(tmp_path / "a", 2, _stopped, tmp_path / "run") == [7, 7]
@@ -319,7 +319,7 @@ def test_a_run_goes_on_with_other_processes(tmp_path):
     assert_equal(alone, wanted)
 
 
-def test_a_run_goes_on_with_its_processes_to_the_same_bits(tmp_path):
+def test_a_run_resumes_with_its_processes_to_the_same_bits(tmp_path):
     wanted = processes.together(tmp_path / "a", 2, _spread, "metamixer", "dml", 2, 2, tmp_path / "whole")
     assert processes.together(tmp_path / "b", 2, _stopped, tmp_path / "run") == [7, 7]
     found = processes.together(tmp_path / "c", 2, _spread, "metamixer", "dml", 2, 2, tmp_path / "run", 2, True)

@@ -1,4 +1,4 @@
-"""Who trains in a precision that the processor does not have is told what it costs."""
+"""A training in a precision that the processor does not support warns of its cost."""
 
 import platform
 import subprocess
@@ -58,7 +58,7 @@ def test_float32_is_not_measured(monkeypatch, recwarn):
 
 
 def test_a_gpu_with_native_support_is_not_measured(monkeypatch):
-    """On an H200 that twelve trainings shared, a measured ratio of 1.6 warned of nothing."""
+    """On an H200 shared by twelve training runs, a measured ratio of 1.6 led to a false warning."""
     asked = []
     monkeypatch.setattr(half_precision.F, "conv2d", lambda *_, **__: pytest.fail("measured"))
     monkeypatch.setattr(

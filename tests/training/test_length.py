@@ -30,7 +30,7 @@ class Rates:
 
 
 def flat_validation():
-    """Labels that no image tells: what is learned does not help, so the first epochs stay the best."""
+    """Labels that do not depend on the images: what is learned does not help, so the first epochs stay the best."""
     held = toys.images(12)
     return [type(toys.validation()[0])(torch.zeros(12, 1, 8, 8), held.labels)]
 

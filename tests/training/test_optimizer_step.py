@@ -145,7 +145,7 @@ def test_backoff_halves_the_rate_for_good_and_across_a_resume(tmp_path):
     assert [record.lr for record in later.steps] == [0.0125] * STEPS
 
 
-def test_what_is_no_accident_stops():
+def test_too_many_skipped_steps_stop_the_training():
     made = trainer(Spoilt(range(3, 100)), epochs=10, on_nonfinite="skip")
     stopped = f"in step {3 + MOST_SKIPPED} .*and so did the {MOST_SKIPPED} steps before"
     with warnings.catch_warnings(record=True) as said:

@@ -69,7 +69,7 @@ def test_all_settings_off_are_as_if_there_were_none():
     assert all(torch.equal(value, toys.weights(given)[name]) for name, value in toys.weights(plain).items())
 
 
-def test_stages_that_there_are_not():
+def test_stages_that_do_not_exist():
     with pytest.raises(TrainingError, match=r"freeze: Sequential has \d stages, not 9"):
         fit(freeze=9)
     with pytest.raises(ValueError, match="freeze=-1"):

@@ -43,7 +43,7 @@ def test_batches_count_by_their_images():
     assert_means(sums, by_hand())
 
 
-def test_it_goes_on_from_a_checkpoint(tmp_path):
+def test_it_continues_from_a_checkpoint(tmp_path):
     first, *rest = steps()
     before, after = Sums(), Sums()
     before.add(*first)

@@ -125,7 +125,7 @@ class SignalAfter:
 
 @pytest.mark.parametrize("at", [1, STEPS - 1, STEPS, STEPS + 1, EPOCHS * STEPS])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_saves_after_the_running_step_and_resume_goes_on(tmp_path, uninterrupted, at, number):
+def test_a_signal_saves_after_the_running_step_and_resume_continues(tmp_path, uninterrupted, at, number):
     first = toys.trainer(tmp_path, EPOCHS, callbacks=[Files(tmp_path), SignalAfter(at, number)])
     with pytest.raises(Interrupted) as stopped:
         first.fit(toys.loader(), toys.validation())
@@ -180,7 +180,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("reading", ["disk", "workers", None])
-def test_both_sides_of_the_speed_are_told(tmp_path, reading):
+def test_both_sides_of_the_speed_are_reported(tmp_path, reading):
     seen = []
 
     class Looking(Files):
@@ -398,7 +398,7 @@ def test_alternating_updates_are_for_networks_of_their_own():
         Trainer(Cohort(networks, stages=["0", "1"]), NoMix(), DML(), epochs=1, accelerator="cpu", update="alternating")
 
 
-def test_training_goes_on_without_tensorboard(tmp_path, uninterrupted):
+def test_training_continues_without_tensorboard(tmp_path, uninterrupted):
     """The event file is a view; what cannot be done without, metrics.jsonl, is there."""
     (tmp_path / "events").write_text("in the way")
     made = toys.trainer(tmp_path, EPOCHS, callbacks=[Files(tmp_path), *trackers(["tensorboard"], tmp_path, {})])

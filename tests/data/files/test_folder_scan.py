@@ -138,7 +138,7 @@ def test_names_in_two_unicode_forms_are_one(class_folders, tmp_path):
         load(root)
 
 
-def test_what_is_left_out_is_told_by_suffix_and_place(class_folders, save):
+def test_what_is_left_out_is_reported_by_suffix_and_place(class_folders, save):
     class_folders(part="train")
     root = class_folders(part="val", first=40)
     for number in range(6):

@@ -33,7 +33,7 @@ def test_runs_have_a_recipe(content, found, tmp_path):
     assert is_run(tmp_path) is found
 
 
-def test_entries_are_sorted_and_a_folder_that_is_none_is_said(tmp_path):
+def test_entries_are_sorted_and_what_is_no_folder_is_reported(tmp_path):
     touch(*(tmp_path / name for name in ("b", "a", "C")))
     assert [entry.name for entry in entries(tmp_path)] == ["C", "a", "b"]
     with pytest.raises(DataError, match="nothing: cannot be listed: No such file"):

@@ -192,7 +192,7 @@ def test_a_large_jpeg_is_near_the_full_decode():
     assert np.abs(hwc(read_image(content, 3, (60, 60))).astype(int) - np.array(full)).max() <= 3
 
 
-def test_grey_is_told_from_the_header():
+def test_grey_is_recognized_by_the_header():
     for pixels, channels in ((GREY, 1), (COLOUR, 3), (Image.fromarray(COLOUR).quantize(4), 3), (GREY > 9, 1)):
         assert read_header(encoded(pixels)).channels == channels
     assert read_header(encoded(Image.fromarray(GREY), "GIF")).channels == 1

@@ -174,6 +174,6 @@ def test_a_folder_is_brought_to_half_of_the_scene(tmp_path):
         ("scenes:fashion-mini", {"cache_limit_bytes": 2**20}, r"GiB.*image_size"),
     ],
 )
-def test_errors_say_what_would_work(name, options, message):
+def test_errors_say_what_is_accepted(name, options, message):
     with pytest.raises(DataError, match=message):
         load(name, **options)

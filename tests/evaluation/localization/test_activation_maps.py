@@ -139,7 +139,7 @@ def test_the_stage_is_the_last_that_has_an_extent():
     assert maps.shape == (2, 8, 8)
 
 
-def test_what_makes_no_map_is_told():
+def test_what_makes_no_map_is_reported():
     network = Pooled()
     with pytest.raises(NoMap, match=r"'4' returns \(2, 4\)"):
         raw_maps(network, torch.zeros(2, 1, 8, 8), stage="4")

@@ -113,7 +113,7 @@ def test_layout_of_the_images_is_kept():
 
 
 @pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5, 0.5]), ([], []), ([0.5], [0.0]), ([0.5], [-1.0])])
-def test_a_normalisation_that_is_none(mean, std):
+def test_an_invalid_normalisation(mean, std):
     with pytest.raises(ValueError, match="one mean and one deviation above 0"):
         Pixels.of(mean, std)
 
