@@ -45,7 +45,7 @@ _USE = ["export.load_model:load"]
 __getattr__, __all__ = lazy_names(
     __name__, [*(f"metamixer.{name}" for name in (*_VALUES, *_PARTS, *_LOOP, *_USE)), *MIXERS.targets, *LOSSES.targets]
 )
-torchvision_compat.make_importable()  # so that timm can be imported beside a CPU-only torch; nothing is imported by it
+torchvision_compat.make_importable()  # so that timm can be imported with a CPU-only torch; nothing is imported by it
 
 
 def __dir__() -> list[str]:
