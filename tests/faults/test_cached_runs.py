@@ -51,7 +51,7 @@ def test_without_crops_a_run_is_the_same_to_the_last_bit(run, tmp_path, workers)
 # Before the first shard, before the third, and with all of one written but its name.
 @pytest.mark.parametrize("die", [("metamixer.data.files.disk_cache:write_shard", 0),
                                  ("metamixer.data.files.disk_cache:write_shard", 2), ("os:fsync", 1)])  # fmt: skip
-@pytest.mark.parametrize("crops", [(), CROPS])
+@pytest.mark.parametrize("crops", [(), pytest.param(CROPS, marks=pytest.mark.slow)])
 def test_a_training_that_was_killed_while_it_wrote_the_cache_ends_as_any_other(run, tmp_path, die, crops):
     cache = f"data.cache={tmp_path / 'cache'}"
     code, _ = run("killed", cache, *crops, die=die)

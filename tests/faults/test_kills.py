@@ -162,7 +162,11 @@ def test_killed_at_every_file_that_is_opened_to_be_written(server, data, referen
     assert number > 5
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow)],
+    ids=["SIGTERM", "SIGINT"],
+)
 def test_a_signal_at_any_moment_of_training_saves_and_exits_soon(server, data, reference, tmp_path, number, workers):
     """R7, while the first epochs run: the step is finished, its checkpoint written, and the code says which signal.
 
