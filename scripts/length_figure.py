@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 import matplotlib
 from matplotlib import pyplot as plt
 
-from metamixer.studies.results import join, read_lines
+from metamixer.studies.plan import Plan
 from metamixer.studies.study_file import Study
 
 matplotlib.use("Agg")
@@ -21,8 +21,7 @@ ROOT = Path(__file__).parents[1]
 def main(folder: Path) -> None:
     study = Study.read(folder / "study.yaml")
     found: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
-    lines = folder / "results.jsonl"
-    for result in join([(lines, read_lines(lines))], {cell.digest for cell in study.cells}).values():
+    for result in Plan.of(study, folder).lines.values():
         found[result.row["mixers"], result.epochs].append(result.metrics)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), dpi=110)
     for axis, (metric, factor, name) in zip(
