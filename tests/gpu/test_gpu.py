@@ -78,7 +78,7 @@ def test_a_compiled_cohort_has_the_outputs_of_an_eager_one(mixer_name, mode, exa
         ["train.precision=bf16"],
         ["train.precision=16"],
         ["train.precision=bf16", "train.compile=reduce-overhead"],
-        ["mixer.strength=auto"],
+        ["mixer.strength=auto", "train.strength_epochs=1"],
         ["train.micro_batches=2", "train.ema=0.9"],
         ["train.batch_size=auto", "optim.lr=auto"],
         ["data.workers=2", "data.augment=trivial"],

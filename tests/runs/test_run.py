@@ -386,7 +386,7 @@ def test_augmentation_that_does_not_exist(changes, words):
 
 def test_auto_strength_in_a_run(tmp_path):
     """The fixed training images are those of the run without augmentation, and metrics and report say what happened."""
-    recipe = Recipe.of({}, [*TINY, "mixer.strength=auto", "train.strength_target=0"])
+    recipe = Recipe.of({}, [*TINY, "mixer.strength=auto", "train.strength_target=0", "train.strength_epochs=1"])
     result = train(recipe, tmp_path / "run")
     data = load_data(recipe)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -24,8 +24,8 @@ from tests.training.test_distributed import assert_equal, train
 from tests.training.test_trainer import SignalAfter
 
 EPOCHS = 12
-MOVING = {"strength_target": 1.0, "strength_rise": 0.5}
-"""Settings of the toy with which its strength goes up and down."""
+MOVING = {"strength_target": 1.0, "strength_rise": 0.5, "strength_epochs": 1}
+"""Settings of the toy with which its strength goes up and down, although it is short."""
 
 
 IMAGES = (128, 64)  # training, validation
@@ -35,9 +35,10 @@ def report(accuracies, images):
     return SimpleNamespace(peers=[SimpleNamespace(accuracy=accuracy) for accuracy in accuracies], images=images)
 
 
-def slow(pairs, target, rise, epochs, every):
+def slow(pairs, target, rise, epochs, every, full):
     """The strengths after each validation, in exact fractions: a teacher's accuracy is left out."""
     strength, found = Fraction(0), []
+    most = Fraction(0) if epochs <= full / 2 else min(Fraction(1), Fraction(2 * epochs - full, full))
     for number, (train_of, val_of) in enumerate(pairs):
         bound = Fraction(target) * (number + 1) * every / epochs
         a, b = (sum(map(Fraction, values[:2])) / 2 for values in (train_of, val_of))
@@ -48,7 +49,7 @@ def slow(pairs, target, rise, epochs, every):
         move = Fraction(every) / (Fraction(rise) * epochs)
         beyond = (r - bound) ** 2 - error  # both squared
         if beyond > 0 and r > bound:
-            strength = min(Fraction(1), strength + min(move, 1))
+            strength = min(most, strength + min(move, 1))
         elif beyond > 0:
             strength = max(Fraction(0), strength - min(move, 1))
         found.append((strength, r, beyond))
@@ -63,11 +64,15 @@ ACCURACIES = st.lists(st.integers(0, 64).map(lambda count: count / 64), min_size
     st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     st.sampled_from([0.0625, 0.25, 1.0]),
     st.sampled_from([1, 2, 8]),
+    st.sampled_from([1, 100, 320, 512, 800]),
 )
-def test_the_strength_is_that_of_a_slow_loop(pairs, target, rise, every):
-    made = AutoStrength(TrainSettings(epochs=256, validate_every=every, strength_target=target, strength_rise=rise))
+def test_the_strength_is_that_of_a_slow_loop(pairs, target, rise, every, full):
+    settings = TrainSettings(
+        epochs=256, validate_every=every, strength_target=target, strength_rise=rise, strength_epochs=full
+    )
+    made = AutoStrength(settings)
     before = 0.0
-    for number, (wanted, r, beyond) in enumerate(slow(pairs, target, rise, 256, every)):
+    for number, (wanted, r, beyond) in enumerate(slow(pairs, target, rise, 256, every, full)):
         known, new = (report(*values) for values in zip(pairs[number], IMAGES, strict=True))
         in_force, found = made.follow(lambda _, known=known: known, new, [0, 1], (number + 1) * every / 256)
         assert in_force == before
@@ -180,12 +185,30 @@ def test_the_mixer_is_handed_the_strength_of_its_epoch():
 
 def test_at_strength_0_it_is_a_training_without_mixing():
     """Where training images are no better known than others, MetaMixer costs nothing: to the last bit."""
-    mixed = toys.trainer(mixer=MetaMixer(strength="auto"))
-    mixed.fit(toys.loader(), plain(), plain=validation())
-    bare = toys.trainer(mixer=NoMix())
-    bare.fit(toys.loader(), plain())
+    check_not_mixed(plain(), validation(), epochs=EPOCHS, strength_epochs=1)
+
+
+@pytest.mark.parametrize(("epochs", "settings"), [(EPOCHS, {}), (5, {"strength_epochs": 10})])
+def test_a_short_run_that_overfits_is_not_mixed(epochs, settings):
+    """Half of the epochs that allow full strength, or fewer: to the last bit a training without mixing."""
+    seen = check_not_mixed(validation(), plain(), epochs=epochs, strength_target=0, **settings)
+    assert max(r for _, r, _ in seen.rows) > 0.2, "these peers do not overfit"
+    mixed = toys.trainer(
+        epochs=6, strength_epochs=10, strength_target=0, strength_rise=0.1, mixer=MetaMixer(strength="auto")
+    )
+    mixed.fit(toys.loader(), validation(), plain=plain())
+    assert mixed._run.strength.value == pytest.approx(0.2), "6 epochs of 10 may mix at 2 * 6 / 10 - 1"
+
+
+def check_not_mixed(val, known, epochs, **settings):
+    seen = Seen()
+    mixed = toys.trainer(epochs=epochs, mixer=MetaMixer(strength="auto"), callbacks=[seen], **settings)
+    mixed.fit(toys.loader(), val, plain=known)
+    bare = toys.trainer(epochs=epochs, mixer=NoMix())
+    bare.fit(toys.loader(), val)
     for name, value in toys.weights(mixed).items():
         assert torch.equal(value, bare.cohort.state_dict()[name]), name
+    return seen
 
 
 @pytest.mark.parametrize("crash_after", [0, 7, 10, 29, 33, 5 * EPOCHS - 1])

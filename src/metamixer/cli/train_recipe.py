@@ -30,6 +30,7 @@ from metamixer.runs.data_record import load_data
 from metamixer.runs.run import Result, check_outside_of_data, check_same, check_start, longer, read_recipe, resumed
 from metamixer.runs.run import train as follow
 from metamixer.runs.threads import set_threads
+from metamixer.training.auto_strength import bound
 from metamixer.training.distributed import ProcessLost, device_of
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.started import is_first_process, started_from_outside
@@ -227,8 +228,16 @@ def _headline(recipe: Recipe, data: Data, folder: Path) -> str:
         f"{data.name}: {len(data.train):,} training images of {size}, {len(data.classes)} classes "
         f"({listed(map(clean, data.classes))})\n"
         f"{peers} by {recipe.loss.name} + {recipe.mixer.name}, "
-        f"{counted(recipe.train.epochs, 'epoch')}, into {folder}"
+        f"{counted(recipe.train.epochs, 'epoch')}, into {folder}{_short(recipe)}"
     )
+
+
+def _short(recipe: Recipe) -> str:
+    """A line about a run that is too short for mixing at full strength, if its strength is ``auto``."""
+    if recipe.mixer.settings.get("strength") != "auto" or (most := bound(recipe.train)) == 1:
+        return ""
+    strength = f"with a strength of at most {most:.2g}" if most else "nothing"
+    return f"\nso few epochs mix {strength} (train.strength_epochs={recipe.train.strength_epochs})"
 
 
 def _show(result: Result, epochs: int, before: Result | None) -> None:

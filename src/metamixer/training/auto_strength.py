@@ -5,14 +5,16 @@ After each validation the peers are also evaluated on a fixed set of training im
 
     r = (a_train - a_val) / (1 - a_val)
     e² = (a_train (1 - a_train) / n_train + (1 - r)² a_val (1 - a_val) / n_val) / (1 - a_val)²
-    s <- min(1, max(0, s + d)) if r - target t > e,    min(1, max(0, s - d)) if r - target t < -e
+    s <- min(b, max(0, s + d)) if r - target t > e,    min(b, max(0, s - d)) if r - target t < -e
+    b = min(1, max(0, 2 epochs / strength_epochs - 1))
 
 where a is the mean accuracy on n images of the peers that learn, t the share of training that is done, and e the
 standard error of r (by error propagation). r is 0 if training images are classified no better than new ones, and 1 if
 all of them are classified correctly. Without mixing it grows roughly in proportion to t, so r / t predicts the
 overfitting at the end. With a constant bound on r, long runs would start mixing late, and short ones at their end.
 Without e, runs with few validation images would mix by chance. s starts at 0, and d is chosen such that s can rise to 1
-in the share ``rise`` of training.
+in the share ``rise`` of training. The bound b keeps short runs from mixing: mixing slows learning down, and a short run
+can overfit from its first epochs on and still lose accuracy by it.
 """
 
 from __future__ import annotations
@@ -52,11 +54,20 @@ def uncertainty(train: float, val: float, images: tuple[int, int]) -> float:
     return math.sqrt(sum(variances)) / (1 - val)
 
 
+def bound(settings: TrainSettings) -> float:
+    """b: the highest strength in a run of that many epochs.
+
+    >>> [bound(TrainSettings(epochs=epochs)) for epochs in (25, 50, 75, 100, 400)]
+    [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    return min(1.0, max(0.0, 2 * settings.epochs / settings.strength_epochs - 1))
+
+
 class AutoStrength:
     """The strength of mixing in one run.
 
     Args:
-        settings: ``strength_target``, ``strength_rise``, and the settings of validation.
+        settings: ``epochs``, ``validate_every``, ``strength_target``, ``strength_rise`` and ``strength_epochs``.
         plain: batches of the fixed training images.
 
     Raises:
@@ -71,7 +82,7 @@ class AutoStrength:
                 f"validate_every={every}: a mixer with strength=auto needs at least {FEWEST} validations, {epochs} "
                 f"epochs have {epochs // every}; accepted: validate_every={accepted}{' or less' * (accepted > 1)}"
             )
-        self.target = settings.strength_target
+        self.target, self.bound = settings.strength_target, bound(settings)
         self.step = min(1.0, every / (settings.strength_rise * epochs))
         self.plain, self.value = plain, 0.0
 
@@ -97,5 +108,5 @@ class AutoStrength:
         found = overfitting(known, new)
         over, error = found - self.target * done, uncertainty(known, new, (train.images, val.images))
         if abs(over) > error:
-            self.value = min(1.0, max(0.0, self.value + math.copysign(self.step, over)))
+            self.value = min(self.bound, max(0.0, self.value + math.copysign(self.step, over)))
         return before, found
