@@ -85,3 +85,8 @@ def test_a_run_on_a_folder_with_a_file_of_boxes(tmp_path):
                          "every 5th test image with boxes chose the thresholds and was not measured")  # fmt: skip
     full = localize_run(tmp_path / "run", tmp_path / "test.csv", tmp_path / "train.csv")
     assert (full.images, full.held_out) == (19, 6)
+    (root / "test_boxes.csv").write_text((tmp_path / "test.csv").read_text())
+    assert localize_run(tmp_path / "run") == few
+    assert show_run(tmp_path / "run", count=20)[0].truth is not None
+    (root / "val_boxes.csv").write_text((tmp_path / "train.csv").read_text())
+    assert localize_run(tmp_path / "run") == full

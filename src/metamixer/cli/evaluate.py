@@ -46,7 +46,9 @@ def evaluate(
     boxes: Annotated[
         str | None,
         typer.Option(
-            "--boxes", metavar="FILE.csv|auto", help="Evaluate localization against these bounding boxes; auto: scenes."
+            "--boxes",
+            metavar="FILE.csv|auto",
+            help="Evaluate localization against these bounding boxes; auto: those of the data.",
         ),
     ] = None,
     held_out_boxes: Annotated[

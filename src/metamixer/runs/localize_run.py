@@ -60,7 +60,9 @@ def localize_run(
 
     Args:
         run: the run folder, or an open run, for which ``pointer`` and ``device`` are not used.
-        boxes: a CSV file with boxes of the test images; None: the data include boxes, as ``scenes:`` do.
+        boxes: a CSV file with boxes of the test images; None: the data include boxes, as ``scenes:`` do, or the data
+            folder has the files ``test_boxes.csv`` and, if thresholds are chosen on validation images,
+            ``val_boxes.csv``.
         held_out_boxes: the same for the validation images, on which thresholds are chosen. If there are no boxes of
             validation images, thresholds are chosen on every fifth test image, which is then not measured.
         pointer: the checkpoint.
@@ -126,7 +128,7 @@ def show_run(
     """
     run = open_run(folder, pointer, device, data=at, splits=())  # only a few images are decoded
     data = run.data
-    known = boxes is not None or "test" in (data.boxes or {})
+    known = boxes is not None or _has_boxes(data, "test")
     part = _of_split(data, "test", boxes) if known else Marked(split_of(data, "test"), [])
     rows = torch.randperm(len(part.images), generator=generator(seed, "gallery"))[:count].sort().values
     levels: float | list[float]
@@ -153,7 +155,7 @@ def show_run(
 
 def _marked(data: Data, boxes: Path | None, held_out_boxes: Path | None) -> tuple[Marked, Marked]:
     test = _of_split(data, "test", boxes)
-    if held_out_boxes is not None or (boxes is None and "val" in (data.boxes or {})):
+    if held_out_boxes is not None or (boxes is None and _has_boxes(data, "val")):
         return test, _of_split(data, "val", held_out_boxes)
     everything = torch.arange(len(test.images))
     if len(everything) < EVERY:
@@ -163,17 +165,28 @@ def _marked(data: Data, boxes: Path | None, held_out_boxes: Path | None) -> tupl
     return test.subset(everything[everything % EVERY != 0]), replace(held_out, notes=(note,))
 
 
+def _has_boxes(data: Data, split: str) -> bool:
+    return split in (data.boxes or {}) or _beside(data, split).is_file()
+
+
+def _beside(data: Data, split: str) -> Path:
+    """The file of boxes that a data folder may have for one of its splits."""
+    return Path(data.name).expanduser() / f"{split}_boxes.csv"
+
+
 def _of_split(data: Data, split: Literal["test", "val"], path: Path | None) -> Marked:
     """The images of a split that have boxes."""
     images = split_of(data, split)
-    if path is not None:
-        found = read_boxes(path, images, Path(data.name).expanduser())
-    elif data.boxes is not None and split in data.boxes:
+    if path is None and data.boxes is not None and split in data.boxes:
         found = [box[None] for box in data.boxes[split]]
-    else:
+    elif path is None and not _has_boxes(data, split):
         raise RecipeError(
-            f"{data.name} has no boxes; expected a CSV file of them, or data.name=scenes:{data.name} in the recipe"
+            f"{data.name} has no boxes; expected a CSV file of them, also as {_beside(data, split)}, or "
+            f"data.name=scenes:{data.name} in the recipe"
         )
+    else:
+        path = path or _beside(data, split)
+        found = read_boxes(path, images, Path(data.name).expanduser())
     has = torch.tensor([len(box) > 0 for box in found])
     if not has.any():
         raise RecipeError(f"{path}: none of the {len(images)} {split} images of {data.name} has a box")

@@ -47,7 +47,7 @@ class Measure(_Section):
 
     Args:
         robustness: any of ``corruptions``, ``fgsm``, ``pgd-10``, ``pgd-20``.
-        localization: evaluate activation maps against boxes; for data with boxes.
+        localization: evaluate activation maps against boxes, for data that have them (``scenes:``, ``test_boxes.csv``).
         limit: number of test images for robustness; None: all.
     """
 
