@@ -57,6 +57,8 @@ BARS = (
     Bar("memory", "peak memory: 2 peers / 1 plain", 2.1, 2.0),
     Bar("help", "metamixer --help", 0.5, unit="s"),
     Bar("list", "metamixer list", 1.0, unit="s"),
+    Bar("predict", "predict of one image / import torch", 1.5),
+    Bar("first-step", "first training step / import torch", 2.5),
     Bar("short-run", "short run of a study: forked / a process each", 0.4, 0.25),
     Bar("import", "import adds to torch", 0.3, unit="s"),
 )

@@ -194,7 +194,19 @@ def test_a_child_that_fails_says_why(monkeypatch):
 def test_startup(monkeypatch):
     monkeypatch.setattr(startup, "_process", lambda command: lambda: None)
     (section,) = startup.measure(ONE)
-    assert whole(section)[1] == {"help", "list", "import"}
+    assert whole(section)[1] == {"help", "list", "import", "predict", "first-step"}
+
+
+@pytest.mark.slow
+def test_startup_times_what_ends_well():
+    """Commands that fail would be fast."""
+    (section,) = startup.measure(ONE)
+    assert section.missing == ()
+    torch_alone, *longer = (
+        next(each.median for each in section.measured if each.name == name)
+        for name in (startup.TORCH, startup.PREDICT, startup.FIRST)
+    )
+    assert all(each > torch_alone for each in longer)
 
 
 @pytest.mark.slow

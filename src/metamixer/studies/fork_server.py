@@ -18,7 +18,6 @@ from importlib import import_module
 from typing import Any
 
 NEEDED = (
-    "torch._dynamo",  # imported by the optimizers of torch at their first step, in 4 s of CPU time
     "scipy.optimize",
     "tensorboardX",
     "metamixer.runs.run",

@@ -14,6 +14,7 @@ from torch import nn
 from metamixer.cohort.cohort import Cohort
 from metamixer.core.ranges import Positive, Weight, check_fields
 from metamixer.training.peer_settings import PeerSettings
+from metamixer.training.uncompiled import without_compiler
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Optim:
             raise ValueError("no peer learns here: all of them are frozen")
         # One fused kernel for all weights; torch raises an error if the device has none.
         if self.name == "adamw":
-            return torch.optim.AdamW(groups, lr=peak, weight_decay=self.weight_decay, fused=True)
-        return torch.optim.SGD(
+            return without_compiler(torch.optim.AdamW)(groups, lr=peak, weight_decay=self.weight_decay, fused=True)
+        return without_compiler(torch.optim.SGD)(
             groups,
             lr=peak,
             momentum=self.momentum,
