@@ -95,6 +95,11 @@ def test_runs_that_are_missing_leave_dashes(study):
 def test_unequal_recipes_are_told():
     study = Study.of({"methods": {"dml": "dml", "slow": ["loss=kdcl", "optim.lr=0.01"]}, "mixers": ["none"]})
     assert unequal(study) == ["The recipes are not equal: optim.lr is 0.05 for dml + none, 0.01 for slow + none."]
+    methods = {"dml": "dml", "one": ["loss=one", "peers=[{name: resnet8, branches: 2}]"]}
+    study = Study.of({"methods": methods, "mixers": ["none"]})
+    assert unequal(study) == [
+        "The recipes are not equal: peers is resnet20 and resnet20 for dml + none, resnet8 (branches=2) for one + none."
+    ]
     lengths = {"short": ["train.epochs=3", "mixer=mixup"], "long": ["train.epochs=5"]}
     assert not unequal(Study.of({"methods": ["dml"], "settings": lengths}))
     assert not unequal(Study.of({"methods": ["dml", "kdcl"], "mixers": ["none", "mixup"], "data": {"x": {"seed": 1}}}))

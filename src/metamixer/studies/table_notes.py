@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from metamixer.config.peer_section import PeerSection
 from metamixer.config.yaml_file import flat
 from metamixer.core.text import listed
 from metamixer.studies.results import Line
@@ -24,7 +25,8 @@ def unequal(study: Study) -> list[str]:
     for cell in study.cells:
         for key, value in flat(cell.recipe.as_dict(), lists=False).items():
             if key.partition(".")[0] not in own and not any(f"{key}.".startswith(f"{each}.") for each in changed):
-                settings.setdefault(key, {})[cell.label] = str(value)
+                shown = " and ".join(map(_peer, cell.recipe.peers)) if key == "peers" else str(value)
+                settings.setdefault(key, {})[cell.label] = shown
     found = []
     for key, by_row in settings.items():
         values = dict.fromkeys(by_row.values())
@@ -34,6 +36,12 @@ def unequal(study: Study) -> list[str]:
             )
             found.append(f"The recipes are not equal: {key} is {', '.join(parts)}.")
     return found
+
+
+def _peer(peer: PeerSection) -> str:
+    """The name of a peer with the settings that are not the defaults."""
+    own = peer.model_dump(exclude_defaults=True, exclude={"name"})
+    return peer.name + (f" ({', '.join(f'{key}={value}' for key, value in own.items())})" if own else "")
 
 
 def machines(lines: Iterable[Line]) -> list[str]:
