@@ -1,7 +1,7 @@
 import pytest
 
 from metamixer.config.recipe import Recipe
-from metamixer.runs.budget_warning import short_budget
+from metamixer.runs.budget_warning import bounded_strength, short_budget
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,20 @@ def test_what_it_says_of_a_single_epoch_and_that_it_helps():
     assert len(changes) >= 2
     assert short_budget(Recipe.of({}, ["train.epochs=1", *changes]), 500) is None
     assert short_budget(Recipe.of({}, ["train.epochs=100"]), 500) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["train.epochs=50"], "no mixing in so short a run (mixer.strength=auto, train.strength_epochs=100)"),
+        (["train.epochs=80"], "mixing with a strength of at most 0.6 in so short a run"),
+        (["train.epochs=80", "train.strength_epochs=320"], "no mixing in so short a run (mixer.strength=auto, train.s"),
+        (["train.epochs=100"], None),
+        (["train.epochs=1", "train.strength_epochs=1"], None),
+        (["train.epochs=50", "mixer=none"], None),
+        (["train.epochs=50", "mixer=metamixer"], None),
+    ],
+)
+def test_note_on_the_bound_of_the_strength(changes, said):
+    note = bounded_strength(Recipe.of({}, changes))
+    assert note is None if said is None else note.startswith(said)

@@ -24,13 +24,12 @@ from metamixer.core.progress import watched_by
 from metamixer.core.text import clean, counted, listed
 from metamixer.data import Data, WorkerError
 from metamixer.runs.before_data import advice, check_before_data, unequal_classes
-from metamixer.runs.budget_warning import short_budget
+from metamixer.runs.budget_warning import bounded_strength, short_budget
 from metamixer.runs.claim import claimed, new_folder
 from metamixer.runs.data_record import load_data
 from metamixer.runs.run import Result, check_outside_of_data, check_same, check_start, longer, read_recipe, resumed
 from metamixer.runs.run import train as follow
 from metamixer.runs.threads import set_threads
-from metamixer.training.auto_strength import bound
 from metamixer.training.distributed import ProcessLost, device_of
 from metamixer.training.interrupt import Interrupted
 from metamixer.training.started import is_first_process, started_from_outside
@@ -228,16 +227,9 @@ def _headline(recipe: Recipe, data: Data, folder: Path) -> str:
         f"{data.name}: {len(data.train):,} training images of {size}, {len(data.classes)} classes "
         f"({listed(map(clean, data.classes))})\n"
         f"{peers} by {recipe.loss.name} + {recipe.mixer.name}, "
-        f"{counted(recipe.train.epochs, 'epoch')}, into {folder}{_short(recipe)}"
+        f"{counted(recipe.train.epochs, 'epoch')}, into {folder}"
+        + (f"\n{note}" if (note := bounded_strength(recipe)) else "")
     )
-
-
-def _short(recipe: Recipe) -> str:
-    """A line about a run that is too short for mixing at full strength, if its strength is ``auto``."""
-    if recipe.mixer.settings.get("strength") != "auto" or (most := bound(recipe.train)) == 1:
-        return ""
-    strength = f"with a strength of at most {most:.2g}" if most else "nothing"
-    return f"\nso few epochs mix {strength} (train.strength_epochs={recipe.train.strength_epochs})"
 
 
 def _show(result: Result, epochs: int, before: Result | None) -> None:

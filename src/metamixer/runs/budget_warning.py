@@ -1,8 +1,9 @@
-"""A warning when training is too short for the amount of mixing."""
+"""What to say when training is too short for the amount of mixing."""
 
 from __future__ import annotations
 
 from metamixer.config.recipe import Recipe
+from metamixer.training.auto_strength import bound
 
 _ENOUGH_EPOCHS = 100
 _WEAK_ENOUGH = 0.5
@@ -31,6 +32,14 @@ def short_budget(recipe: Recipe, images: int) -> str | None:
         f"{100 * mixed:.0f} % of the batches are mixed; mixer.strength=auto, or {' '.join(weaker)} "
         f"mixer.until={_WEAK_ENOUGH} together, or train.epochs={_ENOUGH_EPOCHS} and more, usually do better"
     )
+
+
+def bounded_strength(recipe: Recipe) -> str | None:
+    """A note if ``strength=auto`` cannot rise to 1 in so few epochs, else None."""
+    if recipe.mixer.settings.get("strength") != "auto" or (most := bound(recipe.train)) == 1:
+        return None
+    mixing = f"mixing with a strength of at most {most:.2g}" if most else "no mixing"
+    return f"{mixing} in so short a run (mixer.strength=auto, train.strength_epochs={recipe.train.strength_epochs})"
 
 
 def _mixed_share(recipe: Recipe) -> float:
