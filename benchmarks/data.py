@@ -23,8 +23,8 @@ from benchmarks.settings import Settings
 from benchmarks.timing import Case, fixed, interleave
 from metamixer.core.torchvision_compat import make_importable
 from metamixer.data import Augment, TensorImages, TrainLoader
+from metamixer.data.files.folder_images import FolderImages
 from metamixer.data.files.image_file import read_image
-from metamixer.data.files.streaming import FolderImages
 from metamixer.data.policies import POLICIES, Changes
 from metamixer.data.random_crop import RandomCrop
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from metamixer.cli import training_progress, waiting
-from metamixer.data.files import load_files, streaming
+from metamixer.data.files import folder_images, load_files
 from tests.command import metamixer
 from tests.data.conftest import class_folders, save  # noqa: F401
 
@@ -29,13 +29,13 @@ def run(photos, tmp_path):
 @pytest.fixture
 def opened(monkeypatch):
     """How often an image of each split was decoded."""
-    counts, usual = Counter(), streaming.read_image
+    counts, usual = Counter(), folder_images.read_image
 
     def read(path, *args, **options):
         counts[path.parent.parent.name] += 1
         return usual(path, *args, **options)
 
-    monkeypatch.setattr(streaming, "read_image", read)
+    monkeypatch.setattr(folder_images, "read_image", read)
     return counts
 
 

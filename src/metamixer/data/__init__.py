@@ -4,8 +4,8 @@ from metamixer.data.augment import Augment, normalise
 from metamixer.data.class_sampling import CompanionTable, limit_per_class, split
 from metamixer.data.errors import DataError, ImageError, WorkerError
 from metamixer.data.files.folder_check import FileCheck, FolderCheck, check
+from metamixer.data.files.folder_images import FolderImages
 from metamixer.data.files.image_file import read_header, read_image
-from metamixer.data.files.streaming import FolderImages
 from metamixer.data.image_set import ImageSet, TensorImages, statistics
 from metamixer.data.label_noise import with_label_noise
 from metamixer.data.load import DATASETS, load

@@ -15,8 +15,9 @@ from metamixer.core.types import Batch
 from metamixer.data.augment import Augment, Scale, normalise
 from metamixer.data.class_sampling import ClassBatches, CompanionTable, balanced_order
 from metamixer.data.errors import DataError
+from metamixer.data.files.folder_images import FolderImages, shards_of
 from metamixer.data.files.sharded import Shards
-from metamixer.data.files.streaming import FolderImages, Request, Stream, shards_of
+from metamixer.data.files.streaming import Request, Stream
 from metamixer.data.image_set import Device, ImageSet
 from metamixer.data.local_order import local_order, within_buffers
 

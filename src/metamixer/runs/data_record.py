@@ -20,7 +20,7 @@ from metamixer.core.files import write_whole
 from metamixer.core.text import clean, counted, listed
 from metamixer.data import DATASETS, Data, DataError, FolderImages, ImageSet, load, with_label_noise
 from metamixer.data.files.addresses import find
-from metamixer.data.files.streaming import shards_of
+from metamixer.data.files.folder_images import shards_of
 from metamixer.data.sources.webdataset import PREFIX as WDS
 from metamixer.data.splits import SPLITS
 from metamixer.data.splits import Split as SplitName

@@ -10,9 +10,9 @@ from PIL import Image
 from metamixer.core.progress import watched_by
 from metamixer.data import TensorImages, load
 from metamixer.data.errors import DataError
-from metamixer.data.files import streaming
+from metamixer.data.files import folder_images
+from metamixer.data.files.folder_images import FolderImages
 from metamixer.data.files.load_files import DEFAULT_SIZE, NATIVE_SIDE, Reading, read
-from metamixer.data.files.streaming import FolderImages
 
 CLASSES = ("a", "b")
 
@@ -137,9 +137,9 @@ def root(class_folders):
 def opened(monkeypatch):
     """The files that were decoded."""
     files = []
-    usual = streaming.read_image
+    usual = folder_images.read_image
     monkeypatch.setattr(
-        streaming, "read_image", lambda *args, **options: files.append(args[0]) or usual(*args, **options)
+        folder_images, "read_image", lambda *args, **options: files.append(args[0]) or usual(*args, **options)
     )
     return files
 

@@ -175,16 +175,6 @@ def test_a_damaged_file_is_named(data, tmp_path, workers):
         list(loader(data, workers, batch_size=1).epoch(0))
 
 
-def test_a_damaged_file_is_skipped_before_training(data, tmp_path):
-    path = tmp_path / "data" / "train" / "cat" / "3.png"
-    path.write_bytes(path.read_bytes()[:-100])
-    skipping = load(tmp_path / "data", cache_limit_bytes=1000, image_size=16, on_error="skip", val_share=0)
-    assert isinstance(skipping.train, FolderImages)
-    assert len(skipping.train) == 23
-    assert [name for name, _ in skipping.skipped] == [str(path)]
-    assert len(list(loader(skipping, batch_size=1).epoch(0))) == 23
-
-
 def test_views_are_crops_of_their_own_for_any_number_of_workers(data):
     here, alone = list(loader(data, views=3).epoch(1)), list(loader(data).epoch(1))
     there = loader(data, workers=2, views=3)

@@ -18,10 +18,10 @@ from metamixer.core.progress import watched
 from metamixer.core.text import clean
 from metamixer.data.errors import DataError, ImageError
 from metamixer.data.files.cache_folder import INSTEAD, locked, writing
+from metamixer.data.files.folder_images import FolderImages
 from metamixer.data.files.image_file import WHITE, read_header, read_image
 from metamixer.data.files.picture import Source
 from metamixer.data.files.shards import INDEX, StoredImages, read_index, write_shard
-from metamixer.data.files.streaming import FolderImages
 from metamixer.data.image_set import evenly_spaced
 
 Attempt = Callable[..., dict[int, Any]]

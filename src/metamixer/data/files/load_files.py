@@ -18,10 +18,10 @@ from metamixer.core.text import clean, counted
 from metamixer.data.errors import DataError, ImageError
 from metamixer.data.files.cache_folder import cache_folder
 from metamixer.data.files.disk_cache import DiskCache
+from metamixer.data.files.folder_images import FolderImages, called
 from metamixer.data.files.image_file import WHITE, Fit, Header, largest_value, read_header
 from metamixer.data.files.picture import MAX_PIXELS, Source
 from metamixer.data.files.sharded import Shards
-from metamixer.data.files.streaming import FolderImages, called
 from metamixer.data.image_set import ImageSet, Numbers, TensorImages, evenly_spaced
 from metamixer.data.splits import SPLITS, Data, HoldOut, Split, assemble
 
