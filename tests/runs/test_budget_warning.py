@@ -41,10 +41,11 @@ def test_what_it_says_of_a_single_epoch_and_that_it_helps():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["train.epochs=50"], "no mixing in so short a run (mixer.strength=auto, train.strength_epochs=100)"),
-        (["train.epochs=80"], "mixing with a strength of at most 0.6 in so short a run"),
+        (["train.epochs=50"], "no mixing in so short a run (mixer.strength=auto, train.strength_epochs=150)"),
+        (["train.epochs=80"], "mixing with a strength of at most 0.3 in so short a run"),
         (["train.epochs=80", "train.strength_epochs=320"], "no mixing in so short a run (mixer.strength=auto, train.s"),
-        (["train.epochs=100"], None),
+        (["train.epochs=100"], "mixing with a strength of at most 0.5 in so short a run"),
+        (["train.epochs=150"], None),
         (["train.epochs=1", "train.strength_epochs=1"], None),
         (["train.epochs=50", "mixer=none"], None),
         (["train.epochs=50", "mixer=metamixer"], None),

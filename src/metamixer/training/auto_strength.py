@@ -6,7 +6,7 @@ After each validation the peers are also evaluated on a fixed set of training im
     r = (a_train - a_val) / (1 - a_val)
     e² = (a_train (1 - a_train) / n_train + (1 - r)² a_val (1 - a_val) / n_val) / (1 - a_val)²
     s <- min(b, max(0, s + d)) if r - target t > e,    min(b, max(0, s - d)) if r - target t < -e
-    b = min(1, max(0, 2 epochs / strength_epochs - 1))
+    b = min(1, max(0, (3 epochs / strength_epochs - 1) / 2))
 
 where a is the mean accuracy on n images of the peers that learn, t the share of training that is done, and e the
 standard error of r (by error propagation). r is 0 if training images are classified no better than new ones, and 1 if
@@ -57,10 +57,10 @@ def uncertainty(train: float, val: float, images: tuple[int, int]) -> float:
 def bound(settings: TrainSettings) -> float:
     """b: the highest strength in a run of that many epochs.
 
-    >>> [bound(TrainSettings(epochs=epochs)) for epochs in (25, 50, 75, 100, 400)]
-    [0.0, 0.0, 0.5, 1.0, 1.0]
+    >>> [bound(TrainSettings(epochs=epochs)) for epochs in (25, 50, 75, 100, 150, 400)]
+    [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
     """
-    return min(1.0, max(0.0, 2 * settings.epochs / settings.strength_epochs - 1))
+    return min(1.0, max(0.0, (3 * settings.epochs / settings.strength_epochs - 1) / 2))
 
 
 class AutoStrength:

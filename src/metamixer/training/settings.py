@@ -75,8 +75,8 @@ class TrainSettings:
             share t of training, strength rises if overfitting is significantly above ``t * strength_target``, and falls
             if it is significantly below.
         strength_rise: share of training in which that strength can rise from 0 to 1.
-        strength_epochs: number of epochs from which that strength may reach 1. With half as many or fewer it stays 0,
-            and in between its bound rises linearly. 1: no such bound.
+        strength_epochs: number of epochs from which that strength may reach 1. With a third of them or fewer it stays
+            0, and in between its bound rises linearly. 1: no such bound.
         continued: epochs after which the learning-rate schedule was restarted, because a finished run was extended;
             set by ``metamixer train --resume RUN --epochs N``.
         checkpoint_every: number of epochs between checkpoints. One is also written at the end and after a signal.
@@ -107,7 +107,7 @@ class TrainSettings:
     patience: Annotated[Count | None, Field(json_schema_extra={"neutral": None})] = None
     strength_target: Annotated[float, Field(ge=0, le=1, json_schema_extra={"neutral": 0.4})] = 0.4
     strength_rise: Annotated[float, Field(gt=0, le=1, json_schema_extra={"neutral": 0.1})] = 0.1
-    strength_epochs: Annotated[Count, Field(json_schema_extra={"neutral": 100})] = 100
+    strength_epochs: Annotated[Count, Field(json_schema_extra={"neutral": 150})] = 150
     continued: Annotated[tuple[Count, ...], Field(json_schema_extra={"neutral": []})] = ()
     checkpoint_every: Count = 1
     validate_every: Count = 1
