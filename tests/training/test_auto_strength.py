@@ -193,6 +193,9 @@ def test_a_short_run_that_overfits_is_not_mixed(epochs, settings):
     """A third of the epochs that allow full strength, or fewer: to the last bit a training without mixing."""
     seen = check_not_mixed(validation(), plain(), epochs=epochs, strength_target=0, **settings)
     assert max(r for _, r, _ in seen.rows) > 0.2, "these peers do not overfit"
+
+
+def test_a_run_of_medium_length_is_mixed_in_part():
     mixed = toys.trainer(
         epochs=6, strength_epochs=10, strength_target=0, strength_rise=0.1, mixer=MetaMixer(strength="auto")
     )

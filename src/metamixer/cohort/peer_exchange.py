@@ -20,7 +20,7 @@ Found = tuple[Tensor, ...]
 
 
 class Elsewhere(nn.Module):
-    """Placeholder of a peer in another process; it has no weights."""
+    """A peer that another process holds: it has no weights here, and refuses to be called."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Raise an error: the peer is in another process."""

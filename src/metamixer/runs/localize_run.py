@@ -177,16 +177,17 @@ def _beside(data: Data, split: str) -> Path:
 def _of_split(data: Data, split: Literal["test", "val"], path: Path | None) -> Marked:
     """The images of a split that have boxes."""
     images = split_of(data, split)
-    if path is None and data.boxes is not None and split in data.boxes:
+    if path is None and (beside := _beside(data, split)).is_file():
+        path = beside
+    if path is not None:
+        found = read_boxes(path, images, Path(data.name).expanduser())
+    elif data.boxes is not None and split in data.boxes:
         found = [box[None] for box in data.boxes[split]]
-    elif path is None and not _has_boxes(data, split):
+    else:
         raise RecipeError(
             f"{data.name} has no boxes; expected a CSV file of them, also as {_beside(data, split)}, or "
             f"data.name=scenes:{data.name} in the recipe"
         )
-    else:
-        path = path or _beside(data, split)
-        found = read_boxes(path, images, Path(data.name).expanduser())
     has = torch.tensor([len(box) > 0 for box in found])
     if not has.any():
         raise RecipeError(f"{path}: none of the {len(images)} {split} images of {data.name} has a box")
