@@ -26,6 +26,7 @@ from metamixer.export import ExportError, OnnxClassifier, choose, export
 from metamixer.export.export import TARGETS
 from metamixer.export.model_card import describe, text
 from metamixer.export.onnx_file import read_onnx, write_onnx
+from metamixer.export.torch_file import write_pt2
 from metamixer.export.verify import check, reference
 from metamixer.models import build
 from metamixer.runs.classifier import Classifier
@@ -404,6 +405,21 @@ def test_torch_export_of_a_peer(run, test_images):
         np.testing.assert_allclose(found, from_checkpoint(run, 0, "resnet8", images), atol=1e-5)
     with zipfile.ZipFile(done.path) as archive:
         assert not any(b"site-packages" in archive.read(name) for name in archive.namelist())
+
+
+@pytest.mark.parametrize("peer", [0, "ensemble"])
+def test_a_program_for_another_device_has_all_its_tensors_there(run, peer, tmp_path):
+    """The device ``meta`` stands for a GPU: it needs none, and a tensor that was left on the CPU shows."""
+    write_pt2(choose(run, str(peer)).classifier, tmp_path / "model.pt2", torch.device("meta"))
+    program = torch.export.load(tmp_path / "model.pt2")
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    tensors += [value for node in program.graph.nodes if isinstance(value := node.meta.get("val"), torch.Tensor)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert not [node for node in program.graph.nodes if str(node.kwargs.get("device", "meta")) != "meta"]
+    for count in (1, 70_000):  # batch normalisation of cuDNN takes up to 65,535 images
+        with torch.no_grad():
+            logits = program.module()(torch.zeros(count, 1, 12, 12, dtype=torch.uint8, device="meta"))
+        assert logits.shape == (count, 10)
 
 
 def test_an_ensemble_reloads_from_its_own_file(run, tmp_path, test_images):

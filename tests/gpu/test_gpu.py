@@ -119,7 +119,10 @@ def test_commands_use_the_network(tmp_path):
     metamixer("evaluate", run, "--device", "cpu")
     metamixer("export", run, "--to", "torch-export", "--device", "cuda", "--out", tmp_path / "network.pt2")
     metamixer("report", run, "--out", tmp_path / "report.html")
-    assert (tmp_path / "network.pt2").is_file()
+    program = torch.export.load(tmp_path / "network.pt2").module()
+    for count in (1, 5):
+        images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8, device="cuda")
+        assert program(images).device.type == "cuda"
     assert (tmp_path / "report.html").is_file()
 
 

@@ -139,8 +139,8 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=place.file.parent) as temporary:
         partial = Path(temporary, target.file)
         on = torch.device("cpu") if to != "torch-export" else where
-        chosen.classifier.network.to(on)
         target.write(chosen.classifier, partial, on)
+        chosen.classifier.network.to(on)
         split, images = chosen.shown
         checked = compare(
             place.file.name, reference(chosen.classifier, on), target.read(partial, on), images, tolerance

@@ -34,7 +34,7 @@ def write_onnx(classifier: Classifier, path: Path, device: torch.device) -> None
         try:
             program: Any = torch.onnx.export(
                 FromPixels(classifier).eval(),
-                (example(classifier, device),),
+                (example(classifier),),
                 dynamo=True,
                 verbose=False,
                 input_names=["images"],

@@ -33,7 +33,7 @@ class FromPixels(nn.Module):
         return logits.float()
 
 
-def example(classifier: Classifier, device: torch.device) -> Tensor:
+def example(classifier: Classifier) -> Tensor:
     """Three black images; with one image a tracer could treat the batch size as a constant."""
     dtype = torch.uint8 if classifier.bits == 8 else torch.float32
-    return torch.zeros(3, classifier.channels, *classifier.size, dtype=dtype, device=device)
+    return torch.zeros(3, classifier.channels, *classifier.size, dtype=dtype)

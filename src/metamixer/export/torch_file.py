@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from metamixer.export.errors import ExportError
 from metamixer.export.pixel_module import FromPixels, example
@@ -21,6 +22,13 @@ METADATA = "metamixer.json"
 def write_pt2(classifier: Classifier, path: Path, device: torch.device) -> None:
     """Write a program ``(B, C, H, W)`` uint8 -> ``(B, classes)`` float32 logits for ``device``, with its metadata.
 
+    The network is traced on the CPU and moved: traced on a GPU, batch normalisation of cuDNN bounds the batch size.
+
+    Args:
+        classifier: the network, on the CPU.
+        path: the file.
+        device: the device that the program runs on.
+
     Raises:
         ExportError: the network cannot be traced with a dynamic batch size.
     """
@@ -28,10 +36,12 @@ def write_pt2(classifier: Classifier, path: Path, device: torch.device) -> None:
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*", FutureWarning)
         try:
             program = torch.export.export(
-                FromPixels(classifier).eval().to(device),
-                (example(classifier, device),),
+                FromPixels(classifier).eval(),
+                (example(classifier),),
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             )
+            if device.type != "cpu":
+                program = move_to_device_pass(program, device)
         except Exception as error:  # any error of the tracer
             first = str(error).strip().partition("\n")[0]
             raise ExportError(f"{classifier.name} cannot be written by torch.export: {first}") from error
