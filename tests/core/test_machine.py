@@ -1,6 +1,9 @@
 """Processors and memory: those of the system, and fewer in a container."""
 
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +53,15 @@ def test_a_system_that_says_nothing(container, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_SYSTEM", tmp_path)
     assert machine.available_memory() == float("inf")
     assert machine.resident_memory(os.getpid()) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has another OpenMP there")
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "3000"), ({"GOMP_SPINCOUNT": "70"}, "70"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")]
+)
+def test_threads_spin_briefly_unless_the_environment_says_otherwise(given, spins):
+    """As the OpenMP of torch itself reports it when a command has loaded torch."""
+    environment = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    command = [sys.executable, "-m", "metamixer", "predict", "nothing", "nothing"]
+    told = subprocess.run(command, env=environment | given | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True)
+    assert re.findall(rb"GOMP_SPINCOUNT = '(\d+)'", told.stderr) == [spins.encode()], told.stderr

@@ -26,6 +26,7 @@ from metamixer.cli.serve import serve
 from metamixer.cli.study import study
 from metamixer.cli.train import train
 from metamixer.cli.tune import tune
+from metamixer.core.machine import limit_spinning
 
 app = typer.Typer(
     name="metamixer",
@@ -79,5 +80,6 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             utf8 = stream.encoding.lower().replace("-", "") == "utf8"
             stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    limit_spinning()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     app()

@@ -1,4 +1,4 @@
-"""CPU cores and memory available to this process; limits of a container count."""
+"""CPU cores and memory available to this process (limits of a container count), and how its threads wait."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def cores() -> int:
 def load() -> float:
     """The average number of busy CPU cores in the last minute; of the whole machine, even in a container."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def limit_spinning() -> None:
+    """Let threads of OpenMP spin for microseconds instead of milliseconds before they sleep.
+
+    Threads that wait for each other at the end of an operation spin. If one of them has lost its core to another
+    program, the others keep theirs busy for nothing, and training becomes many times slower. Has an effect only before
+    torch is imported, with GNU's OpenMP (wheels for Linux); ``GOMP_SPINCOUNT`` and ``OMP_WAIT_POLICY`` are respected.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def available_memory() -> float:
