@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python scripts/scaling.py measure --rounds 15
     python scripts/scaling.py predict
-    python scripts/scaling.py table-a
+    python scripts/scaling.py full-length
 
 `measure` starts all layouts at once and lets them run in turn, a few steps each, so that whatever else the machine does
 meets all of them alike. `predict` is arithmetic on stated assumptions and nothing else. docs/scaling.md has both.
@@ -299,7 +299,7 @@ def predict(images_per_device: int) -> None:
                 )
 
 
-# --- table A of docs/results.md at full length ------------------------------------------------------------------------
+# --- studies/main at full length ------------------------------------------------------------------------------------
 
 TRAINED = {"resnet8, 16 px": 18.53e6, "2 x resnet20": 2 * 244.0e6, "2 x resnet32": 2 * 413.9e6}
 """FLOP of an image, forward and backward, as benchmarks.floor counts them."""
@@ -309,7 +309,7 @@ SUSTAINED = (11.1e12, 3e12)
 README of github.com/afzalxo/ResNet-Simplified-Pytorch says; and a quarter of it, where small kernels leave it idle."""
 
 
-def table_a(gpus: int = 8, rows: int = 7, sets: int = 2, seeds: int = 3, beside: float = 60.0) -> None:
+def full_length(gpus: int = 8, rows: int = 8, sets: int = 2, seeds: int = 3, beside: float = 60.0) -> None:
     """What the rows of studies/main cost on CIFAR-10 and CIFAR-100, 200 epochs of 45,000 images."""
     runs = rows * sets * seeds
     for sustained in SUSTAINED:
@@ -338,10 +338,10 @@ def main() -> None:
     measuring.add_argument("--steps", type=int, default=3)
     predicting = what.add_parser("predict", help="ResNet-50 on ImageNet, on 8 and 64 GPUs")
     predicting.add_argument("--images", type=int, default=64, help="for each device")
-    what.add_parser("table-a", help="of the results at full length, on 8 GPUs")
+    what.add_parser("full-length", help="studies/main at full length, on 8 GPUs")
     given = parser.parse_args()
-    if given.what == "table-a":
-        table_a()
+    if given.what == "full-length":
+        full_length()
     elif given.what == "predict":
         predict(given.images)
     else:
