@@ -9,7 +9,7 @@ import pytest
 from metamixer.studies.results import Line
 from metamixer.studies.study_file import Study
 from metamixer.studies.table import Table
-from metamixer.studies.table_notes import machines, unequal
+from metamixer.studies.table_notes import crossed, machines, unequal
 
 NASTY = "a|b_$%<i>"
 
@@ -111,3 +111,18 @@ def test_other_machines_are_told():
     unknown = Line(seed=0, digest="0" * 16, metrics={})
     assert machines([one, other]) == ["Runs are of several kinds: threads 1, 2."]
     assert machines([one, unknown, one]) == []
+
+
+def test_differences_between_machines_are_told(study):
+    """Two rows of two seeds: pairs count where both have run, on processors that are known."""
+
+    def note(*names):
+        lines = [Line(seed=0, digest="0" * 16, metrics={}, machine=name) for name in names]
+        return crossed(study, dict(zip(study.cells, lines, strict=False)))
+
+    assert [cell.seed for cell in study.cells] == [0, 1, 0, 1]
+    assert note("P", "P", "P", "Q") == [
+        "1 of 2 differences of a seed are between two processors, which adds noise to them."
+    ]
+    assert note("P", "P", "Q") == ["1 of 1 differences of a seed are between two processors, which adds noise to them."]
+    assert note("P", "Q", "P", "Q") == note("P", "P") == note("P", None, None, "P") == []

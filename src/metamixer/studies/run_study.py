@@ -25,7 +25,7 @@ from metamixer.studies.run_folder import finished
 from metamixer.studies.slurm_runner import run_on_slurm
 from metamixer.studies.study_file import Cell, Study
 from metamixer.studies.table import Table
-from metamixer.studies.table_notes import machines, missing, unequal
+from metamixer.studies.table_notes import crossed, machines, missing, unequal
 
 Engine = Literal["local", "ray", "slurm", "processes"]
 """Where runs are executed; ``processes`` is the former name of ``local``."""
@@ -145,7 +145,8 @@ def table_of(study: Study, folder: Path) -> Table:
 
 def _table(plan: Plan, faults: Mapping[Cell, str]) -> Table:
     done = {cell: line for cell in plan.study.cells if (line := plan.line(cell)) is not None}
-    notes = [*unequal(plan.study), *machines(done.values()), *missing(plan.study, done, faults)]
+    notes = [*unequal(plan.study), *machines(done.values()), *crossed(plan.study, done)]
+    notes += missing(plan.study, done, faults)
     return Table.of(plan.study, {cell: line.metrics for cell, line in done.items()}, notes)
 
 

@@ -60,6 +60,24 @@ def machines(lines: Iterable[Line]) -> list[str]:
     ]
 
 
+def crossed(study: Study, done: Mapping[Cell, Line]) -> list[str]:
+    """A sentence if a row and its baseline had the same seed on different processors.
+
+    Such pairs have the same initial weights and batches, but other rounding: in long trainings their difference has as
+    much noise as that of two seeds, and can be off by more, since a processor may also favour one result.
+    """
+    at = {(cell.row, cell.seed): line.machine for cell, line in done.items() if line.machine is not None}
+    pairs = [
+        (own, at[baseline, seed])
+        for (row, seed), own in at.items()
+        if (baseline := study.baseline_of(row)) is not None and (baseline, seed) in at
+    ]
+    apart = sum(own != other for own, other in pairs)
+    if not apart:
+        return []
+    return [f"{apart} of {len(pairs)} differences of a seed are between two processors, which adds noise to them."]
+
+
 def missing(study: Study, done: Iterable[Cell], faults: Mapping[Cell, str]) -> list[str]:
     """Sentences about missing and failed runs."""
     left = len(study.cells) - len(list(done))
