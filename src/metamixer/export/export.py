@@ -138,12 +138,11 @@ def export(
     # Written and verified under another name, so that a failure does not destroy an earlier file.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=place.file.parent) as temporary:
         partial = Path(temporary, target.file)
-        on = torch.device("cpu") if to != "torch-export" else where
-        target.write(chosen.classifier, partial, on)
-        chosen.classifier.network.to(on)
+        target.write(chosen.classifier, partial, where)
+        chosen.classifier.network.to(where)
         split, images = chosen.shown
         checked = compare(
-            place.file.name, reference(chosen.classifier, on), target.read(partial, on), images, tolerance
+            place.file.name, reference(chosen.classifier, where), target.read(partial, where), images, tolerance
         )
         small = None
         if quantize is not None:
