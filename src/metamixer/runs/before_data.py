@@ -13,7 +13,7 @@ from metamixer.core.machine import available_memory
 from metamixer.data import Data
 from metamixer.data.class_sampling import REMEDY, imbalance
 from metamixer.models.factory import UnknownModel, check_exists
-from metamixer.training.auto_strength import AutoStrength
+from metamixer.training.auto_strength import AutoStrength, is_auto
 from metamixer.training.distributed import device_of
 from metamixer.training.half_precision import warn_if_slow
 from metamixer.training.trackers import PACKAGES
@@ -81,7 +81,7 @@ def _memory(recipe: Recipe) -> list[str]:
 
 
 def _strength(recipe: Recipe) -> list[str]:
-    if recipe.mixer.settings.get("strength") == "auto":
+    if is_auto(recipe.build_mixer()):
         try:
             AutoStrength(recipe.train)
         except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metamixer.config.recipe import Recipe
-from metamixer.training.auto_strength import bound
+from metamixer.training.auto_strength import bound, is_auto
 
 _ENOUGH_EPOCHS = 100
 _WEAK_ENOUGH = 0.5
@@ -36,7 +36,7 @@ def short_budget(recipe: Recipe, images: int) -> str | None:
 
 def bounded_strength(recipe: Recipe) -> str | None:
     """A note if ``strength=auto`` cannot rise to 1 in so few epochs, else None."""
-    if recipe.mixer.settings.get("strength") != "auto" or (most := bound(recipe.train)) == 1:
+    if not is_auto(recipe.build_mixer()) or (most := bound(recipe.train)) == 1:
         return None
     mixing = f"mixing with a strength of at most {most:.2g}" if most else "no mixing"
     return f"{mixing} in so short a run (mixer.strength=auto, train.strength_epochs={recipe.train.strength_epochs})"
@@ -44,11 +44,10 @@ def bounded_strength(recipe: Recipe) -> str | None:
 
 def _mixed_share(recipe: Recipe) -> float:
     """The expected share of mixed batches, by the most likely operation of the mixer; 0 for ``strength=auto``."""
-    settings = recipe.as_dict()["mixer"]
-    if (strength := settings.get("strength", 1.0)) == "auto":
+    if is_auto(recipe.build_mixer()):
         return 0.0
-    probability = float(strength) * max(
-        (float(settings[name]) for name in settings if name.endswith("probability")), default=0.0
-    )
+    settings = recipe.as_dict()["mixer"]
+    probabilities = [float(settings[name]) for name in settings if name.endswith("probability")]
+    probability = float(settings.get("strength", 1.0)) * max(probabilities, default=0.0)
     # The probability falls linearly to 0 over the ramp that ends at `until`.
     return probability * (float(settings.get("until", 1.0)) - float(settings.get("ramp", 0.0)) / 2)
