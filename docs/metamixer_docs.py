@@ -94,8 +94,10 @@ def _outward(docname: str, text: str, path: str, anchor: str | None) -> str:
         log.warning("%s: %s is not in the repository", docname, path)
     if not target.is_relative_to(DOCS) and (source := source_url()):
         return f"[{text}]({source}/{target.relative_to(ROOT)}{anchor or ''})"
-    if target.is_dir() or (target.suffix == ".md" and not target.is_relative_to(DOCS)):
+    if target.is_dir():
         return text  # nothing that Sphinx could open or copy
+    if target.suffix == ".md" and not target.is_relative_to(DOCS):  # Sphinx takes a plain link to it for a page
+        return f"{{download}}`{text.replace('`', '')} <{os.path.relpath(target, here)}>`"
     return f"[{text}]({os.path.relpath(target, here)}{anchor or ''})"
 
 

@@ -112,3 +112,24 @@ def test_signatures_are_shown_without_ranges_and_keep_them(monkeypatch):
     docs.plain_types(None, MIXERS["metamixer"].__init__, True)
     assert MIXERS["metamixer"].__init__.__annotations__["stages"] == tuple[int, ...] | None
     docs.with_ranges_again(None)
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        (("all rows", "../studies/main/results.md", None), "{download}`all rows <../studies/main/results.md>`"),
+        (("the study", "../studies/main/study.yaml", None), "[the study](../studies/main/study.yaml)"),
+        (("studies", "../studies", None), "studies"),
+        (("changes", "../CHANGELOG.md", "#unreleased"), "[changes](changelog.md#unreleased)"),
+    ],
+)
+def test_links_out_of_the_documentation_open_or_download_what_they_name(link, shown, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import metamixer_docs as docs
+
+    monkeypatch.setattr(docs, "source_url", str)
+    assert docs._outward("results", *link) == shown
+    monkeypatch.setattr(docs, "source_url", lambda: "https://example.org/tree")
+    assert docs._outward("results", "all rows", "../studies/main/results.md", None) == (
+        "[all rows](https://example.org/tree/studies/main/results.md)"
+    )
