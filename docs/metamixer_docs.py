@@ -92,13 +92,15 @@ def _outward(docname: str, text: str, path: str, anchor: str | None) -> str:
     target = known.get(file, file)
     if not target.exists():
         log.warning("%s: %s is not in the repository", docname, path)
-    if not target.is_relative_to(DOCS) and (source := source_url()):
+    outside = not target.is_relative_to(DOCS)
+    if outside and (source := source_url()):
         return f"[{text}]({source}/{target.relative_to(ROOT)}{anchor or ''})"
     if target.is_dir():
         return text  # nothing that Sphinx could open or copy
-    if target.suffix == ".md" and not target.is_relative_to(DOCS):  # Sphinx takes a plain link to it for a page
-        return f"{{download}}`{text.replace('`', '')} <{os.path.relpath(target, here)}>`"
-    return f"[{text}]({os.path.relpath(target, here)}{anchor or ''})"
+    local = os.path.relpath(target, here)
+    if outside and target.suffix == ".md":  # Sphinx takes a plain link to it for a page
+        return f"{{download}}`{text.replace('`', '')} <{local}>`"
+    return f"[{text}]({local}{anchor or ''})"
 
 
 def source_url() -> str:

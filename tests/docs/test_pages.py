@@ -124,12 +124,20 @@ def test_signatures_are_shown_without_ranges_and_keep_them(monkeypatch):
     ],
 )
 def test_links_out_of_the_documentation_open_or_download_what_they_name(link, shown, monkeypatch):
-    monkeypatch.syspath_prepend(str(DOCS))
-    import metamixer_docs as docs
-
-    monkeypatch.setattr(docs, "source_url", str)
+    docs = _site(monkeypatch, source="")
     assert docs._outward("results", *link) == shown
-    monkeypatch.setattr(docs, "source_url", lambda: "https://example.org/tree")
+
+
+def test_links_out_of_the_documentation_lead_to_the_source_once_it_is_public(monkeypatch):
+    docs = _site(monkeypatch, source="https://example.org/tree")
     assert docs._outward("results", "all rows", "../studies/main/results.md", None) == (
         "[all rows](https://example.org/tree/studies/main/results.md)"
     )
+
+
+def _site(monkeypatch, source):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import metamixer_docs as docs
+
+    monkeypatch.setattr(docs, "source_url", lambda: source)
+    return docs
