@@ -18,6 +18,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+_METAMIXER = ["mixer=metamixer", "mixer.global_alpha=1"]
 METHODS = {
     "independent": ["loss=independent", "mixer=none"],
     "dml": ["mixer=none"],
@@ -25,22 +26,22 @@ METHODS = {
     "dml + cutmix": ["mixer=cutmix"],
     "dml + manifold-mixup": ["mixer=manifold-mixup"],
     "dml + same-class-cutmix (local only)": ["mixer=same-class-cutmix"],
-    "dml + metamixer": ["mixer=metamixer"],
+    "dml + metamixer": _METAMIXER,
 }
-_WEAK = ["mixer=metamixer", "mixer.local_probability=0.3", "mixer.global_probability=0.3", "mixer.until=0.5"]
+_WEAK = [*_METAMIXER, "mixer.local_probability=0.3", "mixer.global_probability=0.3", "mixer.until=0.5"]
 BUDGETS = {
     f"{name}, {epochs} epochs": [*settings, f"train.epochs={epochs}"]
     for epochs in (25, 50, 100, 200)
     for name, settings in {
         "dml": ["mixer=none"],
-        "dml + metamixer": ["mixer=metamixer"],
+        "dml + metamixer": _METAMIXER,
         "dml + weak metamixer": _WEAK,
     }.items()
 }
 # The recipes train in bf16: what would fp32 have given? Compare with the same rows of `cifar10`.
 PRECISION = {
     "dml, fp32": ["mixer=none", "train.precision=32"],
-    "dml + metamixer, fp32": ["mixer=metamixer", "train.precision=32"],
+    "dml + metamixer, fp32": [*_METAMIXER, "train.precision=32"],
 }
 STUDIES = {"cifar10": METHODS, "fashion": METHODS, "budget": BUDGETS, "precision": PRECISION}
 PER_CLASS = 100  # CIFAR-10 training files unpacked of each class; the recipe trains on half of them

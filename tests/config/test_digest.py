@@ -12,12 +12,13 @@ from metamixer.config.registry import LOSSES, MIXERS, effective
 from metamixer.config.yaml_file import RecipeError, parse_yaml
 from metamixer.core.registry import Entry
 
-# Recipes as they shipped with the first version: the files may change, what these say may not.
+# Recipes as they shipped with the first version, when MetaMixer's alpha was 1 by default: the files may change, what
+# these say may not.
 FIRST = {
     "e26c1041b5ff90a8": """
 data: {name: cifar10}
 peers: [resnet20, resnet20]
-mixer: {name: metamixer, local_probability: 0.5, global_probability: 1.0}
+mixer: {name: metamixer, local_probability: 0.5, global_probability: 1.0, global_alpha: 1}
 loss: {name: dml, temperature: 4}
 optim: {name: sgd, lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 5e-4, schedule: cosine, warmup: 0.025}
 train: {epochs: 200, batch_size: 128, precision: bf16, checkpoint_every: 5}
@@ -25,7 +26,7 @@ train: {epochs: 200, batch_size: 128, precision: bf16, checkpoint_every: 5}
     "7ca40ba527183c55": """
 data: {name: cifar10-jpeg, val_share: 0.5}
 peers: [resnet8, resnet8]
-mixer: metamixer
+mixer: {name: metamixer, global_alpha: 1}
 loss: {name: dml, temperature: 4}
 optim: {lr: 0.05, weight_decay: 5e-4, warmup: 0.05, schedule: cosine, clip: null}
 train: {epochs: 200, batch_size: 64, precision: bf16, validate_every: 50, checkpoint_every: 25}
@@ -33,7 +34,7 @@ train: {epochs: 200, batch_size: 64, precision: bf16, validate_every: 50, checkp
     "8e28ab923dcb0eef": """
 data: {name: fashion-mini, train_limit: 20, pad: 0, flip: false}
 peers: [resnet8, resnet8]
-mixer: {name: metamixer, local_probability: 0.5, global_probability: 0.5}
+mixer: {name: metamixer, local_probability: 0.5, global_probability: 0.5, global_alpha: 1}
 loss: {name: dml, temperature: 4}
 optim: {name: sgd, lr: 0.05, momentum: 0.9, weight_decay: 5e-4, schedule: cosine, warmup: 0.05}
 train: {epochs: 200, batch_size: 32, validate_every: 50, checkpoint_every: 50}
@@ -46,7 +47,7 @@ FIRST_MIXERS = {
     "cutnmix": "5d826809198bf208",
     "manifold-mixup": "c7b169a7573d4895",
     "same-class-cutmix": "500ad2b61fc8c663",
-    "metamixer": "76a97e994268ada0",
+    "metamixer": "ef76ad362af68c3e",
 }
 FIRST_LOSSES = {
     "independent": "3817e3df8989799f",
@@ -78,7 +79,8 @@ def test_the_first_recipes_keep_their_checksums(digest):
 def test_mixers_and_losses_keep_their_checksums():
     """With all settings at their defaults, so that a default that changes, or a setting that is added, shows here."""
     assert {name: Recipe.of({"mixer": name}).digest for name in FIRST_MIXERS} == FIRST_MIXERS
-    assert {name: Recipe.of({"mixer": "metamixer", "loss": name}).digest for name in FIRST_LOSSES} == FIRST_LOSSES
+    first = {"name": "metamixer", "global_alpha": 1}
+    assert {name: Recipe.of({"mixer": first, "loss": name}).digest for name in FIRST_LOSSES} == FIRST_LOSSES
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,8 @@ def test_who_computes_is_no_difference():
     ],
 )
 def test_runs_of_the_versions_before_are_still_the_same_runs(train, digest):
-    """The checksums are those of the version that wrote ``graphs`` and knew no modes of ``compile``."""
-    recipe = Recipe.of({"mixer": "metamixer", "train": train})
+    """The checksums are those of the version that wrote ``graphs`` and knew no modes of ``compile``, with its alpha."""
+    recipe = Recipe.of({"mixer": {"name": "metamixer", "global_alpha": 1}, "train": train})
     assert recipe.digest == digest
     assert "graphs" not in recipe.as_dict()["train"]
     assert recipe.train.compile == ("default" if train.get("compile") else False)

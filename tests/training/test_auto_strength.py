@@ -118,7 +118,8 @@ class Seen:
 
 
 def auto(folder=None, **settings):
-    return toys.trainer(folder, EPOCHS, mixer=settings.pop("mixer", MetaMixer(strength="auto")), **MOVING, **settings)
+    mixer = settings.pop("mixer", MetaMixer(global_alpha=1.0, strength="auto"))
+    return toys.trainer(folder, EPOCHS, mixer=mixer, **MOVING, **settings)
 
 
 def held(noise, seed, dtype=torch.float32):

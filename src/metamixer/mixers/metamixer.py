@@ -32,8 +32,8 @@ class MetaMixer(WindowedMixer):
             with 1 our networks were less accurate after 200 epochs on 500 images (docs/results.md).
         partners: ``same_class`` (Figure 1), or ``any``; labels are then mixed by the pasted area as well.
         box: draw one box per ``batch`` or one per ``sample``.
-        global_alpha: parameter of Beta(alpha, alpha), the distribution of the share that a sample keeps. 1 makes all
-            shares equally likely.
+        global_alpha: parameter of Beta(alpha, alpha), the distribution of the share that a sample keeps. 2, as in
+            manifold mixup and in our long studies (docs/results.md); 1 makes all shares equally likely.
         global_probability: probability that a batch is mixed globally; 0 turns global mixing off.
         stages: stages of global mixing, chosen with equal probability: 0 is the images, ``k`` the output of stage k.
             None: "prior to any stage", that is the images and the outputs of all stages but the last.
@@ -49,7 +49,7 @@ class MetaMixer(WindowedMixer):
     local_probability: Share = 0.5
     partners: Partners = "same_class"
     box: Per = "batch"
-    global_alpha: Alpha = 1.0
+    global_alpha: Alpha = 2.0
     global_probability: Share = 1.0
     stages: Stages | None = None
     stage_draws: Count = 1
