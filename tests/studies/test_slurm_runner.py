@@ -29,7 +29,8 @@ SBATCH = """#!{python}
 import os, re, subprocess, sys
 place, script = os.environ["STAND_IN"], sys.argv[1]
 text = open(script).read()
-open(place + "/script", "w").write(text)
+with open(place + "/script", "w") as copy:  # like sbatch's own: submitit moves its file as soon as this returns
+    copy.write(text)
 last = int(re.search(r"#SBATCH --array=0-(\\d+)%", text).group(1)) if "--array" in text else 0
 for task in range(last + 1):
     job = f"4711_{{task}}" if last else "4711"
@@ -37,7 +38,7 @@ for task in range(last + 1):
     if last:
         names |= {{"SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": str(task)}}
     again, was = (f"{{place}}/{{word}}-{{job}}" for word in ("again", "was"))
-    loop = f'echo $$ > "{{place}}/pid-{{job}}"; while :; do bash "{{script}}"; [ -e "{{again}}" ] || break; '
+    loop = f'echo $$ > "{{place}}/pid-{{job}}"; while :; do bash "{{place}}/script"; [ -e "{{again}}" ] || break; '
     loop += f'mv "{{again}}" "{{was}}"; done; touch "{{place}}/ended-{{job}}"'
     subprocess.Popen(["bash", "-c", loop], env=os.environ | names, start_new_session=True,
                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
